@@ -153,7 +153,9 @@ impl FromStr for Credential {
             _ => (None, lower.as_str()),
         };
         let (bit_count, rest) = match (prefix, rest.split_once(':')) {
-            (Some("wiegand"), Some((count, rest))) => (Some(count.parse().map_err(|_| BadCredential::Text)?), rest),
+            (Some("wiegand"), Some((count, rest))) => {
+                (Some(count.parse().map_err(|_| BadCredential::Text)?), rest)
+            }
             (Some("wiegand"), None) => return Err(BadCredential::Text),
             _ => (None, rest),
         };

@@ -135,7 +135,13 @@ pub struct BadHex {
     digits: usize,
 }
 
-fn fixed_hex<const N: usize>(given: &str) -> Option<[u8; N]> {
+impl BadHex {
+    pub(crate) fn new(what: &'static str, digits: usize) -> BadHex {
+        BadHex { what, digits }
+    }
+}
+
+pub(crate) fn fixed_hex<const N: usize>(given: &str) -> Option<[u8; N]> {
     data_encoding::HEXLOWER_PERMISSIVE.decode(given.as_bytes()).ok()?.try_into().ok()
 }
 
@@ -230,7 +236,8 @@ impl EventId {
 
     /// The trace that this event's journey is shown under: never all zero.
     pub fn trace_id(self) -> TraceId {
-        let hash = digest::digest(&digest::SHA256, &[b"tapline/trace/v1\0".as_slice(), &self.to_bytes()].concat());
+        let hash =
+            digest::digest(&digest::SHA256, &[b"tapline/trace/v1\0".as_slice(), &self.to_bytes()].concat());
         let mut id = [0; 16];
         id.copy_from_slice(&hash.as_ref()[..16]);
         id[15] |= 1;
@@ -332,7 +339,9 @@ mod tests {
         for good in ["a", "hq-door-12", "0", &"x".repeat(MAX_CONTROLLER_ID_BYTES)] {
             assert_eq!(controller(good).as_str(), good);
         }
-        for bad in ["", "-a", "a-", "A", "a_b", "a/b", "a+b", "#", "ä", &"x".repeat(MAX_CONTROLLER_ID_BYTES + 1)] {
+        for bad in
+            ["", "-a", "a-", "A", "a_b", "a/b", "a+b", "#", "ä", &"x".repeat(MAX_CONTROLLER_ID_BYTES + 1)]
+        {
             assert!(bad.parse::<ControllerId>().is_err(), "{bad:?} must be refused");
         }
     }
@@ -357,7 +366,13 @@ mod tests {
 
     #[test]
     fn text_that_is_no_event_id_is_refused() {
-        for bad in ["", "61a7ca6c", "058b8351-c0a3-4a64-a2a3-000000000102", "058b83510c0a3-8a64-a2a3-000000000102", "ä"] {
+        for bad in [
+            "",
+            "61a7ca6c",
+            "058b8351-c0a3-4a64-a2a3-000000000102",
+            "058b83510c0a3-8a64-a2a3-000000000102",
+            "ä",
+        ] {
             assert_eq!(bad.parse::<EventId>(), Err(NotAnEventId), "{bad:?}");
         }
     }
