@@ -1,1 +1,4 @@
-//! Placeholder.
+//! cloud-ingest takes taps in, stores them for good and delivers them to the legacy attendance API.
+
+pub mod event_store;
+pub mod intake;

@@ -1,0 +1,611 @@
+//! Step 9 of 12: the append-only truth. This file is the seam: what a store can do, in words of the domain, with
+//! nothing of SQL. It knows no MQTT and no HTTP.
+//!
+//! The trait is blocking and takes `&mut self`: one owner, no lock. Production gives a store its own thread
+//! ([`handle`]) which commits together what arrives together; the simulator calls [`memory`] directly. All
+//! implementations pass the one suite in [`contract`], and all of them let the same pure functions decide:
+//! [`crate::intake::admit`] what is stored, [`crate::delivery::order`] who is next.
+
+use std::fmt;
+
+use serde::Serialize;
+use tap_protocol::badge::{SealedBadge, Token};
+use tap_protocol::chain::ChainHash;
+use tap_protocol::envelope::VerifiedBatch;
+use tap_protocol::hello::Hello;
+use tap_protocol::ids::{ControllerId, EventId, OutboxId, ReaderName, Seq, StoreEpoch};
+use tap_protocol::keys::PublicKey;
+use tap_protocol::tap::{Direction, Verdict};
+
+use crate::intake::admit::Admission;
+
+/// Milliseconds since 1970-01-01 UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct UtcMs(pub i64);
+
+/// Place in the global order of all records: 1, 2, 3 … without a gap, given in the append's transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Position(pub u64);
+
+/// The one destination's name, as configured.
+pub type DestinationName = String;
+
+/// A person as the directory and the legacy system name them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct PersonId(pub String);
+
+/// What a store can do. Every method that changes something is one transaction, durable when it returns.
+pub trait EventStore {
+    /// Which life of the store this is; receipts carry it.
+    fn store_epoch(&mut self) -> Result<StoreEpoch, StoreError>;
+
+    // Fleet.
+
+    /// Adds a controller or changes its site, label or record key.
+    fn put_controller(&mut self, controller: &Controller) -> Result<(), StoreError>;
+
+    /// Adds a site or changes its label or zone.
+    fn put_site(&mut self, site: &Site) -> Result<(), StoreError>;
+
+    /// The controller under that id, if it is known.
+    fn controller(&mut self, id: &ControllerId) -> Result<Option<Controller>, StoreError>;
+
+    /// All sites.
+    fn sites(&mut self) -> Result<Vec<Site>, StoreError>;
+
+    // Intake.
+
+    /// Admits the batches in the order given and stores what continues an outbox: record, position, tap, and one
+    /// delivery per destination, all in one transaction. One answer per batch.
+    fn append(&mut self, batches: &[VerifiedBatch], received: UtcMs) -> Result<Vec<Appended>, StoreError>;
+
+    /// Remembers what a controller said of itself and gives the mark of every outbox it named (zero, with `h(0)`, for
+    /// one of which nothing is stored).
+    fn note_hello(&mut self, hello: &Hello, received: UtcMs) -> Result<Vec<OutboxMark>, StoreError>;
+
+    /// The broker says that the controller's connection is gone.
+    fn note_gone(&mut self, controller: &ControllerId, received: UtcMs) -> Result<(), StoreError>;
+
+    /// The marks of all outboxes: what receipts say when this process takes over.
+    fn marks(&mut self) -> Result<Vec<OutboxMark>, StoreError>;
+
+    /// Keeps what cannot be stored as good, with the reason. Only the newest [`MAX_DEAD_LETTERS`] are kept.
+    fn quarantine(&mut self, letter: &DeadLetter) -> Result<(), StoreError>;
+
+    // Directory.
+
+    /// Binds tokens to persons (a token bound before is re-bound for taps to come) and releases what was held for
+    /// them, re-keyed to the person, in one transaction. Returns how many deliveries were released.
+    fn bind_badges(&mut self, bindings: &[Binding], now: UtcMs) -> Result<Bound, StoreError>;
+
+    // Delivery.
+
+    /// Makes a destination known: taps stored from now on are delivered to it.
+    fn put_destination(&mut self, name: &str) -> Result<(), StoreError>;
+
+    /// Leases up to `limit` deliveries that are due at `now`: heads of their order key, earliest due first. Nothing
+    /// while the destination is on hold. They are `in_flight` until finished, or until the lease runs out.
+    fn claim(
+        &mut self,
+        destination: &str,
+        now: UtcMs,
+        lease_until: UtcMs,
+        limit: usize,
+    ) -> Result<Vec<Claimed>, StoreError>;
+
+    /// Fixes the body (at the first attempt; later ones must give the same) and notes that an attempt starts. Only
+    /// after this returns may the request be sent. [`Lease::Lost`] if the claim is no longer ours: send nothing then.
+    fn start_attempt(&mut self, claim: &Claim, body: &str, now: UtcMs) -> Result<Lease, StoreError>;
+
+    /// Writes down how the attempt ended and what follows from it. [`Lease::Lost`] if the claim is no longer ours: the
+    /// attempt is written down all the same, and changes nothing.
+    fn finish(&mut self, claim: &Claim, attempt: &AttemptEnd, next: Next) -> Result<Lease, StoreError>;
+
+    /// Turns deliveries whose lease ran out into `unknown`, due at once: they were sent, maybe. Returns how many.
+    fn expire_leases(&mut self, now: UtcMs) -> Result<usize, StoreError>;
+
+    /// Keeps everything for a destination back until `until`, for a reason that people read.
+    fn hold_destination(&mut self, destination: &str, until: UtcMs, why: &str) -> Result<(), StoreError>;
+
+    /// When something is next due at the destination: `None` if nothing waits. In the past means now.
+    fn next_due(&mut self, destination: &str) -> Result<Option<UtcMs>, StoreError>;
+
+    // Reading.
+
+    /// Stored taps and other records, newest first.
+    fn events(&mut self, filter: &EventFilter) -> Result<Vec<EventRow>, StoreError>;
+
+    /// One event with everything that happened to it.
+    fn event(&mut self, id: EventId) -> Result<Option<EventDetail>, StoreError>;
+
+    /// A record's bytes as received.
+    fn record_bytes(&mut self, outbox: OutboxId, seq: Seq) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// All controllers, by id, with their outboxes.
+    fn controllers(&mut self) -> Result<Vec<ControllerState>, StoreError>;
+
+    /// How many deliveries are in which state, per destination, all states of the closed list named. Maintained
+    /// counters: never a scan.
+    fn delivery_counts(&mut self) -> Result<Vec<DeliveryCount>, StoreError>;
+
+    /// The oldest undelivered tap's received time per destination, and what it waits for.
+    fn destinations(&mut self) -> Result<Vec<DestinationState>, StoreError>;
+
+    /// The totals that must balance.
+    fn totals(&mut self) -> Result<Totals, StoreError>;
+
+    /// The newest dead letters first.
+    fn dead_letters(&mut self, limit: usize) -> Result<Vec<DeadLetter>, StoreError>;
+}
+
+/// Only so many quarantined messages are kept; older ones make room (they are counted for ever in [`Totals`]).
+pub const MAX_DEAD_LETTERS: usize = 10_000;
+
+/// A door controller as the cloud knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Controller {
+    /// Who.
+    pub id: ControllerId,
+    /// What people call it.
+    pub label: String,
+    /// Where it hangs.
+    pub site: String,
+    /// What its batches and hellos are checked with.
+    pub record_key: PublicKey,
+}
+
+/// A place with one time zone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Site {
+    /// Short name, such as `hq`.
+    pub id: String,
+    /// What people call it.
+    pub label: String,
+    /// IANA name, such as `Europe/Berlin`.
+    pub zone: String,
+}
+
+/// What became of one batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Appended {
+    /// Stored, duplicate, beyond or fork.
+    pub admission: Admission,
+    /// The outbox's mark after it: what a receipt says.
+    pub mark: OutboxMark,
+}
+
+/// How far an outbox is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxMark {
+    /// Whose.
+    pub controller: ControllerId,
+    /// Which.
+    pub outbox: OutboxId,
+    /// Records 1 ..= this are stored.
+    pub stored_through: Seq,
+    /// `h(stored_through)`.
+    pub hash: ChainHash,
+}
+
+/// Something that came in and cannot be stored as good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeadLetter {
+    /// When.
+    pub received: UtcMs,
+    /// Under which topic.
+    pub topic: String,
+    /// Which kind, for counters: `undecodable`, `unknown_controller`, `unauthentic`, `fork`, `oversized`, …
+    pub kind: &'static str,
+    /// Why, for people.
+    pub reason: String,
+    /// The bytes, cut to 64 KiB.
+    #[serde(skip)]
+    pub bytes: Vec<u8>,
+}
+
+/// A badge and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding {
+    /// Which badge.
+    pub token: Token,
+    /// Whose.
+    pub person: PersonId,
+}
+
+/// What an import did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Bound {
+    /// Bindings that are new.
+    pub new: usize,
+    /// Bindings that changed their person.
+    pub changed: usize,
+    /// Bindings that were there already.
+    pub unchanged: usize,
+    /// Deliveries that were held for a binding and are not any more.
+    pub released: usize,
+}
+
+/// Where a delivery is: the closed list. Stored, counted, served and shown under these names and no others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeliveryState {
+    /// Waits for its true time or for its badge to be bound.
+    Held,
+    /// Head of its order key: sent when due.
+    Pending,
+    /// Leased; a request may be under way.
+    InFlight,
+    /// Sent, and no answer that could be understood: sent again under the same key when due.
+    Unknown,
+    /// Behind another of its order key, or set aside by policy.
+    Parked,
+    /// Refused for good by the destination: waits for a person.
+    Dead,
+    /// Set aside by a person, with a reason.
+    Discarded,
+    /// Answered 2xx, or as the destination documents a duplicate.
+    Delivered,
+}
+
+impl DeliveryState {
+    /// The closed list, in order.
+    pub const ALL: [DeliveryState; 8] = [
+        DeliveryState::Held,
+        DeliveryState::Pending,
+        DeliveryState::InFlight,
+        DeliveryState::Unknown,
+        DeliveryState::Parked,
+        DeliveryState::Dead,
+        DeliveryState::Discarded,
+        DeliveryState::Delivered,
+    ];
+
+    /// The name in the store, the API, metrics and screens.
+    pub fn name(self) -> &'static str {
+        match self {
+            DeliveryState::Held => "held",
+            DeliveryState::Pending => "pending",
+            DeliveryState::InFlight => "in_flight",
+            DeliveryState::Unknown => "unknown",
+            DeliveryState::Parked => "parked",
+            DeliveryState::Dead => "dead",
+            DeliveryState::Discarded => "discarded",
+            DeliveryState::Delivered => "delivered",
+        }
+    }
+
+    /// Whether it still stands in its order key's queue.
+    pub fn is_open(self) -> bool {
+        match self {
+            DeliveryState::Held
+            | DeliveryState::Pending
+            | DeliveryState::InFlight
+            | DeliveryState::Unknown
+            | DeliveryState::Parked => true,
+            DeliveryState::Dead | DeliveryState::Discarded | DeliveryState::Delivered => false,
+        }
+    }
+}
+
+impl fmt::Display for DeliveryState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What a held delivery waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeldFor {
+    /// The tap's clock was wrong and its true time is not known closely enough yet.
+    Time,
+    /// Nobody has said whose badge it is.
+    Binding,
+}
+
+/// What deliveries stand in line by: the person the badge was bound to, else the token.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OrderKey {
+    /// Bound.
+    Person(PersonId),
+    /// Not bound yet.
+    Token(Token),
+}
+
+/// The right to send one delivery: which, and under which lease.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Claim {
+    /// Where to.
+    pub destination: DestinationName,
+    /// Which event.
+    pub position: Position,
+    /// Never given twice: a late worker's token matches nothing.
+    pub lease: u64,
+}
+
+/// A leased delivery with all that a destination needs to make a request of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// The right to send it.
+    pub claim: Claim,
+    /// The idempotency key.
+    pub event_id: EventId,
+    /// Attempts already started.
+    pub attempts: u32,
+    /// The body of the first attempt: later ones send the same.
+    pub body: Option<String>,
+    /// The tap.
+    pub tap: DeliverableTap,
+}
+
+/// A tap in the cloud's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeliverableTap {
+    /// Whose.
+    pub person: PersonId,
+    /// At which controller.
+    pub controller: ControllerId,
+    /// At which site.
+    pub site: Site,
+    /// At which reader.
+    pub reader: ReaderName,
+    /// Which way.
+    pub direction: Direction,
+    /// When, true time.
+    pub occurred: UtcMs,
+    /// Give or take, milliseconds.
+    pub uncertainty_ms: u64,
+}
+
+/// Whether a claim still held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Lease {
+    /// It did; the change was made.
+    Held,
+    /// It ran out and somebody else may have it; nothing was changed.
+    Lost,
+}
+
+/// How one attempt ended, for the record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptEnd {
+    /// When the answer (or the lack of one) was known.
+    pub finished: UtcMs,
+    /// One word for counters: `delivered`, `duplicate`, `rate_limited`, `server_error`, `timed_out`, …
+    pub outcome: &'static str,
+    /// The HTTP status, if there was an answer.
+    pub status: Option<u16>,
+    /// What the destination said, cut to 1 KiB, or what went wrong.
+    pub answer: String,
+}
+
+/// What follows from an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Done; the next in line becomes due.
+    Delivered,
+    /// The answer (or its absence) leaves open whether it was processed: `unknown`, due again then.
+    UnknownUntil(UtcMs),
+    /// Not processed: `pending`, due again then.
+    RetryAt(UtcMs),
+    /// Refused for good: `dead`; the next in line becomes due.
+    Dead,
+}
+
+/// Which events to list.
+#[derive(Debug, Clone, Default)]
+pub struct EventFilter {
+    /// Only positions below this (the cursor of a page).
+    pub before: Option<Position>,
+    /// Only this controller's.
+    pub controller: Option<ControllerId>,
+    /// Only taps.
+    pub taps_only: bool,
+    /// Only taps with a delivery in this state.
+    pub state: Option<DeliveryState>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// One line of the event list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventRow {
+    /// Its place.
+    pub position: Position,
+    /// Its name.
+    pub event_id: EventId,
+    /// From which controller.
+    pub controller: ControllerId,
+    /// From which outbox.
+    pub outbox: OutboxId,
+    /// Under which number.
+    pub seq: Seq,
+    /// When the cloud stored it.
+    pub received: UtcMs,
+    /// `tap`, `agent_started`, …; `opaque` for authentic bytes that this version cannot read.
+    pub kind: String,
+    /// If it is a tap.
+    pub tap: Option<TapRow>,
+}
+
+/// What a tap adds to its line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TapRow {
+    /// At which reader.
+    pub reader: ReaderName,
+    /// Which badge: the token; never clear.
+    pub badge: SealedBadge,
+    /// Which way.
+    pub direction: Direction,
+    /// What the roster said.
+    pub verdict: Verdict,
+    /// What the controller's clock showed.
+    pub recorded_wall: UtcMs,
+    /// When, true time, if known.
+    pub occurred: Option<Occurred>,
+    /// Its deliveries.
+    pub deliveries: Vec<DeliveryRow>,
+}
+
+/// True time as worked out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Occurred {
+    /// When.
+    pub at: UtcMs,
+    /// Give or take, milliseconds.
+    pub uncertainty_ms: u64,
+}
+
+/// One delivery of one tap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeliveryRow {
+    /// Where to.
+    pub destination: DestinationName,
+    /// Where it is.
+    pub state: DeliveryState,
+    /// What it waits for, if held.
+    pub held_for: Option<HeldFor>,
+    /// Whose, if the badge was bound.
+    pub person: Option<PersonId>,
+    /// Attempts started.
+    pub attempts: u32,
+    /// When it is due again, if it waits.
+    pub next_attempt: Option<UtcMs>,
+    /// The event ahead of it in line, if parked behind one.
+    pub behind: Option<EventId>,
+}
+
+/// One event with everything that happened to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventDetail {
+    /// Its line in the list.
+    pub row: EventRow,
+    /// `h(seq)`.
+    pub hash: ChainHash,
+    /// Per destination: the body that is sent, and every attempt in order.
+    pub attempts: Vec<AttemptRow>,
+    /// Per destination, the rendered body.
+    pub bodies: Vec<(DestinationName, String)>,
+}
+
+/// One attempt, as written down.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AttemptRow {
+    /// Where to.
+    pub destination: DestinationName,
+    /// 1, 2, 3 …
+    pub number: u32,
+    /// When it started.
+    pub started: UtcMs,
+    /// When its end was known; `None` while it runs, or if the process died in it.
+    pub finished: Option<UtcMs>,
+    /// One word; `None` as above.
+    pub outcome: Option<String>,
+    /// The HTTP status, if there was an answer.
+    pub status: Option<u16>,
+    /// What was answered or went wrong.
+    pub answer: Option<String>,
+}
+
+/// One controller with its outboxes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControllerState {
+    /// Who.
+    pub controller: Controller,
+    /// The last hello, if any ever came.
+    pub hello: Option<HelloState>,
+    /// When the broker last said that its connection is gone, if that was after the last hello.
+    pub gone: Option<UtcMs>,
+    /// Its outboxes, in the order they were first seen.
+    pub outboxes: Vec<OutboxState>,
+}
+
+/// What the last hello said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HelloState {
+    /// When it came.
+    pub received: UtcMs,
+    /// The hello itself.
+    pub hello: Hello,
+}
+
+/// One outbox as the cloud sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxState {
+    /// Which.
+    pub outbox: OutboxId,
+    /// The highest seq the controller ever spoke of: in a hello or in a batch.
+    pub last_seq: Seq,
+    /// Stored without a gap up to here.
+    pub stored_through: Seq,
+    /// When its mark last moved.
+    pub last_stored: Option<UtcMs>,
+    /// True time of the last stored record, where known.
+    pub last_occurred: Option<UtcMs>,
+}
+
+/// One cell of the ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeliveryCount {
+    /// Where to.
+    pub destination: DestinationName,
+    /// In which state.
+    pub state: DeliveryState,
+    /// How many.
+    pub count: u64,
+}
+
+/// One destination and what holds it back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DestinationState {
+    /// Which.
+    pub destination: DestinationName,
+    /// Until when everything is kept back, if so.
+    pub held_until: Option<UtcMs>,
+    /// Why, for people.
+    pub held_why: Option<String>,
+    /// When the oldest tap that is not delivered was received.
+    pub oldest_open_received: Option<UtcMs>,
+}
+
+/// The totals that must balance: `taps × destinations = sum over the delivery states`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Totals {
+    /// Records stored, of every kind.
+    pub records: u64,
+    /// Taps among them.
+    pub taps: u64,
+    /// The last position given: equals `records` as long as positions are gapless.
+    pub last_position: u64,
+    /// Attempts ever started.
+    pub attempts: u64,
+    /// Messages ever quarantined.
+    pub quarantined: u64,
+    /// Badges bound.
+    pub badges: u64,
+}
+
+/// Why the store could not do it. The transaction was rolled back: nothing of it is visible.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Busy, full, or the connection is gone: the same call may work later.
+    #[error("the store cannot do it now: {0}")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The file is damaged or of another version, or a rule of the schema was broken: a person must look.
+    #[error("the store is broken: {0}")]
+    Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl StoreError {
+    /// Whether the same call may work later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            StoreError::Unavailable(_) => true,
+            StoreError::Broken(_) => false,
+        }
+    }
+}
