@@ -1,1 +1,5 @@
-//! Placeholder.
+//! edge-agent: the daemon at the door. See `docs/architecture.md` for the life of a tap.
+
+pub mod clock;
+pub mod outbox;
+pub mod relay;
