@@ -63,6 +63,13 @@ pub enum LinkEvent {
 #[derive(Debug)]
 pub struct Session(AsyncClient);
 
+impl Session {
+    /// Takes leave of the broker, so that it does not publish the last will.
+    pub fn close(&self) {
+        let _ = self.0.try_disconnect();
+    }
+}
+
 /// The session takes nothing now: too much waits already, or it is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the broker session takes nothing now")]

@@ -9,6 +9,8 @@ use tap_protocol::ids::{ControllerId, ReaderName};
 use tap_protocol::limits::MAX_READERS;
 use tap_protocol::tap::Direction;
 
+use crate::admission::DEFAULT_DEBOUNCE_MS;
+
 /// The exit code for a configuration error (`EX_CONFIG` of sysexits.h): systemd must not restart on it.
 pub const EXIT_CONFIG: u8 = 78;
 
@@ -31,6 +33,9 @@ pub struct Config {
     pub broker: BrokerConfig,
     /// Where the keys are.
     pub keys: KeysConfig,
+    /// The same card at the same reader counts as one tap until it was away for so long.
+    #[serde(default = "default_debounce_ms")]
+    pub debounce_ms: u64,
     /// How much is kept.
     #[serde(default)]
     pub outbox: OutboxConfig,
@@ -45,6 +50,10 @@ fn default_state_dir() -> PathBuf {
 
 fn default_runtime_dir() -> PathBuf {
     "/run/edge-agent".into()
+}
+
+fn default_debounce_ms() -> u64 {
+    DEFAULT_DEBOUNCE_MS
 }
 
 impl Config {
@@ -64,6 +73,9 @@ impl Config {
         let config: Config = parse(file, text)?;
         for (i, reader) in config.readers.iter().enumerate() {
             let wrong = |message: &str| Err(error_at(file, text, &format!("reader[{i}].name"), message));
+            if reader.pcsc.is_some() == reader.serial.is_some() {
+                return wrong("say either pcsc = {} or serial = { port = \"/dev/…\" }, so that it is known how this reader is connected");
+            }
             if reader.name.as_str() == SIMULATED_READER {
                 return wrong("this name belongs to `edge-agent tap --simulate`: choose another");
             }
@@ -175,17 +187,10 @@ pub struct ReaderConfig {
     /// Which way people go who tap here.
     #[serde(default)]
     pub direction: Direction,
-    /// The same card at the same reader counts as one tap until it was away for so long.
-    #[serde(default = "default_debounce_ms")]
-    pub debounce_ms: u64,
     /// How it is connected.
     pub pcsc: Option<PcscConfig>,
     /// How it is connected.
     pub serial: Option<SerialConfig>,
-}
-
-fn default_debounce_ms() -> u64 {
-    1_500
 }
 
 /// A reader behind pcscd.
@@ -274,6 +279,11 @@ serial = { port = "/dev/serial/by-id/usb-rdm6300" }
             "name = \"out\"",
             "name = \"simulated\"",
             "19: reader[1].name: this name belongs to `edge-agent tap --simulate`: choose another",
+        );
+        refused(
+            "pcsc = { match = \"ACR122U\" }",
+            "",
+            "14: reader[0].name: say either pcsc = {} or serial = { port = \"/dev/…\" }, so that it is known how this reader is connected",
         );
         refused("record_key_file = \"record.key\"\n", "", "8: keys.record_key_file is missing");
     }

@@ -74,6 +74,8 @@ pub enum Verdict {
     Rewound,
     /// The cloud has other records under these numbers. Nothing is pruned.
     Forked,
+    /// The cloud was restored to before what this outbox still has. Nothing is believed; a person must look.
+    HistoryGone,
     /// For an outbox that is not on this disk.
     Foreign,
 }
@@ -185,6 +187,9 @@ impl Relay {
         let mark = Mark { receipted_through: through, store_epoch: Some(receipt.store_epoch) };
         let is_new_epoch = lane.mark.store_epoch.is_some_and(|epoch| receipt.store_epoch > epoch);
         if is_new_epoch && through < lane.mark.receipted_through {
+            if own_hash.is_none() {
+                return Verdict::HistoryGone;
+            }
             lane.mark = mark;
             lane.go_back(now_ms);
             return Verdict::Restored(mark);
