@@ -197,7 +197,7 @@ impl Line {
     }
 }
 
-/// One line to `virtual-card --stdin`: `tap UID [hold_ms] [answer=HEX] [atr=HEX]`.
+/// One line to `virtual-card --stdin`: `tap UID [hold_ms] [answer=HEX] [atr=HEX] [give_up_ms=MS]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TapCommand {
     /// The badge.
@@ -212,7 +212,9 @@ impl std::str::FromStr for TapCommand {
     fn from_str(line: &str) -> Result<Self, String> {
         let mut words = line.split_whitespace();
         if words.next() != Some("tap") {
-            return Err(format!("expected `tap UID [hold_ms] [answer=HEX] [atr=HEX]`, got `{line}`"));
+            return Err(format!(
+                "expected `tap UID [hold_ms] [answer=HEX] [atr=HEX] [give_up_ms=MS]`, got `{line}`"
+            ));
         }
         let uid = words.next().ok_or("`tap` needs a UID")?;
         let mut command = Self { card: VirtualCard::with_uid(&parse_hex(uid)?), hold: HOLD };
@@ -221,9 +223,10 @@ impl std::str::FromStr for TapCommand {
                 command.card = command.card.answering(parse_hex(hex)?);
             } else if let Some(hex) = word.strip_prefix("atr=") {
                 command.card = command.card.with_atr(parse_hex(hex)?);
+            } else if let Some(ms) = word.strip_prefix("give_up_ms=") {
+                command.card = command.card.giving_up_after(parse_ms(ms)?);
             } else {
-                let hold_ms = word.parse().map_err(|_| format!("`{word}` isn't a number of milliseconds"))?;
-                command.hold = Duration::from_millis(hold_ms);
+                command.hold = parse_ms(word)?;
             }
         }
         Ok(command)
@@ -231,17 +234,25 @@ impl std::str::FromStr for TapCommand {
 }
 
 impl std::fmt::Display for TapCommand {
-    /// The line that [`FromStr`](std::str::FromStr) reads back, but for the time after which the card gives up.
+    /// The line that [`FromStr`](std::str::FromStr) reads back.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // The answer says all that the UID would.
         write!(
             f,
-            "tap 00 {} answer={} atr={}",
+            "tap 00 {} answer={} atr={} give_up_ms={}",
             self.hold.as_millis(),
             HEXUPPER_PERMISSIVE.encode(&self.card.uid_answer),
-            HEXUPPER_PERMISSIVE.encode(&self.card.atr)
+            HEXUPPER_PERMISSIVE.encode(&self.card.atr),
+            self.card.give_up_after.as_millis()
         )
     }
+}
+
+fn parse_ms(digits: &str) -> Result<Duration, String> {
+    digits
+        .parse()
+        .map(Duration::from_millis)
+        .map_err(|_| format!("`{digits}` isn't a number of milliseconds"))
 }
 
 /// Bytes from hexadecimal digits of either case.
@@ -318,8 +329,9 @@ mod tests {
 
     #[test]
     fn a_tap_command_reads_back_as_written() {
-        let command: TapCommand = "tap 04a224B1C2D380 650 atr=3B00".parse().unwrap();
-        assert_eq!(command.card, VirtualCard::with_uid(&UID).with_atr([0x3B, 0x00]));
+        let command: TapCommand = "tap 04a224B1C2D380 650 atr=3B00 give_up_ms=900".parse().unwrap();
+        let card = VirtualCard::with_uid(&UID).with_atr([0x3B, 0x00]);
+        assert_eq!(command.card, card.giving_up_after(Duration::from_millis(900)));
         assert_eq!(command.hold, Duration::from_millis(650));
         assert_eq!(command.to_string().parse::<TapCommand>().unwrap(), command);
     }
