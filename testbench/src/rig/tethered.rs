@@ -10,12 +10,8 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
-use tokio::{
-    io::unix::AsyncFd,
-    process::{ChildStdin, ChildStdout},
-    time::timeout,
-};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{ChildStdin, ChildStdout};
 
 use super::waiting::{POLL_EVERY, log_tail};
 use crate::stopwatch::Stopwatch;
@@ -109,15 +105,16 @@ impl Tethered {
 
     /// Waits for the child to end by itself.
     pub(super) async fn wait(&mut self, within: Duration) -> anyhow::Result<ExitStatus> {
-        // Not reaped yet, so the id is still the child's own.
-        if let Some(status) = self.child.try_wait()? {
-            return Ok(status);
+        let waited = Stopwatch::start();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if waited.elapsed() > within {
+                bail!("{} still runs after {within:?}\n{}", self.name, log_tail(&self.log));
+            }
+            tokio::time::sleep(POLL_EVERY).await;
         }
-        let ended = AsyncFd::new(pidfd_open(self.pid(), PidfdFlags::NONBLOCK)?)?;
-        if timeout(within, ended.readable()).await.is_err() {
-            bail!("{} still runs after {within:?}\n{}", self.name, log_tail(&self.log));
-        }
-        Ok(self.child.wait()?)
     }
 
     /// SIGTERM, and waits.
