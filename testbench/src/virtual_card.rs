@@ -22,6 +22,10 @@ pub const VPCD_PORT: u16 = 35_963;
 /// How long a badge is held by default. The virtual reader is polled every 400 ms and misses shorter taps.
 pub const HOLD: Duration = Duration::from_millis(700);
 
+/// How long the reader is left empty between two badges. If it were given the next one before it noticed that the
+/// last has gone, it would take them for one, and its client could talk to neither.
+pub const EMPTY: Duration = Duration::from_millis(500);
+
 /// After this long without its UID having been read, the badge is taken away.
 pub const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
 

@@ -101,15 +101,17 @@ async fn pcscd(dir: &Path) -> Option<Pcscd> {
 }
 
 #[tokio::test]
-async fn a_badge_is_powered_and_asked_for_its_atr_by_a_real_pcscd() {
+async fn badges_are_powered_and_asked_for_their_atr_by_a_real_pcscd_one_after_the_other() {
     let dir = dir();
     let Some(pcscd) = pcscd(dir.path()).await else { return };
     for reader in [VirtualReader::First, VirtualReader::Second] {
         let mut feeder = CardFeeder::start(&pcscd, reader, dir.path()).unwrap();
-        let badge = VirtualCard::with_uid(&[4, 2, 3, 4]).giving_up_after(HOLD);
-        let tap = feeder.present(badge, HOLD).await.unwrap();
-        assert!(tap.power_ups >= 1 && tap.atr_requests >= 1, "{tap:?}");
-        assert!(!tap.uid_was_read(), "there is no client");
+        for uid in [[4, 2, 3, 4], [4, 5, 6, 7]] {
+            let badge = VirtualCard::with_uid(&uid).giving_up_after(HOLD);
+            let tap = feeder.present(badge, HOLD).await.unwrap();
+            assert!(tap.power_ups >= 1 && tap.atr_requests >= 1, "{tap:?}");
+            assert!(!tap.uid_was_read(), "there is no client");
+        }
         assert!(fs::read_to_string(pcscd.log()).unwrap().contains(reader.name()));
     }
 }

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::Context as _;
 use clap::Parser;
 use serde_json::json;
-use testbench::virtual_card::{HOLD, TapCommand, VPCD_PORT, VirtualCard, parse_hex};
+use testbench::virtual_card::{EMPTY, HOLD, TapCommand, VPCD_PORT, VirtualCard, parse_hex};
 use tokio::io::{AsyncBufReadExt, BufReader, stdin};
 
 /// Holds a badge to a virtual PC/SC reader and prints what happened as one line of JSON.
@@ -69,6 +69,7 @@ async fn tap_line_by_line(addr: SocketAddr) -> anyhow::Result<()> {
             Ok(tap) => println!("{}", json!(tap)),
             Err(error) => println!("{}", json!({ "error": error })),
         }
+        tokio::time::sleep(EMPTY).await;
     }
     Ok(())
 }

@@ -20,6 +20,8 @@ use super::{
 use crate::virtual_card::{Tap, TapCommand, VirtualCard};
 
 /// A running `virtual-card --stdin`; survives restarts of pcscd, ends on drop.
+///
+/// Badges come one after the other, with the reader [`EMPTY`](crate::virtual_card::EMPTY) between them.
 #[derive(Debug)]
 pub struct CardFeeder {
     _process: Tethered,
