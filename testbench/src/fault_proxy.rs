@@ -1,7 +1,7 @@
 //! A TCP proxy that breaks the network on request and counts what passes; it doesn't know what it carries.
 //!
 //! One loop owns the listener and all connections and takes the orders; each connection pumps bytes under the
-//! [`Weather`] that the loop has published.
+//! weather that the loop has published.
 
 mod pump;
 
