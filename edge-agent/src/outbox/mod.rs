@@ -5,6 +5,7 @@
 //!
 //! What is deliberately absent: any way to change or reorder a record, and any deletion that a receipt did not cover.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
@@ -78,7 +79,11 @@ impl Outbox {
         ordinal: u32,
     ) -> Result<Outbox, OutboxError> {
         let at = |source| OutboxError::Create { path: path.to_owned(), source };
-        std::fs::File::create_new(path)
+        std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
             .map_err(|source| OutboxError::Folder { path: path.to_owned(), source })?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut db = Connection::open_with_flags(path, flags).map_err(at)?;
