@@ -1,4 +1,9 @@
 //! cloud-ingest takes taps in, stores them for good and delivers them to the legacy attendance API.
 
+pub mod clock;
+pub mod config;
+pub mod crash;
+pub mod delivery;
+pub mod destination;
 pub mod event_store;
 pub mod intake;
