@@ -5,5 +5,7 @@ pub mod config;
 pub mod crash;
 pub mod delivery;
 pub mod destination;
+pub mod directory;
 pub mod event_store;
 pub mod intake;
+pub mod receipts;

@@ -1,4 +1,4 @@
-//! Step 11 of 12: who is sent next, when, and what follows from the answer. [`retry`] decides, `dispatch` acts;
-//! whose turn it is within an order key is the store's to keep.
+//! Step 11 of 12: who is sent next, when, and what follows from the answer. [`order`] and [`retry`] decide.
 
+pub mod order;
 pub mod retry;
