@@ -27,9 +27,10 @@ use serde::Serialize;
 use serde_json::Value;
 use tap_protocol::ids::EventId;
 
-use super::{Answered, Destination, MAX_ANSWER_BYTES, Outcome, cut};
+use super::{Answered, Destination, Outcome, cut};
 use crate::clock::Clock;
-use crate::event_store::{DeliverableTap, UtcMs};
+use crate::event_store::{DeliverableTap, MAX_ANSWER_BYTES, UtcMs};
+use crate::telemetry::with_causes;
 
 /// So much of an answer's body is read: the documented one has a few dozen bytes.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -250,14 +251,7 @@ fn retry_after_ms(headers: &HeaderMap, now: UtcMs) -> Option<u64> {
 fn no_answer(error: reqwest::Error, status: Option<u16>) -> Answered {
     // The address is known and may carry what should not be written down; the causes say more.
     let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    let text = cut(&text, MAX_ANSWER_BYTES);
+    let text = cut(&with_causes(&error), MAX_ANSWER_BYTES);
     let outcome = if error.is_connect() {
         Outcome::Unreachable(text.clone())
     } else if error.is_timeout() {

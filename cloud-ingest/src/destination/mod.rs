@@ -83,12 +83,9 @@ pub struct Answered {
     pub outcome: Outcome,
     /// The HTTP status, if there was an answer.
     pub status: Option<u16>,
-    /// What was said, or what went wrong, cut to [`MAX_ANSWER_BYTES`].
+    /// What was said, or what went wrong, cut to [`crate::event_store::MAX_ANSWER_BYTES`].
     pub answer: String,
 }
-
-/// So much of an answer is written down.
-pub const MAX_ANSWER_BYTES: usize = 1024;
 
 /// A legacy API.
 pub trait Destination: Send + Sync + 'static {

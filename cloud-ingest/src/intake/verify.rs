@@ -37,8 +37,15 @@ pub struct Reject {
 }
 
 /// All kinds of [`Reject`], for counters that start at zero.
-pub const REJECT_KINDS: [&str; 6] =
-    ["oversized", "unknown_topic", "unknown_controller", "undecodable", "unauthentic", "fork"];
+pub const REJECT_KINDS: [&str; 7] = [
+    "oversized",
+    "unknown_topic",
+    "unknown_controller",
+    "undecodable",
+    "unauthentic",
+    "fork",
+    "refused_by_store",
+];
 
 /// Proves a message. `key_of` gives the record key of a known controller.
 pub fn verify(
