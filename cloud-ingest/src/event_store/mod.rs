@@ -2,10 +2,16 @@
 //! nothing of SQL. It knows no MQTT and no HTTP.
 //!
 //! The trait is blocking and takes `&mut self`: one owner, no lock. Production gives a store its own thread
-//! ([`handle`]) which commits together what arrives together; the simulator calls [`memory`] directly. All
-//! implementations pass the one suite in [`contract`], and all of them let the same pure functions decide:
-//! [`crate::intake::admit`] what is stored, [`crate::delivery::order`] who is next.
+//! ([`handle`]); the simulator calls [`memory`] directly. All implementations pass the one suite in `contract`, and all
+//! of them let the same pure functions decide: [`crate::intake::admit`] what is stored, `meaning` what it means,
+//! [`crate::delivery::order`] who is next.
 
+pub mod handle;
+mod meaning;
+pub mod memory;
+pub mod sqlite;
+
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::Serialize;
@@ -23,6 +29,11 @@ use crate::intake::admit::Admission;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct UtcMs(pub i64);
+
+/// The epoch of a store that is made at `now`: a store that is made later has a higher one.
+fn first_epoch(now: UtcMs) -> StoreEpoch {
+    StoreEpoch(now.0.max(1).unsigned_abs())
+}
 
 /// Place in the global order of all records: 1, 2, 3 … without a gap, given in the append's transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -44,7 +55,8 @@ pub trait EventStore {
 
     // Fleet.
 
-    /// Adds a controller or changes its site, label or record key.
+    /// Adds a controller or changes its site, label or record key. The site must be known: without its zone no tap of
+    /// the controller could be told to a person.
     fn put_controller(&mut self, controller: &Controller) -> Result<(), StoreError>;
 
     /// Adds a site or changes its label or zone.
@@ -59,14 +71,14 @@ pub trait EventStore {
     // Intake.
 
     /// Admits the batches in the order given and stores what continues an outbox: record, position, tap, and one
-    /// delivery per destination, all in one transaction. One answer per batch.
+    /// delivery per destination, all in one transaction. One answer per batch, each as if the batch had come alone.
     fn append(&mut self, batches: &[VerifiedBatch], received: UtcMs) -> Result<Vec<Appended>, StoreError>;
 
     /// Remembers what a controller said of itself and gives the mark of every outbox it named (zero, with `h(0)`, for
     /// one of which nothing is stored).
     fn note_hello(&mut self, hello: &Hello, received: UtcMs) -> Result<Vec<OutboxMark>, StoreError>;
 
-    /// The broker says that the controller's connection is gone.
+    /// The broker says that the controller's connection is gone. Nothing happens if the controller is not known.
     fn note_gone(&mut self, controller: &ControllerId, received: UtcMs) -> Result<(), StoreError>;
 
     /// The marks of all outboxes: what receipts say when this process takes over.
@@ -96,21 +108,26 @@ pub trait EventStore {
         limit: usize,
     ) -> Result<Vec<Claimed>, StoreError>;
 
-    /// Fixes the body (at the first attempt; later ones must give the same) and notes that an attempt starts. Only
-    /// after this returns may the request be sent. [`Lease::Lost`] if the claim is no longer ours: send nothing then.
+    /// Fixes the body (at the first attempt; a later one that gives another is [`StoreError::Broken`]) and notes that
+    /// an attempt starts. Only after this returns may the request be sent. [`Lease::Lost`] if the claim is no longer
+    /// ours or its time is over: send nothing then. One claim is one attempt: calling it again changes nothing.
     fn start_attempt(&mut self, claim: &Claim, body: &str, now: UtcMs) -> Result<Lease, StoreError>;
 
     /// Writes down how the attempt ended and what follows from it. [`Lease::Lost`] if the claim is no longer ours: the
-    /// attempt is written down all the same, and changes nothing.
+    /// attempt is written down all the same, and changes nothing. Without [`EventStore::start_attempt`] before it (a
+    /// request that could not be made), it is written down as an attempt that started when it ended.
     fn finish(&mut self, claim: &Claim, attempt: &AttemptEnd, next: Next) -> Result<Lease, StoreError>;
 
-    /// Turns deliveries whose lease ran out into `unknown`, due at once: they were sent, maybe. Returns how many.
+    /// Takes back what was leased until `now` or earlier, due at once: `unknown` if an attempt was ever started (it was
+    /// sent, maybe), `pending` if none was. Returns how many.
     fn expire_leases(&mut self, now: UtcMs) -> Result<usize, StoreError>;
 
-    /// Keeps everything for a destination back until `until`, for a reason that people read.
+    /// Keeps everything for a destination back until `until`, for a reason that people read. The last word counts: an
+    /// earlier `until` shortens the hold.
     fn hold_destination(&mut self, destination: &str, until: UtcMs, why: &str) -> Result<(), StoreError>;
 
-    /// When something is next due at the destination: `None` if nothing waits. In the past means now.
+    /// When something is next due at the destination, its hold considered: `None` if nothing waits. In the past means
+    /// now. Leases that run out are not in it.
     fn next_due(&mut self, destination: &str) -> Result<Option<UtcMs>, StoreError>;
 
     // Reading.
@@ -122,7 +139,12 @@ pub trait EventStore {
     fn event(&mut self, id: EventId) -> Result<Option<EventDetail>, StoreError>;
 
     /// A record's bytes as received.
-    fn record_bytes(&mut self, outbox: OutboxId, seq: Seq) -> Result<Option<Vec<u8>>, StoreError>;
+    fn record_bytes(
+        &mut self,
+        controller: &ControllerId,
+        outbox: OutboxId,
+        seq: Seq,
+    ) -> Result<Option<Vec<u8>>, StoreError>;
 
     /// All controllers, by id, with their outboxes.
     fn controllers(&mut self) -> Result<Vec<ControllerState>, StoreError>;
@@ -143,6 +165,12 @@ pub trait EventStore {
 
 /// Only so many quarantined messages are kept; older ones make room (they are counted for ever in [`Totals`]).
 pub const MAX_DEAD_LETTERS: usize = 10_000;
+
+/// A dead letter keeps this much of the message: all of any message that the protocol allows.
+pub const MAX_DEAD_LETTER_BYTES: usize = 64 * 1024;
+
+/// Of what a destination answered, this much is kept per attempt: enough to see what it complains about.
+pub const MAX_ANSWER_BYTES: usize = 1024;
 
 /// A door controller as the cloud knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -198,10 +226,10 @@ pub struct DeadLetter {
     /// Under which topic.
     pub topic: String,
     /// Which kind, for counters: `undecodable`, `unknown_controller`, `unauthentic`, `fork`, `oversized`, …
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     /// Why, for people.
     pub reason: String,
-    /// The bytes, cut to 64 KiB.
+    /// The bytes, cut to [`MAX_DEAD_LETTER_BYTES`].
     #[serde(skip)]
     pub bytes: Vec<u8>,
 }
@@ -277,6 +305,11 @@ impl DeliveryState {
         }
     }
 
+    /// The state of that name.
+    pub fn from_name(name: &str) -> Option<DeliveryState> {
+        DeliveryState::ALL.into_iter().find(|state| state.name() == name)
+    }
+
     /// Whether it still stands in its order key's queue.
     pub fn is_open(self) -> bool {
         match self {
@@ -304,6 +337,16 @@ pub enum HeldFor {
     Time,
     /// Nobody has said whose badge it is.
     Binding,
+}
+
+impl HeldFor {
+    /// The name in the store, the API, metrics and screens.
+    pub fn name(self) -> &'static str {
+        match self {
+            HeldFor::Time => "time",
+            HeldFor::Binding => "binding",
+        }
+    }
 }
 
 /// What deliveries stand in line by: the person the badge was bound to, else the token.
@@ -379,7 +422,7 @@ pub struct AttemptEnd {
     pub outcome: &'static str,
     /// The HTTP status, if there was an answer.
     pub status: Option<u16>,
-    /// What the destination said, cut to 1 KiB, or what went wrong.
+    /// What the destination said, cut to [`MAX_ANSWER_BYTES`], or what went wrong.
     pub answer: String,
 }
 
@@ -564,21 +607,24 @@ pub struct DeliveryCount {
 pub struct DestinationState {
     /// Which.
     pub destination: DestinationName,
-    /// Until when everything is kept back, if so.
+    /// Until when everything is kept back, if it ever was: a hold is over when this is in the past.
     pub held_until: Option<UtcMs>,
     /// Why, for people.
     pub held_why: Option<String>,
-    /// When the oldest tap that is not delivered was received.
+    /// When the oldest tap whose delivery is still open was received.
     pub oldest_open_received: Option<UtcMs>,
 }
 
-/// The totals that must balance: `taps × destinations = sum over the delivery states`.
+/// The totals that must balance: `last_position = records`, and `deliveries` = the sum over all delivery states (taps ×
+/// destinations, where every destination was there from the first tap on).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Totals {
     /// Records stored, of every kind.
     pub records: u64,
     /// Taps among them.
     pub taps: u64,
+    /// Deliveries ever made: one per tap and destination known when it was stored.
+    pub deliveries: u64,
     /// The last position given: equals `records` as long as positions are gapless.
     pub last_position: u64,
     /// Attempts ever started.
@@ -593,11 +639,19 @@ pub struct Totals {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Busy, full, or the connection is gone: the same call may work later.
-    #[error("the store cannot do it now: {0}")]
+    #[error("the store cannot do it now")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The file is damaged or of another version, or a rule of the schema was broken: a person must look.
-    #[error("the store is broken: {0}")]
+    #[error("the store is broken")]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It was asked about something that was never made known to it.
+    #[error("the store knows no {what} {name:?}")]
+    NotFound {
+        /// A controller, a site or a destination.
+        what: &'static str,
+        /// The name it was asked for.
+        name: String,
+    },
 }
 
 impl StoreError {
@@ -605,7 +659,7 @@ impl StoreError {
     pub fn is_retryable(&self) -> bool {
         match self {
             StoreError::Unavailable(_) => true,
-            StoreError::Broken(_) => false,
+            StoreError::Broken(_) | StoreError::NotFound { .. } => false,
         }
     }
 }

@@ -1,0 +1,309 @@
+//! Step 11 of 12: who is next in line. Pure: knows no store, no clock, no destination's answers.
+//!
+//! A *lane* is all open deliveries of one order key at one destination, in the order of their positions. Its head is
+//! the lowest position, and only the head is ever sent; so the taps of one person arrive in the order in which they
+//! were stored, and a failure blocks nobody but that person. A held head is not sent and blocks those behind it all
+//! the same: what it waits for decides where it belongs.
+//!
+//! One thing can put a lower position into a lane that is under way: a badge that is bound late brings its taps along.
+//! Whatever was sent by then (`in_flight`, `unknown`) stays in front until it is done, because nobody can call it back;
+//! what was merely `pending` steps back.
+//!
+//! Both stores ask here. [`settle`] is the whole rule; [`stored`], [`next_in_line`] and [`back_in_line`] are the same rule
+//! for the frequent cases, which need not read the lane.
+
+use crate::event_store::{DeliveryState, HeldFor, Position};
+
+/// One open delivery as it stands in its lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Its place.
+    pub position: Position,
+    /// Where it is.
+    pub state: DeliveryState,
+    /// What it waits for, if held.
+    pub held_for: Option<HeldFor>,
+}
+
+/// A delivery that changes because of where it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// Which.
+    pub position: Position,
+    /// From this state.
+    pub from: DeliveryState,
+    /// To this one.
+    pub to: DeliveryState,
+}
+
+/// Where a delivery rests that nobody is sending.
+pub fn resting(held_for: Option<HeldFor>, is_head: bool) -> DeliveryState {
+    match (held_for, is_head) {
+        (Some(_), _) => DeliveryState::Held,
+        (None, true) => DeliveryState::Pending,
+        (None, false) => DeliveryState::Parked,
+    }
+}
+
+/// The first state of a delivery that is stored at the end of its lane.
+pub fn stored(held_for: Option<HeldFor>, lane_was_empty: bool) -> DeliveryState {
+    resting(held_for, lane_was_empty)
+}
+
+/// What the end of a sent delivery (delivered, dead, discarded) means for the one that is first in its lane now.
+/// Nobody else is concerned: only one of a lane is ever sent at a time.
+pub fn next_in_line(first: Standing) -> Option<Change> {
+    settle(&[first]).pop()
+}
+
+/// What it means that a delivery that was taken to be sent was not processed and stands in line again. `first` is the
+/// first of its lane: mostly itself, unless a late binding has brought in a lower position meanwhile.
+pub fn back_in_line(first: Standing, back: Standing) -> Vec<Change> {
+    let is_head = first.position == back.position;
+    let steps = Change { position: back.position, from: back.state, to: resting(None, is_head) };
+    let next = if is_head { None } else { next_in_line(first) };
+    [Some(steps), next].into_iter().flatten().collect()
+}
+
+/// What must change so that a whole lane, given in the order of positions, is as it should be: after a release from
+/// hold, and after two lanes became one.
+pub fn settle(lane: &[Standing]) -> Vec<Change> {
+    debug_assert!(lane.is_sorted_by(|one, next| one.position < next.position), "a lane is in order");
+    debug_assert!(lane.iter().all(|delivery| delivery.state.is_open()), "a lane has only open deliveries");
+    let somebody_is_sent = lane.iter().any(|delivery| is_sent(delivery.state));
+    let changes = lane.iter().enumerate().map(|(place, delivery)| {
+        let rests = resting(delivery.held_for, place == 0 && !somebody_is_sent);
+        let to = if is_sent(delivery.state) { delivery.state } else { rests };
+        Change { position: delivery.position, from: delivery.state, to }
+    });
+    changes.filter(|change| change.from != change.to).collect()
+}
+
+/// Sent, or about to be: nobody can call it back.
+fn is_sent(state: DeliveryState) -> bool {
+    matches!(state, DeliveryState::InFlight | DeliveryState::Unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use DeliveryState::{Held, InFlight, Parked, Pending, Unknown};
+
+    fn at(position: u64, state: DeliveryState) -> Standing {
+        let held_for = (state == Held).then_some(HeldFor::Time);
+        Standing { position: Position(position), state, held_for }
+    }
+
+    /// Settles `before` (positions 1, 2, 3 …) and checks what comes of it.
+    #[track_caller]
+    fn settles(before: &[DeliveryState], after: &[DeliveryState]) {
+        let mut lane: Vec<Standing> = (1..).zip(before).map(|(n, state)| at(n, *state)).collect();
+        let changes = settle(&lane);
+        apply(&mut lane, &changes);
+        assert_eq!(lane.iter().map(|delivery| delivery.state).collect::<Vec<_>>(), after);
+    }
+
+    fn apply(lane: &mut [Standing], changes: &[Change]) {
+        for change in changes {
+            let delivery = lane.iter_mut().find(|delivery| delivery.position == change.position).unwrap();
+            assert_eq!(delivery.state, change.from);
+            delivery.state = change.to;
+        }
+    }
+
+    #[test]
+    fn an_empty_lane_has_nothing_to_settle() {
+        settles(&[], &[]);
+    }
+
+    #[test]
+    fn the_lowest_position_is_the_head_and_the_rest_is_parked() {
+        settles(&[Parked, Parked, Parked], &[Pending, Parked, Parked]);
+    }
+
+    #[test]
+    fn a_held_head_blocks_those_behind_it() {
+        settles(&[Held, Parked, Held, Parked], &[Held, Parked, Held, Parked]);
+    }
+
+    #[test]
+    fn a_held_one_behind_the_head_changes_nothing() {
+        settles(&[Pending, Held, Parked], &[Pending, Held, Parked]);
+    }
+
+    #[test]
+    fn what_is_sent_stays_in_front_of_lower_positions() {
+        settles(&[Parked, InFlight, Parked], &[Parked, InFlight, Parked]);
+        settles(&[Held, Parked, Unknown], &[Held, Parked, Unknown]);
+    }
+
+    #[test]
+    fn a_pending_one_steps_back_behind_a_lower_position() {
+        settles(&[Parked, Pending, Parked], &[Pending, Parked, Parked]);
+        settles(&[Held, Pending], &[Held, Parked]);
+    }
+
+    #[test]
+    fn a_lane_that_is_settled_stays_as_it_is() {
+        for head in [Held, Pending, InFlight, Unknown] {
+            settles(&[head, Parked, Held], &[head, Parked, Held]);
+        }
+    }
+
+    #[test]
+    fn the_first_in_an_empty_lane_is_pending_and_the_next_is_parked() {
+        assert_eq!(stored(None, true), Pending);
+        assert_eq!(stored(None, false), Parked);
+        assert_eq!(stored(Some(HeldFor::Binding), true), Held);
+        assert_eq!(stored(Some(HeldFor::Time), false), Held);
+    }
+
+    #[test]
+    fn the_end_of_one_makes_the_next_pending_unless_it_is_held() {
+        let pending = Change { position: Position(2), from: Parked, to: Pending };
+        assert_eq!(next_in_line(at(2, Parked)), Some(pending));
+        assert_eq!(next_in_line(at(2, Held)), None);
+    }
+
+    #[test]
+    fn one_that_must_be_sent_again_stays_head() {
+        let pending = Change { position: Position(2), from: InFlight, to: Pending };
+        assert_eq!(back_in_line(at(2, InFlight), at(2, InFlight)), [pending]);
+    }
+
+    #[test]
+    fn one_that_must_be_sent_again_steps_back_behind_a_lower_position() {
+        let parked = Change { position: Position(2), from: InFlight, to: Parked };
+        let pending = Change { position: Position(1), from: Parked, to: Pending };
+        assert_eq!(back_in_line(at(1, Parked), at(2, InFlight)), [parked, pending]);
+        assert_eq!(back_in_line(at(1, Held), at(2, InFlight)), [parked]);
+    }
+
+    /// What can happen to a lane.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Store { held: bool },
+        Send,
+        LeaveOpen,
+        Retry,
+        Finish,
+        Release { which: prop::sample::Index },
+        BringLower { below: prop::sample::Index, held: bool },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => prop::bool::weighted(0.2).prop_map(|held| Step::Store { held }),
+            4 => Just(Step::Send),
+            1 => Just(Step::LeaveOpen),
+            1 => Just(Step::Retry),
+            4 => Just(Step::Finish),
+            2 => any::<prop::sample::Index>().prop_map(|which| Step::Release { which }),
+            1 => (any::<prop::sample::Index>(), any::<bool>())
+                .prop_map(|(below, held)| Step::BringLower { below, held }),
+        ]
+    }
+
+    /// A lane as a store keeps it, and what it sent.
+    #[derive(Default)]
+    struct Lane {
+        open: Vec<Standing>,
+        last: u64,
+        finished: Vec<u64>,
+    }
+
+    impl Lane {
+        fn sent(&self) -> Option<Standing> {
+            self.open.iter().copied().find(|delivery| is_sent(delivery.state))
+        }
+
+        fn settle(&mut self) {
+            let changes = settle(&self.open);
+            apply(&mut self.open, &changes);
+        }
+
+        /// Positions grow by ten, so that a late badge finds room below.
+        fn take(&mut self, step: &Step) {
+            match step {
+                Step::Store { held } => {
+                    self.last += 10;
+                    let held_for = held.then_some(HeldFor::Time);
+                    let state = stored(held_for, self.open.is_empty());
+                    self.open.push(Standing { position: Position(self.last), state, held_for });
+                }
+                Step::Send => {
+                    if let Some(head) = self.open.iter_mut().find(|delivery| delivery.state == Pending) {
+                        head.state = InFlight;
+                    }
+                }
+                Step::LeaveOpen => {
+                    if let Some(sent) = self.open.iter_mut().find(|delivery| is_sent(delivery.state)) {
+                        sent.state = Unknown;
+                    }
+                }
+                Step::Retry => {
+                    if let Some(sent) = self.sent() {
+                        let changes = back_in_line(self.open[0], sent);
+                        apply(&mut self.open, &changes);
+                    }
+                }
+                Step::Finish => {
+                    if let Some(place) = self.open.iter().position(|delivery| is_sent(delivery.state)) {
+                        self.finished.push(self.open.remove(place).position.0);
+                        if let Some(change) = self.open.first().and_then(|first| next_in_line(*first)) {
+                            apply(&mut self.open, &[change]);
+                        }
+                    }
+                }
+                Step::Release { which } => {
+                    let held: Vec<usize> =
+                        (0..self.open.len()).filter(|place| self.open[*place].state == Held).collect();
+                    if !held.is_empty() {
+                        let released = &mut self.open[held[which.index(held.len())]];
+                        (released.state, released.held_for) = (Parked, None);
+                        self.settle();
+                    }
+                }
+                Step::BringLower { below, held } => {
+                    if !self.open.is_empty() {
+                        let place = below.index(self.open.len());
+                        let position = Position(self.open[place].position.0 - 1);
+                        let free = self.open.iter().all(|delivery| delivery.position != position);
+                        let held_for = held.then_some(HeldFor::Time);
+                        if free {
+                            let state = resting(held_for, false);
+                            self.open.insert(place, Standing { position, state, held_for });
+                            self.settle();
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn at_most_one_of_a_lane_is_ever_due_or_sent(steps in prop::collection::vec(step(), 1..80)) {
+            let mut lane = Lane::default();
+            for step in &steps {
+                lane.take(step);
+                let placed = lane.open.iter().filter(|d| !matches!(d.state, Held | Parked)).count();
+                prop_assert!(placed <= 1, "{:?} after {step:?}", lane.open);
+                prop_assert_eq!(settle(&lane.open), vec![], "{:?} after {:?}", lane.open, step);
+                let stuck = placed == 0 && lane.open.first().is_some_and(|head| head.state != Held);
+                prop_assert!(!stuck, "{:?} after {step:?}", lane.open);
+            }
+        }
+
+        #[test]
+        fn without_late_bindings_everything_ends_in_the_order_of_positions(
+            steps in prop::collection::vec(step(), 1..80),
+        ) {
+            let mut lane = Lane::default();
+            steps.iter().filter(|step| !matches!(step, Step::BringLower { .. })).for_each(|step| lane.take(step));
+            prop_assert!(lane.finished.is_sorted(), "{:?}", lane.finished);
+        }
+    }
+}

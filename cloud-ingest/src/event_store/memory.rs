@@ -1,0 +1,832 @@
+//! Step 9 of 12: the event store in plain collections. Knows no disk: it is what the simulator runs on, and the model
+//! that every other store is compared with.
+//!
+//! Deterministic: no hash maps, no clock, no randomness. Nothing here fails half-way: what can be refused is refused
+//! before the first change, so a method is a transaction by construction.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use tap_protocol::badge::Token;
+use tap_protocol::chain::ChainHash;
+use tap_protocol::envelope::{ChainedRecord, VerifiedBatch};
+use tap_protocol::hello::Hello;
+use tap_protocol::ids::{ControllerId, EventId, OutboxId, Seq, StoreEpoch};
+use tap_protocol::time_repair::Anchor;
+
+use super::meaning::{self, Meaning};
+use super::{
+    Appended, AttemptEnd, AttemptRow, Binding, Bound, Claim, Claimed, Controller, ControllerState,
+    DeadLetter, DeliverableTap, DeliveryCount, DeliveryRow, DeliveryState, DestinationName, DestinationState,
+    EventDetail, EventFilter, EventRow, EventStore, HeldFor, HelloState, Lease, MAX_ANSWER_BYTES,
+    MAX_DEAD_LETTER_BYTES, MAX_DEAD_LETTERS, Next, Occurred, OrderKey, OutboxMark, OutboxState, PersonId,
+    Position, Site, StoreError, TapRow, Totals, UtcMs, first_epoch,
+};
+use crate::delivery::order::{self, Change, Standing};
+use crate::intake::admit::{self, Admission, Mark};
+
+/// The event store in memory. A clone is a backup.
+#[derive(Debug, Clone)]
+pub struct MemoryStore {
+    epoch: StoreEpoch,
+    sites: BTreeMap<String, Site>,
+    controllers: BTreeMap<ControllerId, KnownController>,
+    /// In the order they were first seen; an index into it is an outbox's number.
+    outboxes: Vec<Outbox>,
+    /// Position 1 is at index 0.
+    events: Vec<Event>,
+    bindings: BTreeMap<Token, PersonId>,
+    destinations: Vec<Destination>,
+    dead_letters: VecDeque<DeadLetter>,
+    totals: Totals,
+    last_lease: u64,
+}
+
+#[derive(Debug, Clone)]
+struct KnownController {
+    controller: Controller,
+    hello: Option<HelloState>,
+    gone: Option<UtcMs>,
+}
+
+#[derive(Debug, Clone)]
+struct Outbox {
+    controller: ControllerId,
+    id: OutboxId,
+    stored_through: Seq,
+    hash: ChainHash,
+    last_seq: Seq,
+    last_stored: Option<UtcMs>,
+    last_occurred: Option<UtcMs>,
+    /// Seq 1 is at index 0.
+    positions: Vec<Position>,
+    anchors: BTreeMap<u32, Vec<Anchor>>,
+    /// Taps of each boot that have no true time yet.
+    without_time: BTreeMap<u32, BTreeSet<Position>>,
+}
+
+#[derive(Debug, Clone)]
+struct Event {
+    outbox_no: usize,
+    seq: Seq,
+    received: UtcMs,
+    meaning: Meaning,
+    bytes: Vec<u8>,
+    hash: ChainHash,
+    occurred: Option<Occurred>,
+}
+
+#[derive(Debug, Clone)]
+struct Destination {
+    name: DestinationName,
+    held_until: Option<UtcMs>,
+    held_why: Option<String>,
+    deliveries: BTreeMap<Position, Delivery>,
+    /// The open deliveries of each order key.
+    lanes: BTreeMap<OrderKey, BTreeSet<Position>>,
+    /// The pending and unknown ones, in the order in which they are due.
+    due: BTreeSet<(UtcMs, Position)>,
+    counts: BTreeMap<DeliveryState, u64>,
+}
+
+#[derive(Debug, Clone)]
+struct Delivery {
+    key: OrderKey,
+    state: DeliveryState,
+    held_for: Option<HeldFor>,
+    due: UtcMs,
+    attempts: Vec<Attempt>,
+    lease: Option<(u64, UtcMs)>,
+    body: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+struct Attempt {
+    lease: u64,
+    started: UtcMs,
+    end: Option<AttemptEnd>,
+}
+
+impl MemoryStore {
+    /// An empty store whose epoch is from `now`.
+    pub fn new(now: UtcMs) -> MemoryStore {
+        MemoryStore {
+            epoch: first_epoch(now),
+            sites: BTreeMap::new(),
+            controllers: BTreeMap::new(),
+            outboxes: Vec::new(),
+            events: Vec::new(),
+            bindings: BTreeMap::new(),
+            destinations: Vec::new(),
+            dead_letters: VecDeque::new(),
+            totals: Totals::default(),
+            last_lease: 0,
+        }
+    }
+}
+
+impl EventStore for MemoryStore {
+    fn store_epoch(&mut self) -> Result<StoreEpoch, StoreError> {
+        Ok(self.epoch)
+    }
+
+    fn put_controller(&mut self, controller: &Controller) -> Result<(), StoreError> {
+        if !self.sites.contains_key(&controller.site) {
+            return Err(StoreError::NotFound { what: "site", name: controller.site.clone() });
+        }
+        let new = || KnownController { controller: controller.clone(), hello: None, gone: None };
+        self.controllers.entry(controller.id.clone()).or_insert_with(new).controller = controller.clone();
+        Ok(())
+    }
+
+    fn put_site(&mut self, site: &Site) -> Result<(), StoreError> {
+        self.sites.insert(site.id.clone(), site.clone());
+        Ok(())
+    }
+
+    fn controller(&mut self, id: &ControllerId) -> Result<Option<Controller>, StoreError> {
+        Ok(self.controllers.get(id).map(|known| known.controller.clone()))
+    }
+
+    fn sites(&mut self) -> Result<Vec<Site>, StoreError> {
+        Ok(self.sites.values().cloned().collect())
+    }
+
+    fn append(&mut self, batches: &[VerifiedBatch], received: UtcMs) -> Result<Vec<Appended>, StoreError> {
+        batches.iter().try_for_each(|batch| self.known(batch.controller()))?;
+        Ok(batches.iter().map(|batch| self.admit(batch, received)).collect())
+    }
+
+    fn note_hello(&mut self, hello: &Hello, received: UtcMs) -> Result<Vec<OutboxMark>, StoreError> {
+        self.known(&hello.controller)?;
+        if let Some(known) = self.controllers.get_mut(&hello.controller) {
+            (known.hello, known.gone) = (Some(HelloState { received, hello: hello.clone() }), None);
+        }
+        let named = hello.outboxes.iter().map(|named| {
+            let no = self.outbox_no(&hello.controller, named.outbox);
+            self.outboxes[no].was_spoken_of(named.last_seq);
+            self.outboxes[no].mark()
+        });
+        Ok(named.collect())
+    }
+
+    fn note_gone(&mut self, controller: &ControllerId, received: UtcMs) -> Result<(), StoreError> {
+        if let Some(known) = self.controllers.get_mut(controller) {
+            known.gone = Some(received);
+        }
+        Ok(())
+    }
+
+    fn marks(&mut self) -> Result<Vec<OutboxMark>, StoreError> {
+        Ok(self.outboxes.iter().map(Outbox::mark).collect())
+    }
+
+    fn quarantine(&mut self, letter: &DeadLetter) -> Result<(), StoreError> {
+        let mut letter = letter.clone();
+        letter.bytes.truncate(MAX_DEAD_LETTER_BYTES);
+        self.dead_letters.push_front(letter);
+        self.dead_letters.truncate(MAX_DEAD_LETTERS);
+        self.totals.quarantined += 1;
+        Ok(())
+    }
+
+    fn bind_badges(&mut self, bindings: &[Binding], _now: UtcMs) -> Result<Bound, StoreError> {
+        let mut bound = Bound::default();
+        let mut persons = BTreeSet::new();
+        for Binding { token, person } in bindings {
+            match self.bindings.insert(*token, person.clone()) {
+                Some(before) if before == *person => {
+                    bound.unchanged += 1;
+                    continue;
+                }
+                Some(_) => bound.changed += 1,
+                None => bound.new += 1,
+            }
+            let key = OrderKey::Person(person.clone());
+            for destination in &mut self.destinations {
+                bound.released += destination.rekey(&OrderKey::Token(*token), &key);
+            }
+            persons.insert(key);
+        }
+        self.destinations.iter_mut().for_each(|destination| destination.settle(&persons));
+        self.totals.badges += bound.new as u64;
+        Ok(bound)
+    }
+
+    fn put_destination(&mut self, name: &str) -> Result<(), StoreError> {
+        if self.destinations.iter().all(|known| known.name != name) {
+            self.destinations.push(Destination::new(name));
+        }
+        Ok(())
+    }
+
+    fn claim(
+        &mut self,
+        destination: &str,
+        now: UtcMs,
+        lease_until: UtcMs,
+        limit: usize,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        let no = self.destination_no(destination)?;
+        if self.destinations[no].held_until.is_some_and(|until| now < until) {
+            return Ok(Vec::new());
+        }
+        let due = self.destinations[no].due.iter().take_while(|(due, _)| *due <= now).take(limit);
+        let due: Vec<Position> = due.map(|(_, position)| *position).collect();
+        let claimed = due.into_iter().map(|position| {
+            self.last_lease += 1;
+            let destination = &mut self.destinations[no];
+            destination.set_state(position, DeliveryState::InFlight);
+            destination.delivery(position).lease = Some((self.last_lease, lease_until));
+            self.claimed(no, position, self.last_lease)
+        });
+        Ok(claimed.collect())
+    }
+
+    fn start_attempt(&mut self, claim: &Claim, body: &str, now: UtcMs) -> Result<Lease, StoreError> {
+        let no = self.destination_no(&claim.destination)?;
+        let Some(delivery) = self.destinations[no].leased(claim) else { return Ok(Lease::Lost) };
+        if delivery.lease.is_none_or(|(_, until)| until <= now) {
+            return Ok(Lease::Lost);
+        }
+        if delivery.body.as_ref().is_some_and(|first| first != body) {
+            let refused = format!("position {} was sent with another body before", claim.position.0);
+            return Err(StoreError::Broken(refused.into()));
+        }
+        delivery.body = Some(body.to_owned());
+        if delivery.attempts.iter().all(|attempt| attempt.lease != claim.lease) {
+            delivery.attempts.push(Attempt { lease: claim.lease, started: now, end: None });
+            self.totals.attempts += 1;
+        }
+        Ok(Lease::Held)
+    }
+
+    fn finish(&mut self, claim: &Claim, attempt: &AttemptEnd, next: Next) -> Result<Lease, StoreError> {
+        let no = self.destination_no(&claim.destination)?;
+        let destination = &mut self.destinations[no];
+        let is_leased = destination.leased(claim).is_some();
+        let Some(delivery) = destination.deliveries.get_mut(&claim.position) else { return Ok(Lease::Lost) };
+        let was_started = delivery.attempts.iter().any(|attempt| attempt.lease == claim.lease);
+        if is_leased && !was_started {
+            delivery.attempts.push(Attempt { lease: claim.lease, started: attempt.finished, end: None });
+            self.totals.attempts += 1;
+        }
+        if let Some(started) = delivery.attempts.iter_mut().find(|attempt| attempt.lease == claim.lease) {
+            let answer = meaning::cut(&attempt.answer, MAX_ANSWER_BYTES).to_owned();
+            started.end.get_or_insert_with(|| AttemptEnd { answer, ..attempt.clone() });
+        }
+        if !is_leased {
+            return Ok(Lease::Lost);
+        }
+        match next {
+            Next::Delivered => destination.end(claim.position, DeliveryState::Delivered),
+            Next::Dead => destination.end(claim.position, DeliveryState::Dead),
+            Next::UnknownUntil(due) => destination.leave_unknown(claim.position, due),
+            Next::RetryAt(due) => destination.back_in_line(claim.position, due),
+        }
+        Ok(Lease::Held)
+    }
+
+    fn expire_leases(&mut self, now: UtcMs) -> Result<usize, StoreError> {
+        Ok(self.destinations.iter_mut().map(|destination| destination.expire_leases(now)).sum())
+    }
+
+    fn hold_destination(&mut self, destination: &str, until: UtcMs, why: &str) -> Result<(), StoreError> {
+        let no = self.destination_no(destination)?;
+        let destination = &mut self.destinations[no];
+        (destination.held_until, destination.held_why) = (Some(until), Some(why.to_owned()));
+        Ok(())
+    }
+
+    fn next_due(&mut self, destination: &str) -> Result<Option<UtcMs>, StoreError> {
+        let destination = &self.destinations[self.destination_no(destination)?];
+        let first = destination.due.first().map(|(due, _)| *due);
+        Ok(first.map(|due| destination.held_until.map_or(due, |until| due.max(until))))
+    }
+
+    fn events(&mut self, filter: &EventFilter) -> Result<Vec<EventRow>, StoreError> {
+        let end = filter.before.map_or(self.events.len(), |before| {
+            usize::try_from(before.0.saturating_sub(1)).unwrap_or(usize::MAX).min(self.events.len())
+        });
+        let newest = (1..=end as u64).rev().map(Position);
+        Ok(newest
+            .filter(|position| self.is_listed(*position, filter))
+            .take(filter.limit)
+            .map(|position| self.event_row(position))
+            .collect())
+    }
+
+    fn event(&mut self, id: EventId) -> Result<Option<EventDetail>, StoreError> {
+        let found = self.outboxes.iter().find_map(|outbox| {
+            let position = outbox.position(id.seq())?;
+            (EventId::new(&outbox.controller, outbox.id, id.seq()) == id).then_some(position)
+        });
+        Ok(found.map(|position| EventDetail {
+            row: self.event_row(position),
+            hash: self.at(position).hash,
+            attempts: self.destinations.iter().flat_map(|known| known.attempt_rows(position)).collect(),
+            bodies: self.destinations.iter().filter_map(|known| known.body(position)).collect(),
+        }))
+    }
+
+    fn record_bytes(
+        &mut self,
+        controller: &ControllerId,
+        outbox: OutboxId,
+        seq: Seq,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let outbox = self.outboxes.iter().find(|known| known.controller == *controller && known.id == outbox);
+        let position = outbox.and_then(|outbox| outbox.position(seq));
+        Ok(position.map(|position| self.at(position).bytes.clone()))
+    }
+
+    fn controllers(&mut self) -> Result<Vec<ControllerState>, StoreError> {
+        let states = self.controllers.values().map(|known| ControllerState {
+            controller: known.controller.clone(),
+            hello: known.hello.clone(),
+            gone: known.gone,
+            outboxes: self
+                .outboxes
+                .iter()
+                .filter(|outbox| outbox.controller == known.controller.id)
+                .map(Outbox::state)
+                .collect(),
+        });
+        Ok(states.collect())
+    }
+
+    fn delivery_counts(&mut self) -> Result<Vec<DeliveryCount>, StoreError> {
+        let counts = self.destinations.iter().flat_map(|known| {
+            DeliveryState::ALL.map(|state| DeliveryCount {
+                destination: known.name.clone(),
+                state,
+                count: known.counts.get(&state).copied().unwrap_or(0),
+            })
+        });
+        Ok(counts.collect())
+    }
+
+    fn destinations(&mut self) -> Result<Vec<DestinationState>, StoreError> {
+        let states = self.destinations.iter().map(|known| {
+            let oldest = known.lanes.values().filter_map(BTreeSet::first).min();
+            DestinationState {
+                destination: known.name.clone(),
+                held_until: known.held_until,
+                held_why: known.held_why.clone(),
+                oldest_open_received: oldest.map(|position| self.at(*position).received),
+            }
+        });
+        Ok(states.collect())
+    }
+
+    fn totals(&mut self) -> Result<Totals, StoreError> {
+        Ok(self.totals)
+    }
+
+    fn dead_letters(&mut self, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
+        Ok(self.dead_letters.iter().take(limit).cloned().collect())
+    }
+}
+
+/// Intake.
+impl MemoryStore {
+    fn known(&self, controller: &ControllerId) -> Result<(), StoreError> {
+        match self.controllers.contains_key(controller) {
+            true => Ok(()),
+            false => Err(StoreError::NotFound { what: "controller", name: controller.to_string() }),
+        }
+    }
+
+    fn outbox_no(&mut self, controller: &ControllerId, id: OutboxId) -> usize {
+        let known = self.outboxes.iter().position(|known| known.controller == *controller && known.id == id);
+        known.unwrap_or_else(|| {
+            self.outboxes.push(Outbox::new(controller.clone(), id));
+            self.outboxes.len() - 1
+        })
+    }
+
+    fn admit(&mut self, batch: &VerifiedBatch, received: UtcMs) -> Appended {
+        let no = self.outbox_no(batch.controller(), batch.outbox());
+        let outbox = &self.outboxes[no];
+        let mark = Mark { stored_through: outbox.stored_through, hash: outbox.hash };
+        let at = admit::compare_at(mark.stored_through, batch);
+        let stored_hash = match outbox.position(at) {
+            Some(position) => Some(self.at(position).hash),
+            None => (at == mark.stored_through).then_some(mark.hash),
+        };
+        let admission = admit::admit(&mark, batch, stored_hash);
+        match admission {
+            Admission::Store { from } => {
+                for (seq, record) in batch.records().filter(|(seq, _)| *seq >= from) {
+                    self.store(no, seq, record, received);
+                }
+            }
+            Admission::Beyond => self.outboxes[no].was_spoken_of(batch.last_seq()),
+            Admission::Duplicate | Admission::Fork { .. } => {}
+        }
+        Appended { admission, mark: self.outboxes[no].mark() }
+    }
+
+    fn store(&mut self, outbox_no: usize, seq: Seq, record: &ChainedRecord, received: UtcMs) {
+        let outbox = &mut self.outboxes[outbox_no];
+        assert!(seq == outbox.stored_through.next(), "only what continues the mark is stored");
+        self.totals.last_position += 1;
+        self.totals.records += 1;
+        let position = Position(self.totals.last_position);
+        let meaning = Meaning::of(&record.bytes);
+        if let Meaning::Anchor(at, anchor) = &meaning {
+            outbox.anchors.entry(at.boot).or_default().push(*anchor);
+        }
+        let occurred = meaning.stamp().and_then(|at| meaning::occurred(at, outbox.anchors_of(at.boot)));
+        outbox.positions.push(position);
+        (outbox.stored_through, outbox.hash) = (seq, record.hash);
+        outbox.was_spoken_of(seq);
+        outbox.last_stored = Some(received);
+        outbox.last_occurred = occurred.map(|occurred| occurred.at);
+        self.events.push(Event {
+            outbox_no,
+            seq,
+            received,
+            meaning: meaning.clone(),
+            bytes: record.bytes.clone(),
+            hash: record.hash,
+            occurred,
+        });
+        match meaning {
+            Meaning::Tap(at, tap) => {
+                if occurred.is_none() {
+                    let waiting = self.outboxes[outbox_no].without_time.entry(at.boot).or_default();
+                    waiting.insert(position);
+                }
+                let person = self.bindings.get(&tap.badge.token);
+                let held_for = meaning::held_for(occurred, person);
+                let key = person.cloned().map_or(OrderKey::Token(tap.badge.token), OrderKey::Person);
+                self.totals.taps += 1;
+                for destination in &mut self.destinations {
+                    destination.store(position, key.clone(), held_for, received);
+                    self.totals.deliveries += 1;
+                }
+            }
+            Meaning::Anchor(at, _) => self.release_taps_of(outbox_no, at.boot),
+            Meaning::Other(..) | Meaning::Opaque => {}
+        }
+    }
+
+    /// A boot has one more anchor: taps of it that were held for their time may have it now.
+    fn release_taps_of(&mut self, outbox_no: usize, boot: u32) {
+        let outbox = &mut self.outboxes[outbox_no];
+        let anchors = outbox.anchors_of(boot).to_vec();
+        let Some(waiting) = outbox.without_time.get_mut(&boot) else { return };
+        let events = &mut self.events;
+        let mut known = Vec::new();
+        waiting.retain(|position| {
+            let event = &mut events[index(*position)];
+            event.occurred = event.meaning.stamp().and_then(|at| meaning::occurred(at, &anchors));
+            known.extend(event.occurred.map(|_| *position));
+            event.occurred.is_none()
+        });
+        for destination in &mut self.destinations {
+            let lanes =
+                known.iter().filter_map(|position| destination.release_from_time(*position)).collect();
+            destination.settle(&lanes);
+        }
+    }
+}
+
+/// Delivery and reading.
+impl MemoryStore {
+    fn destination_no(&self, name: &str) -> Result<usize, StoreError> {
+        let no = self.destinations.iter().position(|known| known.name == name);
+        no.ok_or_else(|| StoreError::NotFound { what: "destination", name: name.to_owned() })
+    }
+
+    fn at(&self, position: Position) -> &Event {
+        &self.events[index(position)]
+    }
+
+    fn event_id(&self, position: Position) -> EventId {
+        let event = self.at(position);
+        let outbox = &self.outboxes[event.outbox_no];
+        EventId::new(&outbox.controller, outbox.id, event.seq)
+    }
+
+    fn claimed(&self, no: usize, position: Position, lease: u64) -> Claimed {
+        let (destination, event) = (&self.destinations[no], self.at(position));
+        let delivery = &destination.deliveries[&position];
+        let controller = &self.controllers[&self.outboxes[event.outbox_no].controller].controller;
+        let (OrderKey::Person(person), Meaning::Tap(_, tap), Some(occurred)) =
+            (&delivery.key, &event.meaning, event.occurred)
+        else {
+            panic!("only a tap with a person and a time is due, not {delivery:?}");
+        };
+        Claimed {
+            claim: Claim { destination: destination.name.clone(), position, lease },
+            event_id: self.event_id(position),
+            attempts: delivery.attempts.len() as u32,
+            body: delivery.body.clone(),
+            tap: DeliverableTap {
+                person: person.clone(),
+                controller: controller.id.clone(),
+                site: self.sites[&controller.site].clone(),
+                reader: tap.reader.clone(),
+                direction: tap.direction,
+                occurred: occurred.at,
+                uncertainty_ms: occurred.uncertainty_ms,
+            },
+        }
+    }
+
+    fn is_listed(&self, position: Position, filter: &EventFilter) -> bool {
+        let event = self.at(position);
+        let controller = &self.outboxes[event.outbox_no].controller;
+        let in_state = |state| {
+            let mut deliveries = self.destinations.iter().filter_map(|known| known.deliveries.get(&position));
+            deliveries.any(|delivery| delivery.state == state)
+        };
+        filter.controller.as_ref().is_none_or(|wanted| wanted == controller)
+            && (!filter.taps_only || matches!(event.meaning, Meaning::Tap(..)))
+            && filter.state.is_none_or(in_state)
+    }
+
+    fn event_row(&self, position: Position) -> EventRow {
+        let event = self.at(position);
+        let outbox = &self.outboxes[event.outbox_no];
+        let tap = match &event.meaning {
+            Meaning::Tap(at, tap) => Some(TapRow {
+                reader: tap.reader.clone(),
+                badge: tap.badge.clone(),
+                direction: tap.direction,
+                verdict: tap.verdict,
+                recorded_wall: UtcMs(at.wall_ms),
+                occurred: event.occurred,
+                deliveries: self
+                    .destinations
+                    .iter()
+                    .filter_map(|known| {
+                        let mut row = known.delivery_row(position)?;
+                        row.behind = known.ahead(position).map(|ahead| self.event_id(ahead));
+                        Some(row)
+                    })
+                    .collect(),
+            }),
+            Meaning::Anchor(..) | Meaning::Other(..) | Meaning::Opaque => None,
+        };
+        EventRow {
+            position,
+            event_id: self.event_id(position),
+            controller: outbox.controller.clone(),
+            outbox: outbox.id,
+            seq: event.seq,
+            received: event.received,
+            kind: event.meaning.kind().to_owned(),
+            tap,
+        }
+    }
+}
+
+fn index(position: Position) -> usize {
+    usize::try_from(position.0 - 1).expect("what is in memory can be indexed")
+}
+
+impl Outbox {
+    fn new(controller: ControllerId, id: OutboxId) -> Outbox {
+        Outbox {
+            controller,
+            id,
+            stored_through: Seq::ZERO,
+            hash: ChainHash::start(id),
+            last_seq: Seq::ZERO,
+            last_stored: None,
+            last_occurred: None,
+            positions: Vec::new(),
+            anchors: BTreeMap::new(),
+            without_time: BTreeMap::new(),
+        }
+    }
+
+    fn was_spoken_of(&mut self, last_seq: Seq) {
+        self.last_seq = self.last_seq.max(meaning::spoken_of(last_seq));
+    }
+
+    fn position(&self, seq: Seq) -> Option<Position> {
+        let index = usize::try_from(seq.0.checked_sub(1)?).ok()?;
+        self.positions.get(index).copied()
+    }
+
+    fn anchors_of(&self, boot: u32) -> &[Anchor] {
+        self.anchors.get(&boot).map_or(&[], Vec::as_slice)
+    }
+
+    fn mark(&self) -> OutboxMark {
+        OutboxMark {
+            controller: self.controller.clone(),
+            outbox: self.id,
+            stored_through: self.stored_through,
+            hash: self.hash,
+        }
+    }
+
+    fn state(&self) -> OutboxState {
+        OutboxState {
+            outbox: self.id,
+            last_seq: self.last_seq,
+            stored_through: self.stored_through,
+            last_stored: self.last_stored,
+            last_occurred: self.last_occurred,
+        }
+    }
+}
+
+impl Destination {
+    fn new(name: &str) -> Destination {
+        Destination {
+            name: name.to_owned(),
+            held_until: None,
+            held_why: None,
+            deliveries: BTreeMap::new(),
+            lanes: BTreeMap::new(),
+            due: BTreeSet::new(),
+            counts: BTreeMap::new(),
+        }
+    }
+
+    fn delivery(&mut self, position: Position) -> &mut Delivery {
+        self.deliveries.get_mut(&position).expect("every position in a lane has its delivery")
+    }
+
+    fn leased(&mut self, claim: &Claim) -> Option<&mut Delivery> {
+        let delivery = self.deliveries.get_mut(&claim.position)?;
+        delivery.lease.is_some_and(|(lease, _)| lease == claim.lease).then_some(delivery)
+    }
+
+    fn store(&mut self, position: Position, key: OrderKey, held_for: Option<HeldFor>, due: UtcMs) {
+        let lane = self.lanes.entry(key.clone()).or_default();
+        let state = order::stored(held_for, lane.is_empty());
+        lane.insert(position);
+        let delivery = Delivery { key, state, held_for, due, attempts: Vec::new(), lease: None, body: None };
+        self.deliveries.insert(position, delivery);
+        *self.counts.entry(state).or_default() += 1;
+        if is_waiting(state) {
+            self.due.insert((due, position));
+        }
+    }
+
+    /// The one place where a state changes.
+    fn set_state(&mut self, position: Position, to: DeliveryState) {
+        let delivery = self.delivery(position);
+        let (from, due) = (std::mem::replace(&mut delivery.state, to), delivery.due);
+        if !to.is_open() {
+            let key = delivery.key.clone();
+            if let Some(lane) = self.lanes.get_mut(&key) {
+                lane.remove(&position);
+            }
+            self.lanes.retain(|_, lane| !lane.is_empty());
+        }
+        self.due.remove(&(due, position));
+        if is_waiting(to) {
+            self.due.insert((due, position));
+        }
+        *self.counts.entry(from).or_default() -= 1;
+        *self.counts.entry(to).or_default() += 1;
+    }
+
+    fn change(&mut self, changes: &[Change]) {
+        changes.iter().for_each(|change| self.set_state(change.position, change.to));
+    }
+
+    fn standing(&self, position: Position) -> Standing {
+        let delivery = &self.deliveries[&position];
+        Standing { position, state: delivery.state, held_for: delivery.held_for }
+    }
+
+    fn settle(&mut self, keys: &BTreeSet<OrderKey>) {
+        for lane in keys.iter().filter_map(|key| self.lanes.get(key)).cloned().collect::<Vec<_>>() {
+            let standings: Vec<Standing> = lane.iter().map(|position| self.standing(*position)).collect();
+            self.change(&order::settle(&standings));
+        }
+    }
+
+    /// Moves all that stands in one lane into another; returns how many were held for just that.
+    fn rekey(&mut self, from: &OrderKey, to: &OrderKey) -> usize {
+        let Some(moved) = self.lanes.remove(from) else { return 0 };
+        let mut released = 0;
+        for position in &moved {
+            let delivery = self.delivery(*position);
+            delivery.key = to.clone();
+            released += usize::from(delivery.held_for.take_if(|why| *why == HeldFor::Binding).is_some());
+        }
+        self.lanes.entry(to.clone()).or_default().extend(moved);
+        released
+    }
+
+    /// Releases a delivery from its hold for time; it may be held for its binding from here on. The lane, if it is to
+    /// be settled.
+    fn release_from_time(&mut self, position: Position) -> Option<OrderKey> {
+        let delivery = self.deliveries.get_mut(&position)?;
+        match delivery.key {
+            OrderKey::Person(_) => {
+                delivery.held_for = None;
+                Some(delivery.key.clone())
+            }
+            OrderKey::Token(_) => {
+                delivery.held_for = Some(HeldFor::Binding);
+                None
+            }
+        }
+    }
+
+    /// Takes the lease back and makes it due again then.
+    fn unlease(&mut self, position: Position, due: Option<UtcMs>) {
+        let delivery = self.delivery(position);
+        delivery.lease = None;
+        delivery.due = due.unwrap_or(delivery.due);
+    }
+
+    fn end(&mut self, position: Position, state: DeliveryState) {
+        self.unlease(position, None);
+        let key = self.delivery(position).key.clone();
+        self.set_state(position, state);
+        let first = self.lanes.get(&key).and_then(BTreeSet::first).map(|first| self.standing(*first));
+        self.change(first.and_then(order::next_in_line).as_slice());
+    }
+
+    fn leave_unknown(&mut self, position: Position, due: UtcMs) {
+        self.unlease(position, Some(due));
+        self.set_state(position, DeliveryState::Unknown);
+    }
+
+    fn back_in_line(&mut self, position: Position, due: UtcMs) {
+        self.unlease(position, Some(due));
+        let first = self.lanes[&self.deliveries[&position].key].first().copied().unwrap_or(position);
+        self.change(&order::back_in_line(self.standing(first), self.standing(position)));
+    }
+
+    fn expire_leases(&mut self, now: UtcMs) -> usize {
+        let ran_out = |delivery: &Delivery| delivery.lease.is_some_and(|(_, until)| until <= now);
+        let expired: Vec<(Position, bool)> = self
+            .deliveries
+            .iter()
+            .filter(|(_, delivery)| ran_out(delivery))
+            .map(|(position, delivery)| (*position, delivery.attempts.is_empty()))
+            .collect();
+        for (position, was_never_sent) in &expired {
+            match was_never_sent {
+                true => self.back_in_line(*position, now),
+                false => self.leave_unknown(*position, now),
+            }
+        }
+        expired.len()
+    }
+
+    /// Who stands before a parked delivery: the next lower position, or, for the lowest, the one that is being sent.
+    fn ahead(&self, position: Position) -> Option<Position> {
+        let delivery = &self.deliveries[&position];
+        if delivery.state != DeliveryState::Parked {
+            return None;
+        }
+        let lane = self.lanes.get(&delivery.key)?;
+        let is_sent = |position: &&Position| {
+            matches!(self.deliveries[*position].state, DeliveryState::InFlight | DeliveryState::Unknown)
+        };
+        lane.range(..position).next_back().or_else(|| lane.iter().find(is_sent)).copied()
+    }
+
+    fn delivery_row(&self, position: Position) -> Option<DeliveryRow> {
+        let delivery = self.deliveries.get(&position)?;
+        Some(DeliveryRow {
+            destination: self.name.clone(),
+            state: delivery.state,
+            held_for: delivery.held_for,
+            person: match &delivery.key {
+                OrderKey::Person(person) => Some(person.clone()),
+                OrderKey::Token(_) => None,
+            },
+            attempts: delivery.attempts.len() as u32,
+            next_attempt: is_waiting(delivery.state).then_some(delivery.due),
+            behind: None,
+        })
+    }
+
+    fn attempt_rows(&self, position: Position) -> Vec<AttemptRow> {
+        let attempts = self.deliveries.get(&position).map_or(&[][..], |delivery| &delivery.attempts);
+        let rows = (1..).zip(attempts).map(|(number, attempt)| AttemptRow {
+            destination: self.name.clone(),
+            number,
+            started: attempt.started,
+            finished: attempt.end.as_ref().map(|end| end.finished),
+            outcome: attempt.end.as_ref().map(|end| end.outcome.to_owned()),
+            status: attempt.end.as_ref().and_then(|end| end.status),
+            answer: attempt.end.as_ref().map(|end| end.answer.clone()),
+        });
+        rows.collect()
+    }
+
+    fn body(&self, position: Position) -> Option<(DestinationName, String)> {
+        let body = self.deliveries.get(&position)?.body.clone()?;
+        Some((self.name.clone(), body))
+    }
+}
+
+/// Sent when due.
+fn is_waiting(state: DeliveryState) -> bool {
+    matches!(state, DeliveryState::Pending | DeliveryState::Unknown)
+}

@@ -1,0 +1,281 @@
+//! Step 9 of 12: the event store in one SQLite file: the embedded default for one node. Knows no MQTT and no HTTP.
+//!
+//! One connection writes, under `BEGIN IMMEDIATE`, with `synchronous=FULL` in WAL mode: what a method returned is on
+//! the medium. Any number of read-only connections ([`SqliteStore::open_reader`]) answer the reading methods from a
+//! consistent snapshot meanwhile. Positions come from one counter row that is written last before COMMIT.
+//!
+//! The parts: `intake` stores batches, `delivery` leases and finishes, `reading` answers questions; all changes go
+//! through `writing`, which keeps counters and lanes right; `sql` has every statement.
+
+mod delivery;
+mod intake;
+mod reading;
+mod sql;
+mod values;
+mod writing;
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use tap_protocol::envelope::VerifiedBatch;
+use tap_protocol::hello::Hello;
+use tap_protocol::ids::{ControllerId, EventId, OutboxId, Seq, StoreEpoch};
+
+use self::writing::Writing;
+use super::{
+    Appended, AttemptEnd, Binding, Bound, Claim, Claimed, Controller, ControllerState, DeadLetter,
+    DeliveryCount, DestinationState, EventDetail, EventFilter, EventRow, EventStore, Lease, Next, OutboxMark,
+    Site, StoreError, Totals, UtcMs, first_epoch,
+};
+
+/// "Tapc" in ASCII: what `file` and a person with a hex editor know a store by.
+const APPLICATION_ID: i32 = 0x5461_7063;
+
+/// One script per schema version, in order; `user_version` counts those that were run.
+const MIGRATIONS: &[&str] = &[include_str!("sqlite/schema.sql")];
+
+/// How long a writer waits for another process's lock (a backup, a person with `sqlite3`) before it says so.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// More than all statements there are, so that each is parsed once.
+const CACHED_STATEMENTS: usize = 128;
+
+/// 64 MiB in KiB, negative as SQLite wants it: the newest part of every index stays in memory.
+const CACHE_KIB: i32 = -65_536;
+
+/// After a burst, the WAL file is cut back to this.
+const WAL_LIMIT_BYTES: i32 = 64 * 1024 * 1024;
+
+/// Pages of 4 KiB in the WAL before it is copied back: a full group of batches touches some hundreds.
+const CHECKPOINT_PAGES: i32 = 4_000;
+
+/// The event store in a file.
+#[derive(Debug)]
+pub struct SqliteStore {
+    conn: Connection,
+}
+
+impl SqliteStore {
+    /// Opens the store for reading and writing; makes it, with an epoch from `now`, if there is none.
+    pub fn open(path: &Path, now: UtcMs) -> Result<SqliteStore, StoreError> {
+        let mut conn = Connection::open(path)?;
+        conn.busy_timeout(BUSY_TIMEOUT)?;
+        conn.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+        refuse_foreign_files(&conn)?;
+        set_and_read_back(&conn, "journal_mode", "wal".to_owned())?;
+        set_and_read_back(&conn, "synchronous", 2)?;
+        set_and_read_back(&conn, "foreign_keys", 1)?;
+        set_and_read_back(&conn, "cache_size", CACHE_KIB)?;
+        set_and_read_back(&conn, "journal_size_limit", WAL_LIMIT_BYTES)?;
+        set_and_read_back(&conn, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        migrate(&mut conn, now)?;
+        Ok(SqliteStore { conn })
+    }
+
+    /// Opens an existing store for the reading methods alone; all others fail.
+    pub fn open_reader(path: &Path) -> Result<SqliteStore, StoreError> {
+        let conn = Connection::open_with_flags(
+            path,
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )?;
+        conn.busy_timeout(BUSY_TIMEOUT)?;
+        conn.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+        refuse_foreign_files(&conn)?;
+        match user_version(&conn)? {
+            version if version == MIGRATIONS.len() => Ok(SqliteStore { conn }),
+            version => Err(StoreError::broken(format!(
+                "the file has schema version {version} and this program reads {}: open it for writing first",
+                MIGRATIONS.len()
+            ))),
+        }
+    }
+
+    /// One transaction: all that `job` does, or nothing.
+    fn write<T>(
+        &mut self,
+        job: impl FnOnce(&mut Writing<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let transaction = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut writing = Writing::begin(&transaction)?;
+        let done = job(&mut writing)?;
+        writing.put_counters()?;
+        transaction.commit()?;
+        Ok(done)
+    }
+
+    /// One snapshot for all that `job` reads.
+    fn read<T>(
+        &mut self,
+        job: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        job(&self.conn.transaction_with_behavior(TransactionBehavior::Deferred)?)
+    }
+}
+
+/// Says no to a database of another program and to one of a newer Tapline, before anything is changed in it.
+fn refuse_foreign_files(conn: &Connection) -> Result<(), StoreError> {
+    let application_id: i32 = conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let version = user_version(conn)?;
+    let tables: u32 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let is_new = application_id == 0 && version == 0 && tables == 0;
+    if application_id != APPLICATION_ID && !is_new {
+        return Err(StoreError::broken("the file is an SQLite database of another program"));
+    }
+    if version > MIGRATIONS.len() {
+        return Err(StoreError::broken(format!(
+            "the file has schema version {version} and this program knows versions up to {}: it was written by a \
+             newer cloud-ingest; run that one, or restore a backup",
+            MIGRATIONS.len()
+        )));
+    }
+    Ok(())
+}
+
+fn user_version(conn: &Connection) -> Result<usize, StoreError> {
+    Ok(conn.pragma_query_value(None, "user_version", |row| row.get(0))?)
+}
+
+/// Sets a pragma and refuses to go on if SQLite did not take it: a promise may hang on it.
+fn set_and_read_back(conn: &Connection, name: &str, value: impl Into<Value>) -> Result<(), StoreError> {
+    let value = value.into();
+    conn.pragma_update(None, name, &value)?;
+    let got: Value = conn.pragma_query_value(None, name, |row| row.get(0))?;
+    match got == value {
+        true => Ok(()),
+        false => Err(StoreError::broken(format!("SQLite keeps {name} at {got:?} and not {value:?} here"))),
+    }
+}
+
+/// Brings the schema up to date, one transaction per version.
+fn migrate(conn: &mut Connection, now: UtcMs) -> Result<(), StoreError> {
+    for version in user_version(conn)?..MIGRATIONS.len() {
+        let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute_batch(MIGRATIONS[version])?;
+        if version == 0 {
+            transaction.execute(sql::CREATE_STORE, [first_epoch(now).0])?;
+        }
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", version + 1)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+impl EventStore for SqliteStore {
+    fn store_epoch(&mut self) -> Result<StoreEpoch, StoreError> {
+        self.read(reading::store_epoch)
+    }
+
+    fn put_controller(&mut self, controller: &Controller) -> Result<(), StoreError> {
+        self.write(|writing| intake::put_controller(writing, controller))
+    }
+
+    fn put_site(&mut self, site: &Site) -> Result<(), StoreError> {
+        self.write(|writing| intake::put_site(writing, site))
+    }
+
+    fn controller(&mut self, id: &ControllerId) -> Result<Option<Controller>, StoreError> {
+        self.read(|snapshot| reading::controller(snapshot, id))
+    }
+
+    fn sites(&mut self) -> Result<Vec<Site>, StoreError> {
+        self.read(reading::sites)
+    }
+
+    fn append(&mut self, batches: &[VerifiedBatch], received: UtcMs) -> Result<Vec<Appended>, StoreError> {
+        self.write(|writing| intake::append(writing, batches, received))
+    }
+
+    fn note_hello(&mut self, hello: &Hello, received: UtcMs) -> Result<Vec<OutboxMark>, StoreError> {
+        self.write(|writing| intake::note_hello(writing, hello, received))
+    }
+
+    fn note_gone(&mut self, controller: &ControllerId, received: UtcMs) -> Result<(), StoreError> {
+        self.write(|writing| intake::note_gone(writing, controller, received))
+    }
+
+    fn marks(&mut self) -> Result<Vec<OutboxMark>, StoreError> {
+        self.read(reading::marks)
+    }
+
+    fn quarantine(&mut self, letter: &DeadLetter) -> Result<(), StoreError> {
+        self.write(|writing| intake::quarantine(writing, letter))
+    }
+
+    fn bind_badges(&mut self, bindings: &[Binding], _now: UtcMs) -> Result<Bound, StoreError> {
+        self.write(|writing| delivery::bind_badges(writing, bindings))
+    }
+
+    fn put_destination(&mut self, name: &str) -> Result<(), StoreError> {
+        self.write(|writing| delivery::put_destination(writing, name))
+    }
+
+    fn claim(
+        &mut self,
+        destination: &str,
+        now: UtcMs,
+        lease_until: UtcMs,
+        limit: usize,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        self.write(|writing| delivery::claim(writing, destination, now, lease_until, limit))
+    }
+
+    fn start_attempt(&mut self, claim: &Claim, body: &str, now: UtcMs) -> Result<Lease, StoreError> {
+        self.write(|writing| delivery::start_attempt(writing, claim, body, now))
+    }
+
+    fn finish(&mut self, claim: &Claim, attempt: &AttemptEnd, next: Next) -> Result<Lease, StoreError> {
+        self.write(|writing| delivery::finish(writing, claim, attempt, next))
+    }
+
+    fn expire_leases(&mut self, now: UtcMs) -> Result<usize, StoreError> {
+        self.write(|writing| delivery::expire_leases(writing, now))
+    }
+
+    fn hold_destination(&mut self, destination: &str, until: UtcMs, why: &str) -> Result<(), StoreError> {
+        self.write(|writing| delivery::hold_destination(writing, destination, until, why))
+    }
+
+    fn next_due(&mut self, destination: &str) -> Result<Option<UtcMs>, StoreError> {
+        self.read(|snapshot| reading::next_due(snapshot, destination))
+    }
+
+    fn events(&mut self, filter: &EventFilter) -> Result<Vec<EventRow>, StoreError> {
+        self.read(|snapshot| reading::events(snapshot, filter))
+    }
+
+    fn event(&mut self, id: EventId) -> Result<Option<EventDetail>, StoreError> {
+        self.read(|snapshot| reading::event(snapshot, id))
+    }
+
+    fn record_bytes(
+        &mut self,
+        controller: &ControllerId,
+        outbox: OutboxId,
+        seq: Seq,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read(|snapshot| reading::record_bytes(snapshot, controller, outbox, seq))
+    }
+
+    fn controllers(&mut self) -> Result<Vec<ControllerState>, StoreError> {
+        self.read(reading::controllers)
+    }
+
+    fn delivery_counts(&mut self) -> Result<Vec<DeliveryCount>, StoreError> {
+        self.read(reading::delivery_counts)
+    }
+
+    fn destinations(&mut self) -> Result<Vec<DestinationState>, StoreError> {
+        self.read(reading::destinations)
+    }
+
+    fn totals(&mut self) -> Result<Totals, StoreError> {
+        self.read(reading::totals)
+    }
+
+    fn dead_letters(&mut self, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
+        self.read(|snapshot| reading::dead_letters(snapshot, limit))
+    }
+}

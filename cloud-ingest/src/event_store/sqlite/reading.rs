@@ -1,0 +1,344 @@
+//! Beside the line: rows into answers, from one snapshot each. Changes nothing.
+
+use rusqlite::{Row, Transaction};
+use tap_protocol::chain::ChainHash;
+use tap_protocol::codec;
+use tap_protocol::hello::Hello;
+use tap_protocol::ids::{ControllerId, EventId, OutboxId, Seq, StoreEpoch};
+use tap_protocol::keys::PublicKey;
+use tap_protocol::limits::MAX_MESSAGE_BYTES;
+
+use super::sql;
+use super::writing::{all, counters, one};
+use crate::event_store::meaning::Meaning;
+use crate::event_store::{
+    AttemptRow, Controller, ControllerState, DeadLetter, DeliveryCount, DeliveryRow, DeliveryState,
+    DestinationName, DestinationState, EventDetail, EventFilter, EventRow, HelloState, Occurred, OrderKey,
+    OutboxMark, OutboxState, Position, Site, StoreError, TapRow, Totals, UtcMs,
+};
+
+type Snapshot<'a> = Transaction<'a>;
+
+pub fn store_epoch(snapshot: &Snapshot<'_>) -> Result<StoreEpoch, StoreError> {
+    let epoch = one(snapshot, sql::EPOCH, [], |row| row.get(0).map(StoreEpoch))?;
+    epoch.ok_or_else(|| StoreError::broken("the store's counter row is gone"))
+}
+
+pub fn totals(snapshot: &Snapshot<'_>) -> Result<Totals, StoreError> {
+    Ok(counters(snapshot)?.0)
+}
+
+pub fn sites(snapshot: &Snapshot<'_>) -> Result<Vec<Site>, StoreError> {
+    all(snapshot, sql::SITES, [], |row| Ok(Site { id: row.get(0)?, label: row.get(1)?, zone: row.get(2)? }))
+}
+
+pub fn controller(snapshot: &Snapshot<'_>, id: &ControllerId) -> Result<Option<Controller>, StoreError> {
+    one(snapshot, sql::CONTROLLER, [id.as_str()], |row| controller_from(row, id.clone(), 1))
+}
+
+/// Label, site and key from `column` on.
+fn controller_from(row: &Row<'_>, id: ControllerId, column: usize) -> rusqlite::Result<Controller> {
+    Ok(Controller {
+        id,
+        label: row.get(column)?,
+        site: row.get(column + 1)?,
+        record_key: PublicKey(row.get(column + 2)?),
+    })
+}
+
+/// A controller id as it was stored.
+pub fn controller_id(stored: &str) -> Result<ControllerId, StoreError> {
+    stored.parse().map_err(|bad| StoreError::Broken(Box::new(bad)))
+}
+
+pub fn marks(snapshot: &Snapshot<'_>) -> Result<Vec<OutboxMark>, StoreError> {
+    let rows = all(snapshot, sql::MARKS, [], |row| {
+        Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+    })?;
+    let marks = rows.into_iter().map(|(controller, outbox, stored_through, hash)| {
+        Ok(OutboxMark {
+            controller: controller_id(&controller)?,
+            outbox: OutboxId(outbox),
+            stored_through: Seq(stored_through),
+            hash: ChainHash(hash),
+        })
+    });
+    marks.collect()
+}
+
+pub fn controllers(snapshot: &Snapshot<'_>) -> Result<Vec<ControllerState>, StoreError> {
+    let mut statement = snapshot.prepare_cached(sql::CONTROLLERS)?;
+    let mut rows = statement.query([])?;
+    let mut controllers = Vec::new();
+    while let Some(row) = rows.next()? {
+        let id = controller_id(&row.get::<_, String>(1)?)?;
+        let hello: Option<Vec<u8>> = row.get(5)?;
+        let received: Option<UtcMs> = row.get(6)?;
+        controllers.push(ControllerState {
+            controller: controller_from(row, id, 2)?,
+            hello: hello.zip(received).map(hello_state).transpose()?,
+            gone: row.get(7)?,
+            outboxes: all(snapshot, sql::OUTBOXES, [row.get::<_, i64>(0)?], outbox_state)?,
+        });
+    }
+    Ok(controllers)
+}
+
+fn hello_state((bytes, received): (Vec<u8>, UtcMs)) -> Result<HelloState, StoreError> {
+    let hello: Hello =
+        codec::decode(&bytes, MAX_MESSAGE_BYTES).map_err(|bad| StoreError::Broken(Box::new(bad)))?;
+    Ok(HelloState { received, hello })
+}
+
+fn outbox_state(row: &Row<'_>) -> rusqlite::Result<OutboxState> {
+    Ok(OutboxState {
+        outbox: OutboxId(row.get(0)?),
+        last_seq: Seq(row.get(1)?),
+        stored_through: Seq(row.get(2)?),
+        last_stored: row.get(3)?,
+        last_occurred: row.get(4)?,
+    })
+}
+
+pub fn dead_letters(snapshot: &Snapshot<'_>, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
+    all(snapshot, sql::DEAD_LETTERS, [limit], |row| {
+        Ok(DeadLetter {
+            received: row.get(0)?,
+            topic: row.get(1)?,
+            kind: row.get::<_, String>(2)?.into(),
+            reason: row.get(3)?,
+            bytes: row.get(4)?,
+        })
+    })
+}
+
+/// A destination's row.
+struct Destination {
+    no: i64,
+    name: DestinationName,
+    held_until: Option<UtcMs>,
+    held_why: Option<String>,
+}
+
+fn known_destinations(snapshot: &Snapshot<'_>) -> Result<Vec<Destination>, StoreError> {
+    all(snapshot, sql::DESTINATIONS, [], |row| {
+        Ok(Destination { no: row.get(0)?, name: row.get(1)?, held_until: row.get(2)?, held_why: row.get(3)? })
+    })
+}
+
+pub fn destinations(snapshot: &Snapshot<'_>) -> Result<Vec<DestinationState>, StoreError> {
+    let states =
+        known_destinations(snapshot)?.into_iter().map(|Destination { no, name, held_until, held_why }| {
+            let oldest_open_received = oldest_open_received(snapshot, no)?;
+            Ok(DestinationState { destination: name, held_until, held_why, oldest_open_received })
+        });
+    states.collect()
+}
+
+fn oldest_open_received(snapshot: &Snapshot<'_>, no: i64) -> Result<Option<UtcMs>, StoreError> {
+    let mut oldest: Option<Position> = None;
+    for state in DeliveryState::ALL.into_iter().filter(|state| state.is_open()) {
+        let first = one(snapshot, sql::FIRST_IN_STATE, (no, state), |row| row.get(0))?;
+        oldest = oldest.into_iter().chain(first).min();
+    }
+    match oldest {
+        Some(position) => one(snapshot, sql::RECEIVED, [position], |row| row.get(0)),
+        None => Ok(None),
+    }
+}
+
+pub fn delivery_counts(snapshot: &Snapshot<'_>) -> Result<Vec<DeliveryCount>, StoreError> {
+    let mut counts = Vec::new();
+    for Destination { no, name, .. } in known_destinations(snapshot)? {
+        for state in DeliveryState::ALL {
+            let count = one(snapshot, sql::COUNT, (no, state), |row| row.get(0))?.unwrap_or(0);
+            counts.push(DeliveryCount { destination: name.clone(), state, count });
+        }
+    }
+    Ok(counts)
+}
+
+pub fn next_due(snapshot: &Snapshot<'_>, name: &str) -> Result<Option<UtcMs>, StoreError> {
+    let row: Option<(i64, Option<UtcMs>)> =
+        one(snapshot, sql::DESTINATION, [name], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let Some((no, held_until)) = row else {
+        return Err(StoreError::NotFound { what: "destination", name: name.to_owned() });
+    };
+    let first_due: Option<UtcMs> = one(snapshot, sql::FIRST_DUE, [no], |row| row.get(0))?;
+    Ok(first_due.map(|due| held_until.map_or(due, |until| due.max(until))))
+}
+
+pub fn record_bytes(
+    snapshot: &Snapshot<'_>,
+    controller: &ControllerId,
+    outbox: OutboxId,
+    seq: Seq,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    one(snapshot, sql::RECORD_BYTES, (controller.as_str(), outbox.0, seq.0), |row| row.get(0))
+}
+
+pub fn events(snapshot: &Snapshot<'_>, filter: &EventFilter) -> Result<Vec<EventRow>, StoreError> {
+    let destinations = known_destinations(snapshot)?;
+    let rows = newest(snapshot, filter, &destinations)?.into_iter().map(|position| {
+        let (row, _) = event_row(snapshot, position, &destinations)?;
+        Ok(row)
+    });
+    rows.collect()
+}
+
+/// The positions that a list shows, each way by the index that finds them without a scan.
+fn newest(
+    snapshot: &Snapshot<'_>,
+    filter: &EventFilter,
+    destinations: &[Destination],
+) -> Result<Vec<Position>, StoreError> {
+    let before = filter.before.unwrap_or(Position(i64::MAX as u64));
+    let (limit, taps_only) = (filter.limit, filter.taps_only);
+    let controller = filter.controller.as_ref().map(ControllerId::as_str);
+    let mut found: Vec<Position> = Vec::new();
+    match (filter.state, controller) {
+        (Some(state), _) => {
+            let sql = match state {
+                DeliveryState::Delivered => sql::NEWEST_DELIVERED,
+                _ => sql::NEWEST_UNDONE,
+            };
+            for Destination { no, .. } in destinations {
+                let wanted = (before, controller, limit, no, state);
+                found.extend(all(snapshot, sql, wanted, |row| row.get::<_, Position>(0))?);
+            }
+        }
+        (None, Some(controller)) => {
+            for outbox_no in all(snapshot, sql::OUTBOX_NOS, [controller], |row| row.get::<_, i64>(0))? {
+                let wanted = (before, taps_only, limit, outbox_no);
+                found.extend(all(snapshot, sql::NEWEST_OF_OUTBOX, wanted, |row| row.get::<_, Position>(0))?);
+            }
+        }
+        (None, None) => {
+            found = all(snapshot, sql::NEWEST, (before, taps_only, limit), |row| row.get(0))?;
+        }
+    }
+    found.sort_unstable_by(|one, other| other.cmp(one));
+    found.dedup();
+    found.truncate(limit);
+    Ok(found)
+}
+
+pub fn event(snapshot: &Snapshot<'_>, id: EventId) -> Result<Option<EventDetail>, StoreError> {
+    let key = (id.outbox_prefix().to_bytes(), id.seq().0);
+    let Some(position) = one(snapshot, sql::POSITION_OF, key, |row| row.get(0))? else { return Ok(None) };
+    let destinations = known_destinations(snapshot)?;
+    let (row, hash) = event_row(snapshot, position, &destinations)?;
+    let mut attempts = Vec::new();
+    let mut bodies = Vec::new();
+    for Destination { no, name, .. } in &destinations {
+        attempts.extend(all(snapshot, sql::ATTEMPTS, (no, position), |row| {
+            Ok(AttemptRow {
+                destination: name.clone(),
+                number: row.get(0)?,
+                started: row.get(1)?,
+                finished: row.get(2)?,
+                outcome: row.get(3)?,
+                status: row.get(4)?,
+                answer: row.get(5)?,
+            })
+        })?);
+        let body: Option<Option<String>> = one(snapshot, sql::BODY, (no, position), |row| row.get(0))?;
+        bodies.extend(body.flatten().map(|body| (name.clone(), body)));
+    }
+    Ok(Some(EventDetail { row, hash, attempts, bodies }))
+}
+
+fn event_row(
+    snapshot: &Snapshot<'_>,
+    position: Position,
+    destinations: &[Destination],
+) -> Result<(EventRow, ChainHash), StoreError> {
+    let mut statement = snapshot.prepare_cached(sql::EVENT)?;
+    let mut rows = statement.query([position])?;
+    let Some(row) = rows.next()? else {
+        return Err(StoreError::broken(format!("there is no event at position {}", position.0)));
+    };
+    let (seq, bytes): (u64, Vec<u8>) = (row.get(1)?, row.get(4)?);
+    let hash = ChainHash(row.get(5)?);
+    let outbox = OutboxId(row.get(6)?);
+    let controller = controller_id(&row.get::<_, String>(7)?)?;
+    let occurred: Option<(UtcMs, u64)> = row.get::<_, Option<_>>(8)?.zip(row.get(9)?);
+    let tap = match Meaning::of(&bytes) {
+        Meaning::Tap(at, tap) => Some(TapRow {
+            reader: tap.reader,
+            badge: tap.badge,
+            direction: tap.direction,
+            verdict: tap.verdict,
+            recorded_wall: UtcMs(at.wall_ms),
+            occurred: occurred.map(|(at, uncertainty_ms)| Occurred { at, uncertainty_ms }),
+            deliveries: deliveries(snapshot, position, destinations)?,
+        }),
+        Meaning::Anchor(..) | Meaning::Other(..) | Meaning::Opaque => None,
+    };
+    let row = EventRow {
+        position,
+        event_id: EventId::new(&controller, outbox, Seq(seq)),
+        controller,
+        outbox,
+        seq: Seq(seq),
+        received: row.get(2)?,
+        kind: row.get(3)?,
+        tap,
+    };
+    Ok((row, hash))
+}
+
+fn deliveries(
+    snapshot: &Snapshot<'_>,
+    position: Position,
+    destinations: &[Destination],
+) -> Result<Vec<DeliveryRow>, StoreError> {
+    let mut deliveries = Vec::new();
+    for Destination { no, name, .. } in destinations {
+        let row = one(snapshot, sql::DELIVERY, (no, position), |row| {
+            let key: OrderKey = row.get(0)?;
+            let state: DeliveryState = row.get(1)?;
+            let waits = matches!(state, DeliveryState::Pending | DeliveryState::Unknown);
+            let delivery = DeliveryRow {
+                destination: name.clone(),
+                state,
+                held_for: row.get(2)?,
+                person: None,
+                attempts: row.get(4)?,
+                next_attempt: waits.then_some(row.get(3)?),
+                behind: None,
+            };
+            Ok((key, delivery))
+        })?;
+        let Some((key, mut delivery)) = row else { continue };
+        if delivery.state == DeliveryState::Parked {
+            delivery.behind = ahead(snapshot, *no, &key, position)?;
+        }
+        delivery.person = match key {
+            OrderKey::Person(person) => Some(person),
+            OrderKey::Token(_) => None,
+        };
+        deliveries.push(delivery);
+    }
+    Ok(deliveries)
+}
+
+/// Who stands before a parked delivery: the next lower position, or, for the lowest, the one that is being sent.
+fn ahead(
+    snapshot: &Snapshot<'_>,
+    no: i64,
+    key: &OrderKey,
+    position: Position,
+) -> Result<Option<EventId>, StoreError> {
+    let before: Option<Position> = one(snapshot, sql::LANE_BEFORE, (no, key, position), |row| row.get(0))?;
+    let ahead = match before {
+        Some(before) => Some(before),
+        None => one(snapshot, sql::LANE_SENT, (no, key), |row| row.get(0))?,
+    };
+    let Some(ahead) = ahead else { return Ok(None) };
+    let name = one(snapshot, sql::EVENT, [ahead], |row| {
+        Ok((row.get::<_, String>(7)?, OutboxId(row.get(6)?), Seq(row.get(1)?)))
+    })?;
+    let Some((controller, outbox, seq)) = name else { return Ok(None) };
+    Ok(Some(EventId::new(&controller_id(&controller)?, outbox, seq)))
+}

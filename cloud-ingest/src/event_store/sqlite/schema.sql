@@ -1,0 +1,157 @@
+-- The event store, schema version 1. Frozen once released: a change is a new migration.
+--
+-- Random ids are never indexed but in small tables: hot tables are keyed by position, which only grows, or by small
+-- numbers of rows elsewhere. Unsigned 64-bit numbers that a controller made up stay inside `events.bytes`.
+
+-- One row: what this store is, and every number that must never be given twice or be counted by a scan.
+CREATE TABLE store (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    epoch INTEGER NOT NULL,
+    last_position INTEGER NOT NULL,
+    last_lease INTEGER NOT NULL,
+    records INTEGER NOT NULL,
+    taps INTEGER NOT NULL,
+    deliveries INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
+    quarantined INTEGER NOT NULL,
+    badges INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE sites (
+    id TEXT PRIMARY KEY,
+    label TEXT NOT NULL,
+    zone TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE controllers (
+    no INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    label TEXT NOT NULL,
+    site TEXT NOT NULL REFERENCES sites (id),
+    record_key BLOB NOT NULL,
+    -- The last hello as version byte and postcard.
+    hello BLOB,
+    hello_received_ms INTEGER,
+    gone_ms INTEGER
+) STRICT;
+
+CREATE TABLE outboxes (
+    no INTEGER PRIMARY KEY,
+    controller_no INTEGER NOT NULL REFERENCES controllers (no),
+    id BLOB NOT NULL,
+    -- What all event ids of this outbox begin with: an event id is found through it and seq.
+    prefix BLOB NOT NULL UNIQUE,
+    stored_through INTEGER NOT NULL,
+    hash BLOB NOT NULL,
+    last_seq INTEGER NOT NULL,
+    last_stored_ms INTEGER,
+    last_occurred_ms INTEGER,
+    UNIQUE (controller_no, id)
+) STRICT;
+
+-- Append-only: the truth. Everything below can be worked out from it, from `bindings` and from what destinations said.
+CREATE TABLE events (
+    position INTEGER PRIMARY KEY,
+    outbox_no INTEGER NOT NULL REFERENCES outboxes (no),
+    seq INTEGER NOT NULL,
+    received_ms INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    bytes BLOB NOT NULL,
+    hash BLOB NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX events_by_seq ON events (outbox_no, seq);
+
+CREATE TABLE taps (
+    position INTEGER PRIMARY KEY REFERENCES events (position),
+    outbox_no INTEGER NOT NULL,
+    boot INTEGER NOT NULL,
+    reader TEXT NOT NULL,
+    token BLOB NOT NULL,
+    direction TEXT NOT NULL,
+    verdict TEXT NOT NULL,
+    -- True time, once known; never changed after.
+    occurred_ms INTEGER,
+    uncertainty_ms INTEGER
+) STRICT;
+
+CREATE INDEX taps_without_time ON taps (outbox_no, boot, position) WHERE occurred_ms IS NULL;
+
+-- Where each boot's clock anchors are; what they say is in the event.
+CREATE TABLE anchors (
+    outbox_no INTEGER NOT NULL,
+    boot INTEGER NOT NULL,
+    position INTEGER NOT NULL REFERENCES events (position),
+    PRIMARY KEY (outbox_no, boot, position)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE bindings (
+    token BLOB PRIMARY KEY,
+    person TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE destinations (
+    no INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    held_until_ms INTEGER,
+    held_why TEXT
+) STRICT;
+
+CREATE TABLE deliveries (
+    destination_no INTEGER NOT NULL REFERENCES destinations (no),
+    position INTEGER NOT NULL REFERENCES taps (position),
+    -- 'p' and the person's id, or 't' and the 16 bytes of the token.
+    order_key BLOB NOT NULL,
+    state TEXT NOT NULL,
+    held_for TEXT,
+    -- Not before this; kept while the delivery is held or parked.
+    due_ms INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
+    lease INTEGER,
+    lease_until_ms INTEGER,
+    body TEXT,
+    PRIMARY KEY (destination_no, position)
+) STRICT, WITHOUT ROWID;
+
+-- What to send next.
+CREATE INDEX deliveries_due ON deliveries (destination_no, due_ms, position)
+    WHERE state IN ('pending', 'unknown');
+
+-- Who stands in line.
+CREATE INDEX deliveries_lane ON deliveries (destination_no, order_key, position)
+    WHERE state IN ('held', 'pending', 'in_flight', 'unknown', 'parked');
+
+-- What is not delivered, by state: for lists, leases that run out and the oldest open one.
+CREATE INDEX deliveries_undone ON deliveries (destination_no, state, position)
+    WHERE state <> 'delivered';
+
+-- Maintained with every change, so that nothing is ever counted by a scan.
+CREATE TABLE delivery_counts (
+    destination_no INTEGER NOT NULL REFERENCES destinations (no),
+    state TEXT NOT NULL,
+    count INTEGER NOT NULL CHECK (count >= 0),
+    PRIMARY KEY (destination_no, state)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE attempts (
+    destination_no INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    lease INTEGER NOT NULL,
+    started_ms INTEGER NOT NULL,
+    finished_ms INTEGER,
+    outcome TEXT,
+    status INTEGER,
+    answer TEXT,
+    PRIMARY KEY (destination_no, position, number),
+    FOREIGN KEY (destination_no, position) REFERENCES deliveries (destination_no, position)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE dead_letters (
+    no INTEGER PRIMARY KEY,
+    received_ms INTEGER NOT NULL,
+    topic TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    bytes BLOB NOT NULL
+) STRICT;

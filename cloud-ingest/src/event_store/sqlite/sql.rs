@@ -1,0 +1,271 @@
+//! Step 9 of 12: every statement of the SQLite store. Knows no types of ours: the modules beside it bind and read.
+//!
+//! A partial index can be used only where a statement repeats the index's condition word for word, hence the macros;
+//! and without statistics SQLite would rather walk a primary key, hence `INDEXED BY`. The test at the bottom asks
+//! SQLite itself whether any statement scans or sorts a table that grows.
+
+/// The condition of `deliveries_due`.
+macro_rules! due {
+    () => {
+        "state IN ('pending', 'unknown')"
+    };
+}
+
+/// The condition of `deliveries_lane`.
+macro_rules! open {
+    () => {
+        "state IN ('held', 'pending', 'in_flight', 'unknown', 'parked')"
+    };
+}
+
+/// The condition of `deliveries_undone`.
+macro_rules! undone {
+    () => {
+        "state <> 'delivered'"
+    };
+}
+
+/// All that a list of events needs of one event, for `event_row`.
+macro_rules! event_columns {
+    () => {
+        "e.position, e.seq, e.received_ms, e.kind, e.bytes, e.hash, o.id, c.id, t.occurred_ms, t.uncertainty_ms \
+         FROM events e \
+         JOIN outboxes o ON o.no = e.outbox_no \
+         JOIN controllers c ON c.no = o.controller_no \
+         LEFT JOIN taps t ON t.position = e.position "
+    };
+}
+
+// The store itself.
+
+pub const CREATE_STORE: &str = "INSERT INTO store VALUES (1, ?1, 0, 0, 0, 0, 0, 0, 0, 0)";
+pub const EPOCH: &str = "SELECT epoch FROM store";
+pub const COUNTERS: &str =
+    "SELECT last_position, last_lease, records, taps, deliveries, attempts, quarantined, badges FROM store";
+pub const PUT_COUNTERS: &str = "UPDATE store SET last_position = ?1, last_lease = ?2, records = ?3, taps = ?4, \
+     deliveries = ?5, attempts = ?6, quarantined = ?7, badges = ?8";
+
+// Fleet.
+
+pub const PUT_SITE: &str = "INSERT INTO sites VALUES (?1, ?2, ?3) \
+     ON CONFLICT (id) DO UPDATE SET label = excluded.label, zone = excluded.zone";
+pub const SITES: &str = "SELECT id, label, zone FROM sites ORDER BY id";
+pub const SITE_EXISTS: &str = "SELECT 1 FROM sites WHERE id = ?1";
+pub const PUT_CONTROLLER: &str = "INSERT INTO controllers (id, label, site, record_key) VALUES (?1, ?2, ?3, ?4) \
+     ON CONFLICT (id) DO UPDATE SET label = excluded.label, site = excluded.site, record_key = excluded.record_key";
+pub const CONTROLLER: &str = "SELECT id, label, site, record_key FROM controllers WHERE id = ?1";
+pub const CONTROLLER_NO: &str = "SELECT no FROM controllers WHERE id = ?1";
+pub const CONTROLLERS: &str =
+    "SELECT no, id, label, site, record_key, hello, hello_received_ms, gone_ms FROM controllers ORDER BY id";
+
+// Intake.
+
+pub const PUT_HELLO: &str =
+    "UPDATE controllers SET hello = ?2, hello_received_ms = ?3, gone_ms = NULL WHERE no = ?1";
+pub const PUT_GONE: &str = "UPDATE controllers SET gone_ms = ?2 WHERE id = ?1";
+pub const OUTBOX: &str =
+    "SELECT no, stored_through, hash, last_seq FROM outboxes WHERE controller_no = ?1 AND id = ?2";
+pub const NEW_OUTBOX: &str = "INSERT INTO outboxes (controller_no, id, prefix, stored_through, hash, last_seq) \
+     VALUES (?1, ?2, ?3, 0, ?4, 0)";
+pub const OUTBOX_STORED: &str = "UPDATE outboxes SET stored_through = ?2, hash = ?3, last_seq = max(last_seq, ?2), \
+     last_stored_ms = ?4, last_occurred_ms = ?5 WHERE no = ?1";
+pub const OUTBOX_SPOKEN_OF: &str = "UPDATE outboxes SET last_seq = ?2 WHERE no = ?1 AND last_seq < ?2";
+pub const OUTBOXES: &str = "SELECT id, last_seq, stored_through, last_stored_ms, last_occurred_ms FROM outboxes \
+     WHERE controller_no = ?1 ORDER BY no";
+pub const OUTBOX_NOS: &str =
+    "SELECT o.no FROM outboxes o JOIN controllers c ON c.no = o.controller_no WHERE c.id = ?1";
+pub const MARKS: &str = "SELECT c.id, o.id, o.stored_through, o.hash FROM outboxes o \
+     JOIN controllers c ON c.no = o.controller_no ORDER BY o.no";
+pub const HASH_AT: &str = "SELECT hash FROM events WHERE outbox_no = ?1 AND seq = ?2";
+pub const NEW_EVENT: &str = "INSERT INTO events VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+pub const NEW_TAP: &str = "INSERT INTO taps VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+pub const NEW_ANCHOR: &str = "INSERT INTO anchors VALUES (?1, ?2, ?3)";
+pub const ANCHORS: &str = "SELECT e.bytes FROM anchors a JOIN events e ON e.position = a.position \
+     WHERE a.outbox_no = ?1 AND a.boot = ?2 ORDER BY a.position";
+pub const TAPS_WITHOUT_TIME: &str = "SELECT t.position, e.bytes FROM taps t JOIN events e ON e.position = t.position \
+     WHERE t.outbox_no = ?1 AND t.boot = ?2 AND t.position > ?3 AND t.occurred_ms IS NULL ORDER BY t.position LIMIT ?4";
+pub const TAP_OCCURRED: &str = "UPDATE taps SET occurred_ms = ?2, uncertainty_ms = ?3 WHERE position = ?1";
+pub const NEW_DEAD_LETTER: &str =
+    "INSERT INTO dead_letters (received_ms, topic, kind, reason, bytes) VALUES (?1, ?2, ?3, ?4, ?5)";
+pub const FORGET_DEAD_LETTERS: &str = "DELETE FROM dead_letters WHERE no <= ?1";
+pub const DEAD_LETTERS: &str =
+    "SELECT received_ms, topic, kind, reason, bytes FROM dead_letters ORDER BY no DESC LIMIT ?1";
+
+// Directory.
+
+pub const PERSON: &str = "SELECT person FROM bindings WHERE token = ?1";
+pub const PUT_BINDING: &str = "INSERT INTO bindings VALUES (?1, ?2) \
+     ON CONFLICT (token) DO UPDATE SET person = excluded.person";
+
+// Delivery.
+
+pub const PUT_DESTINATION: &str = "INSERT INTO destinations (name) VALUES (?1) ON CONFLICT (name) DO NOTHING";
+pub const DESTINATION: &str = "SELECT no, held_until_ms FROM destinations WHERE name = ?1";
+pub const DESTINATIONS: &str = "SELECT no, name, held_until_ms, held_why FROM destinations ORDER BY no";
+pub const HOLD_DESTINATION: &str =
+    "UPDATE destinations SET held_until_ms = ?2, held_why = ?3 WHERE name = ?1";
+pub const NEW_COUNT: &str = "INSERT INTO delivery_counts VALUES (?1, ?2, 0)";
+pub const ADD_TO_COUNT: &str =
+    "UPDATE delivery_counts SET count = count + ?3 WHERE destination_no = ?1 AND state = ?2";
+pub const COUNT: &str = "SELECT count FROM delivery_counts WHERE destination_no = ?1 AND state = ?2";
+pub const NEW_DELIVERY: &str = "INSERT INTO deliveries (destination_no, position, order_key, state, held_for, due_ms, attempts) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0)";
+pub const LANE_FIRST: &str = concat!(
+    "SELECT position, state, held_for FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND order_key = ?2 AND ",
+    open!(),
+    " ORDER BY position LIMIT 1"
+);
+pub const LANE: &str = concat!(
+    "SELECT position, state, held_for FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND order_key = ?2 AND ",
+    open!(),
+    " ORDER BY position"
+);
+pub const LANE_BEFORE: &str = concat!(
+    "SELECT position FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND order_key = ?2 AND position < ?3 AND ",
+    open!(),
+    " ORDER BY position DESC LIMIT 1"
+);
+pub const LANE_SENT: &str = concat!(
+    "SELECT position FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND order_key = ?2 AND ",
+    open!(),
+    " AND state IN ('in_flight', 'unknown') LIMIT 1"
+);
+pub const STATE: &str = "UPDATE deliveries SET state = ?3 WHERE destination_no = ?1 AND position = ?2";
+pub const HOLD: &str = "UPDATE deliveries SET held_for = ?3 WHERE destination_no = ?1 AND position = ?2";
+pub const REKEY: &str = "UPDATE deliveries SET order_key = ?3 WHERE destination_no = ?1 AND position = ?2";
+pub const HELD: &str =
+    "SELECT order_key, held_for FROM deliveries WHERE destination_no = ?1 AND position = ?2";
+pub const CLAIMABLE: &str = concat!(
+    "SELECT d.position, d.order_key, d.state, d.attempts, d.body, e.seq, e.bytes, t.occurred_ms, t.uncertainty_ms, ",
+    "o.id, c.id, s.id, s.label, s.zone FROM deliveries d INDEXED BY deliveries_due ",
+    "JOIN events e ON e.position = d.position ",
+    "JOIN taps t ON t.position = d.position ",
+    "JOIN outboxes o ON o.no = e.outbox_no ",
+    "JOIN controllers c ON c.no = o.controller_no ",
+    "JOIN sites s ON s.id = c.site ",
+    "WHERE d.destination_no = ?1 AND d.",
+    due!(),
+    " AND d.due_ms <= ?2 ORDER BY d.due_ms, d.position LIMIT ?3"
+);
+pub const LEASE: &str = "UPDATE deliveries SET state = 'in_flight', lease = ?3, lease_until_ms = ?4 \
+     WHERE destination_no = ?1 AND position = ?2";
+pub const LEASED: &str = "SELECT order_key, attempts, lease_until_ms, body FROM deliveries \
+     WHERE destination_no = ?1 AND position = ?2 AND state = 'in_flight' AND lease = ?3";
+pub const UNLEASE: &str = "UPDATE deliveries SET state = ?3, due_ms = coalesce(?4, due_ms), lease = NULL, \
+     lease_until_ms = NULL WHERE destination_no = ?1 AND position = ?2";
+pub const EXPIRED: &str = concat!(
+    "SELECT position, order_key, attempts FROM deliveries INDEXED BY deliveries_undone WHERE destination_no = ?1 AND state = 'in_flight' AND ",
+    undone!(),
+    " AND lease_until_ms <= ?2 ORDER BY position"
+);
+pub const START_ATTEMPT: &str =
+    "UPDATE deliveries SET attempts = ?3, body = ?4 WHERE destination_no = ?1 AND position = ?2";
+pub const NEW_ATTEMPT: &str =
+    "INSERT INTO attempts (destination_no, position, number, lease, started_ms) VALUES (?1, ?2, ?3, ?4, ?5)";
+pub const ATTEMPT_OF: &str =
+    "SELECT number FROM attempts WHERE destination_no = ?1 AND position = ?2 AND lease = ?3";
+pub const END_ATTEMPT: &str = "UPDATE attempts SET finished_ms = ?4, outcome = ?5, status = ?6, answer = ?7 \
+     WHERE destination_no = ?1 AND position = ?2 AND number = ?3 AND finished_ms IS NULL";
+pub const FIRST_DUE: &str = concat!(
+    "SELECT due_ms FROM deliveries INDEXED BY deliveries_due WHERE destination_no = ?1 AND ",
+    due!(),
+    " ORDER BY due_ms, position LIMIT 1"
+);
+pub const FIRST_IN_STATE: &str = concat!(
+    "SELECT position FROM deliveries INDEXED BY deliveries_undone WHERE destination_no = ?1 AND state = ?2 AND ",
+    undone!(),
+    " ORDER BY position LIMIT 1"
+);
+pub const RECEIVED: &str = "SELECT received_ms FROM events WHERE position = ?1";
+
+// Reading.
+
+pub const NEWEST: &str = "SELECT position FROM events WHERE position < ?1 AND (NOT ?2 OR kind = 'tap') ORDER BY position DESC LIMIT ?3";
+pub const NEWEST_OF_OUTBOX: &str = "SELECT position FROM events WHERE outbox_no = ?4 AND position < ?1 \
+     AND (NOT ?2 OR kind = 'tap') ORDER BY seq DESC LIMIT ?3";
+pub const NEWEST_UNDONE: &str = concat!(
+    "SELECT d.position FROM deliveries d INDEXED BY deliveries_undone JOIN events e ON e.position = d.position ",
+    "JOIN outboxes o ON o.no = e.outbox_no JOIN controllers c ON c.no = o.controller_no ",
+    "WHERE d.destination_no = ?4 AND d.state = ?5 AND d.",
+    undone!(),
+    " AND d.position < ?1 AND (?2 IS NULL OR c.id = ?2) ORDER BY d.position DESC LIMIT ?3"
+);
+pub const NEWEST_DELIVERED: &str = "SELECT d.position FROM deliveries d JOIN events e ON e.position = d.position \
+     JOIN outboxes o ON o.no = e.outbox_no JOIN controllers c ON c.no = o.controller_no \
+     WHERE d.destination_no = ?4 AND d.state = 'delivered' AND d.position < ?1 AND (?2 IS NULL OR c.id = ?2) \
+     ORDER BY d.position DESC LIMIT ?3";
+pub const EVENT: &str = concat!("SELECT ", event_columns!(), "WHERE e.position = ?1");
+pub const POSITION_OF: &str = "SELECT e.position FROM outboxes o JOIN events e ON e.outbox_no = o.no AND e.seq = ?2 WHERE o.prefix = ?1";
+pub const RECORD_BYTES: &str = "SELECT e.bytes FROM controllers c \
+     JOIN outboxes o ON o.controller_no = c.no AND o.id = ?2 \
+     JOIN events e ON e.outbox_no = o.no AND e.seq = ?3 WHERE c.id = ?1";
+pub const DELIVERY: &str = "SELECT order_key, state, held_for, due_ms, attempts FROM deliveries \
+     WHERE destination_no = ?1 AND position = ?2";
+pub const BODY: &str = "SELECT body FROM deliveries WHERE destination_no = ?1 AND position = ?2";
+pub const ATTEMPTS: &str = "SELECT number, started_ms, finished_ms, outcome, status, answer FROM attempts \
+     WHERE destination_no = ?1 AND position = ?2 ORDER BY number";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything above that touches a table that grows with the taps.
+    const HOT: &[&str] = &[
+        HASH_AT,
+        ANCHORS,
+        TAPS_WITHOUT_TIME,
+        TAP_OCCURRED,
+        LANE_FIRST,
+        LANE,
+        LANE_BEFORE,
+        LANE_SENT,
+        STATE,
+        HOLD,
+        REKEY,
+        HELD,
+        CLAIMABLE,
+        LEASE,
+        LEASED,
+        UNLEASE,
+        EXPIRED,
+        START_ATTEMPT,
+        ATTEMPT_OF,
+        END_ATTEMPT,
+        FIRST_DUE,
+        FIRST_IN_STATE,
+        RECEIVED,
+        NEWEST,
+        NEWEST_OF_OUTBOX,
+        NEWEST_UNDONE,
+        NEWEST_DELIVERED,
+        EVENT,
+        POSITION_OF,
+        RECORD_BYTES,
+        DELIVERY,
+        BODY,
+        ATTEMPTS,
+        DEAD_LETTERS,
+        FORGET_DEAD_LETTERS,
+    ];
+
+    /// What SQLite means to do for `statement`, a line per table.
+    fn plan(conn: &rusqlite::Connection, statement: &str) -> Vec<String> {
+        let mut explained = conn.prepare(&format!("EXPLAIN QUERY PLAN {statement}")).unwrap();
+        let lines = explained.raw_query().mapped(|row| row.get::<_, String>(3)).collect::<Result<_, _>>();
+        lines.unwrap()
+    }
+
+    #[test]
+    fn no_statement_scans_or_sorts_a_table_that_grows() {
+        let conn = rusqlite::Connection::open_in_memory().unwrap();
+        conn.execute_batch(include_str!("schema.sql")).unwrap();
+        for statement in HOT {
+            let plan = plan(&conn, statement);
+            // Newest first means walking back from the end: a scan in name, ended by its LIMIT.
+            let ends_early = [NEWEST, DEAD_LETTERS].contains(statement);
+            let walks = plan.iter().any(|line| line.starts_with("SCAN")) && !ends_early;
+            let sorts = plan.iter().any(|line| line.contains("TEMP B-TREE"));
+            assert!(!walks && !sorts, "{statement}\n{plan:#?}");
+        }
+    }
+}

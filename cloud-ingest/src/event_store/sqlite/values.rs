@@ -1,0 +1,111 @@
+//! Step 9 of 12: how our values stand in columns. Knows no statement.
+//!
+//! What is read back was written by this store: a value that makes no sense means that the file is damaged, and is an
+//! error, never a panic.
+
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+use tap_protocol::badge::Token;
+
+use crate::event_store::{DeliveryState, HeldFor, OrderKey, PersonId, Position, StoreError, UtcMs};
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> StoreError {
+        use rusqlite::ErrorCode::{
+            CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, FileLockingProtocolFailed,
+            OperationInterrupted, OutOfMemory, SystemIoFailure,
+        };
+        match error.sqlite_error_code() {
+            Some(
+                CannotOpen
+                | DatabaseBusy
+                | DatabaseLocked
+                | DiskFull
+                | FileLockingProtocolFailed
+                | OperationInterrupted
+                | OutOfMemory
+                | SystemIoFailure,
+            ) => StoreError::Unavailable(error.into()),
+            _ => StoreError::Broken(error.into()),
+        }
+    }
+}
+
+impl StoreError {
+    /// The file, or we, broke a rule: said in a sentence.
+    pub(super) fn broken(what: impl Into<String>) -> StoreError {
+        StoreError::Broken(what.into().into())
+    }
+}
+
+impl ToSql for UtcMs {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.0.into())
+    }
+}
+
+impl FromSql for UtcMs {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<UtcMs> {
+        value.as_i64().map(UtcMs)
+    }
+}
+
+impl ToSql for Position {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        self.0.to_sql()
+    }
+}
+
+impl FromSql for Position {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Position> {
+        u64::column_result(value).map(Position)
+    }
+}
+
+impl ToSql for DeliveryState {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.name().into())
+    }
+}
+
+impl FromSql for DeliveryState {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<DeliveryState> {
+        DeliveryState::from_name(value.as_str()?).ok_or(FromSqlError::InvalidType)
+    }
+}
+
+impl ToSql for HeldFor {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.name().into())
+    }
+}
+
+impl FromSql for HeldFor {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<HeldFor> {
+        let name = value.as_str()?;
+        let known = [HeldFor::Time, HeldFor::Binding].into_iter().find(|held_for| held_for.name() == name);
+        known.ok_or(FromSqlError::InvalidType)
+    }
+}
+
+impl ToSql for OrderKey {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match self {
+            OrderKey::Person(person) => [b"p", person.0.as_bytes()].concat(),
+            OrderKey::Token(token) => [b"t".as_slice(), &token.0].concat(),
+        }
+        .into())
+    }
+}
+
+impl FromSql for OrderKey {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<OrderKey> {
+        match value.as_blob()?.split_first() {
+            Some((b'p', person)) => {
+                let person = String::from_utf8(person.to_vec()).map_err(FromSqlError::other)?;
+                Ok(OrderKey::Person(PersonId(person)))
+            }
+            Some((b't', token)) => Ok(OrderKey::Token(Token(token.try_into().map_err(FromSqlError::other)?))),
+            _ => Err(FromSqlError::InvalidType),
+        }
+    }
+}
