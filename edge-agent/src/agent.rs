@@ -304,7 +304,8 @@ impl Agent {
             reader.last_tap_ms = Some(now.boottime_ms);
         }
         let event_id = EventId::new(&self.setup.controller, tap.outbox(), seq);
-        tracing::info!(reader = %tap.value().reader, seq = seq.0, %event_id, "tap recorded");
+        // Not at info: a line per tap would wear the SD card out faster than the taps themselves do.
+        tracing::debug!(reader = %tap.value().reader, seq = seq.0, %event_id, "tap recorded");
         if let Some(answer) = waiting.answer {
             let (event_id, signal) = (event_id.to_string(), signal.to_string());
             let _ = answer.send(Response::Recorded { seq: seq.0, event_id, signal, tap_to_signal_us });

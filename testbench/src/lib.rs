@@ -10,9 +10,11 @@
 //! | [`rig`] | starts and stops the real servers and our own programs | |
 //! | [`site`] | a whole Tapline: all of the above, wired | |
 //! | [`oracle`] | judges what a site did, from its files | |
+//! | [`bench`] | measures a site | `bench` |
 //!
 //! Everything listens on loopback only and dies with the process that started it.
 
+pub mod bench;
 pub mod fault_proxy;
 pub mod legacy_sim;
 pub mod oracle;

@@ -115,7 +115,7 @@ fn check_store(site: &Site, committed: &Committed) -> anyhow::Result<()> {
         for row in page {
             let key = (row.outbox, row.seq);
             ensure!(stored.insert(key), "record {} is stored twice", row.seq);
-            let bytes = store.record_bytes(row.outbox, row.seq)?;
+            let bytes = store.record_bytes(&row.controller, row.outbox, row.seq)?;
             let original = committed.records.get(&key);
             ensure!(original.is_some(), "record {} is stored and was never committed", row.seq);
             ensure!(bytes.as_ref() == original, "record {} is stored with other bytes", row.seq);

@@ -71,13 +71,13 @@ async fn the_link_is_cut_and_restored() {
     let site = site(SiteOptions::default()).await;
     let mut taps = Taps::seeded(2);
     let mut greens = taps.tap(&site, 100).await;
-    site.uplink.cut().await;
+    site.uplink.cut().await.unwrap();
     greens.extend(taps.tap(&site, 300).await);
     assert!(site.edge_status().await.unwrap().pending >= 300, "nothing got through a cut link");
     site.uplink.restore().await.unwrap();
     greens.extend(taps.tap(&site, 100).await);
     // And once in the middle of a packet, with the broker's answers lost on the way.
-    site.uplink.cut_after(testbench::fault_proxy::Direction::Up, 1_000).await;
+    site.uplink.cut_after(testbench::fault_proxy::Direction::Up, 1_000).await.unwrap();
     greens.extend(taps.tap(&site, 50).await);
     site.uplink.restore().await.unwrap();
     settles_and_keeps_the_promise(&site, &greens).await;
@@ -143,7 +143,7 @@ async fn edge_agent_is_killed_with_unsent_taps() {
     let mut taps = Taps::seeded(6);
     let mut greens = taps.tap(&site, 100).await;
     for _ in 0..5 {
-        site.uplink.cut().await;
+        site.uplink.cut().await.unwrap();
         greens.extend(taps.tap(&site, 60).await);
         site.kill_edge().unwrap();
         site.start_edge().await.unwrap();
@@ -159,7 +159,7 @@ async fn edge_agent_is_killed_with_unsent_taps() {
 async fn the_legacy_api_is_down_then_limits_then_times_out_after_processing() {
     let site = site(SiteOptions { destination_timeout_ms: Some(500), ..SiteOptions::default() }).await;
     let mut taps = Taps::seeded(7);
-    site.legacy_line.cut().await;
+    site.legacy_line.cut().await.unwrap();
     let mut greens = taps.tap(&site, 200).await;
     wait_until("attempts to fail", HEALS_WITHIN, &[], async || {
         let metrics = site.get_text("/metrics").await;
@@ -190,7 +190,7 @@ fn retry_after_was_obeyed(site: &Site) {
     let requests = site.legacy.requests();
     for (i, limited) in requests.iter().enumerate() {
         if let Some(Mode::TooManyRequests { retry_after_s }) = limited.mode {
-            let silent = limited.at_ms + UNDER_WAY_MS..limited.at_ms + retry_after_s * 1_000;
+            let silent = limited.at_ms + UNDER_WAY_MS..limited.at_ms + u64::from(retry_after_s) * 1_000;
             let early = requests[i + 1..].iter().find(|later| silent.contains(&later.at_ms));
             assert!(early.is_none(), "429 for {retry_after_s} s at {} ms, and yet {early:?}", limited.at_ms);
         }
