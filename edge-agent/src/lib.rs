@@ -1,3 +1,4 @@
 //! Placeholder.
 
+pub mod admission;
 pub mod reader;
