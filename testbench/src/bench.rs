@@ -108,7 +108,8 @@ fn table(figures: &[Figure]) -> Table {
         let beside = figure.beside.as_ref().map(|(what, much)| format!("{what}: {}", number(*much)));
         table.add_row([
             Cell::new(&figure.name),
-            Cell::new(format!("{} {}", number(figure.value), figure.unit)).set_alignment(CellAlignment::Right),
+            Cell::new(format!("{} {}", number(figure.value), figure.unit))
+                .set_alignment(CellAlignment::Right),
             Cell::new(beside.unwrap_or_default()),
             Cell::new(figure.ratio.map(|ratio| format!("{ratio:.2} ×")).unwrap_or_default()),
             Cell::new(figure.goal.as_deref().unwrap_or_default()),

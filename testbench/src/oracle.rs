@@ -100,7 +100,11 @@ pub async fn check_promise(site: &Site, greens: &[Green]) -> anyhow::Result<Comm
 fn check_greens(committed: &Committed, greens: &[Green]) -> anyhow::Result<()> {
     let ids: BTreeSet<String> = committed.taps.iter().map(|tap| tap.event_id.to_string()).collect();
     for green in greens {
-        ensure!(ids.contains(&green.event_id), "green was shown for record {}, which is not on the medium", green.seq);
+        ensure!(
+            ids.contains(&green.event_id),
+            "green was shown for record {}, which is not on the medium",
+            green.seq
+        );
     }
     Ok(())
 }
@@ -121,7 +125,8 @@ fn check_store(site: &Site, committed: &Committed) -> anyhow::Result<()> {
             ensure!(bytes.as_ref() == original, "record {} is stored with other bytes", row.seq);
         }
     }
-    let missing: Vec<u64> = committed.records.keys().filter(|key| !stored.contains(key)).map(|key| key.1.0).collect();
+    let missing: Vec<u64> =
+        committed.records.keys().filter(|key| !stored.contains(key)).map(|key| key.1.0).collect();
     ensure!(missing.is_empty(), "committed and not stored: {missing:?}");
     Ok(())
 }
@@ -147,7 +152,11 @@ fn check_deliveries(site: &Site, committed: &Committed) -> anyhow::Result<()> {
         let tap = by_id.get(key).with_context(|| format!("{key} was delivered and never committed"))?;
         ensure!(processed.insert(key.clone()), "{key} was processed twice");
         let last = last_seq.insert((tap.outbox, tap.token), tap.seq);
-        ensure!(last < Some(tap.seq), "{key} (record {}) was processed after {last:?} of the same badge", tap.seq);
+        ensure!(
+            last < Some(tap.seq),
+            "{key} (record {}) was processed after {last:?} of the same badge",
+            tap.seq
+        );
     }
     for id in by_id.keys() {
         ensure!(processed.contains(id), "{id} was committed and never processed");

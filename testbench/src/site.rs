@@ -226,7 +226,9 @@ impl Site {
     pub async fn tap(&self, n: usize) -> anyhow::Result<Green> {
         let request = Request::Tap { uid: badge_uid(n), direction: Direction::In };
         match question(&self.control_socket(), &request).await? {
-            Response::Recorded { seq, event_id, tap_to_signal_us, .. } => Ok(Green { seq, event_id, tap_to_signal_us }),
+            Response::Recorded { seq, event_id, tap_to_signal_us, .. } => {
+                Ok(Green { seq, event_id, tap_to_signal_us })
+            }
             Response::Refused { why } => bail!("the tap was refused: {why}"),
             Response::Status(_) => bail!("the agent answered something else"),
         }
@@ -313,7 +315,8 @@ impl Site {
     ///
     /// When it does not get ready.
     pub async fn start_cloud(&mut self, env: &[(&str, &str)]) -> anyhow::Result<()> {
-        let program = env.iter().fold(self.cloud_program.clone(), |program, (key, value)| program.env(key, value));
+        let program =
+            env.iter().fold(self.cloud_program.clone(), |program, (key, value)| program.env(key, value));
         self.cloud = Some(program.start(&self.dir).await?);
         Ok(())
     }

@@ -130,7 +130,8 @@ async fn cloud_ingest_is_killed_at_every_crash_point() {
         greens.extend(taps.tap(&site, 80).await);
         if started.is_ok() {
             let cloud = site.cloud.as_mut().unwrap();
-            wait_until(&format!("the crash at {point}"), HEALS_WITHIN, &logs, async || !cloud.is_running()).await;
+            wait_until(&format!("the crash at {point}"), HEALS_WITHIN, &logs, async || !cloud.is_running())
+                .await;
         }
         site.start_cloud(&[]).await.unwrap();
     }
@@ -180,7 +181,11 @@ async fn the_legacy_api_is_down_then_limits_then_times_out_after_processing() {
     settles_and_keeps_the_promise(&site, &greens).await;
 
     let report = site.legacy.report();
-    assert!(report.repeats.len() >= 12, "what timed out after processing was sent again: {}", report.repeats.len());
+    assert!(
+        report.repeats.len() >= 12,
+        "what timed out after processing was sent again: {}",
+        report.repeats.len()
+    );
     retry_after_was_obeyed(&site);
 }
 

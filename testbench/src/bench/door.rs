@@ -5,8 +5,9 @@ use std::{fs::File, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
 use rustix::process::getpid;
 
 use super::{
-    Figure, Goal, median, percentile,
+    Figure, Goal,
     load::{Io, Tapper},
+    median, percentile,
 };
 use crate::{
     site::{Site, SiteOptions},
@@ -48,7 +49,8 @@ async fn latency(site: &Site) -> anyhow::Result<Vec<Figure>> {
     }
     let figure = |name: &str, rounds: &[(f64, f64)]| {
         let beside = median(rounds.iter().map(|(_, floor)| *floor));
-        Figure::new(name, median(rounds.iter().map(|(tap, _)| *tap)), "µs").beside("append + fdatasync", beside)
+        Figure::new(name, median(rounds.iter().map(|(tap, _)| *tap)), "µs")
+            .beside("append + fdatasync", beside)
     };
     Ok(vec![figure("tap → green p50", &p50).goal(Goal::RatioAtMost(1.5)), figure("tap → green p99", &p99)])
 }
@@ -74,7 +76,8 @@ async fn bytes(site: &Site) -> anyhow::Result<Vec<Figure>> {
         floor.push(each(own_before.write_bytes, own_after.write_bytes));
     }
     Ok(vec![
-        Figure::new("bytes a tap gives to write calls", median(wchar), "B").goal(Goal::ValueAtMost(1.6 * 1024.0)),
+        Figure::new("bytes a tap gives to write calls", median(wchar), "B")
+            .goal(Goal::ValueAtMost(1.6 * 1024.0)),
         Figure::new("bytes a tap sends to storage", median(written), "B")
             .beside("one bare append + fdatasync", median(floor))
             .goal(Goal::RatioAtMost(1.3)),

@@ -34,7 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const BYTES_A_TAP: f64 = 64.0;
 
 pub(super) async fn measure() -> anyhow::Result<Vec<Figure>> {
-    let (mut drained, mut inserted, mut bridged, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut drained, mut inserted, mut bridged, mut bytes) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut live = 0.0;
     for round in 1..=ROUNDS {
         eprintln!("  round {round} of {ROUNDS}");
@@ -62,7 +63,8 @@ pub(super) async fn measure() -> anyhow::Result<Vec<Figure>> {
         Figure::new("drain of 100,000 buffered taps, mark", drain, "taps/s")
             .beside("Mosquitto bridge, stored nowhere", median(bridged))
             .goal(Goal::ValueAtLeast(20_000.0)),
-        Figure::new("TCP payload a tap in a backlog", median(bytes), "B").goal(Goal::ValueAtMost(BYTES_A_TAP)),
+        Figure::new("TCP payload a tap in a backlog", median(bytes), "B")
+            .goal(Goal::ValueAtMost(BYTES_A_TAP)),
         Figure::new("TCP payload of a single live tap", live, "B"),
     ])
 }
@@ -90,7 +92,8 @@ fn fill(site: &Site, count: u64) -> anyhow::Result<()> {
     let key = std::fs::read_to_string(site.dir().join("keys/token.key"))?;
     let key = data_encoding::HEXLOWER_PERMISSIVE.decode(key.trim().as_bytes())?;
     let key = TokenKey::new(TokenKeyId(1), key.try_into().ok().context("a token key has 32 bytes")?);
-    let badges = (0..BADGES).map(|n| Ok(key.seal(&badge_uid(n).parse()?))).collect::<anyhow::Result<Vec<_>>>()?;
+    let badges =
+        (0..BADGES).map(|n| Ok(key.seal(&badge_uid(n).parse()?))).collect::<anyhow::Result<Vec<_>>>()?;
     let path = std::fs::read_dir(site.outbox_dir())?.next().context("there is an outbox")??.path();
     let owner = { Outbox::open(&path)?.machine().to_vec() };
     let owner = Owner { controller: CONTROLLER.parse()?, machine: owner };
@@ -98,7 +101,12 @@ fn fill(site: &Site, count: u64) -> anyhow::Result<()> {
     let outbox = shelf.newest();
     let boot_id = BootId([0xbe; 16]);
     let boot = outbox.boot_number(boot_id)?;
-    let at = |ms: u64| Stamp { boot, boottime_ms: ms, wall_ms: 1_795_000_000_000 + ms as i64, clock: ClockState::Synced };
+    let at = |ms: u64| Stamp {
+        boot,
+        boottime_ms: ms,
+        wall_ms: 1_795_000_000_000 + ms as i64,
+        clock: ClockState::Synced,
+    };
     let started = Body::AgentStarted { boot_id, version: "bench".into(), previous_stop: PreviousStop::Clean };
     outbox.append(&[Record { at: at(0), body: started }.encode()])?;
     let tap = |n: u64| {
@@ -138,7 +146,9 @@ fn bare_insert(from: &Path, to: &Path) -> anyhow::Result<f64> {
     target.pragma_update(None, "journal_mode", "wal")?;
     target.pragma_update(None, "synchronous", "full")?;
     let schema: Vec<String> = source
-        .prepare("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid")?
+        .prepare(
+            "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid",
+        )?
         .query_map([], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     target.execute_batch(&schema.join(";\n"))?;

@@ -5,9 +5,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::{
-    Figure, Goal, median,
+    Figure, Goal,
     drain::{BACKLOG, release_site, site_with_backlog},
     load::resident_kib,
+    median,
 };
 use crate::{
     rig::{Program, program_path, wait_until},
@@ -30,8 +31,10 @@ pub(super) async fn measure() -> anyhow::Result<Vec<Figure>> {
     full_site.uplink.restore().await?;
     let draining = most_resident_while_draining(&full_site).await?;
     let size = std::fs::metadata(program_path("edge-agent")?)?.len() as f64 / 1024.0 / 1024.0;
-    let memory = |name: &str, mib: f64| Figure::new(name, mib, "MiB").goal(Goal::ValueAtMost(MOST_RESIDENT_MIB));
-    let start = |name: &str, ms: f64| Figure::new(name, ms, "ms").goal(Goal::ValueAtMost(FIRST_TAP_WITHIN_MS));
+    let memory =
+        |name: &str, mib: f64| Figure::new(name, mib, "MiB").goal(Goal::ValueAtMost(MOST_RESIDENT_MIB));
+    let start =
+        |name: &str, ms: f64| Figure::new(name, ms, "ms").goal(Goal::ValueAtMost(FIRST_TAP_WITHIN_MS));
     Ok(vec![
         memory("resident memory, idle", idle),
         memory("resident memory, 100,000 pending", pending),

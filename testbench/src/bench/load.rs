@@ -38,7 +38,9 @@ impl Tapper {
         let mut answer = String::new();
         self.reader.read_line(&mut answer).await?;
         match serde_json::from_str(&answer)? {
-            Response::Recorded { seq, event_id, tap_to_signal_us, .. } => Ok(Green { seq, event_id, tap_to_signal_us }),
+            Response::Recorded { seq, event_id, tap_to_signal_us, .. } => {
+                Ok(Green { seq, event_id, tap_to_signal_us })
+            }
             other => bail!("no green: {other:?}"),
         }
     }
@@ -57,7 +59,8 @@ impl Io {
     pub(super) fn of(pid: Pid) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(format!("/proc/{}/io", pid.as_raw_nonzero()))?;
         let field = |name: &str| -> anyhow::Result<u64> {
-            let line = text.lines().find_map(|line| line.strip_prefix(name)).context("a field of /proc/PID/io")?;
+            let line =
+                text.lines().find_map(|line| line.strip_prefix(name)).context("a field of /proc/PID/io")?;
             Ok(line.trim().parse()?)
         };
         Ok(Self { wchar: field("wchar:")?, write_bytes: field("write_bytes:")? })

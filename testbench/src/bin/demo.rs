@@ -35,7 +35,8 @@ async fn main() -> anyhow::Result<()> {
     let dir = tempfile::TempDir::with_prefix("tapline-demo-")?;
     let pcscd = Pcscd::start(dir.path()).await.context("the demo needs the real pcscd")?;
     let site = Arc::new(start(&pcscd, &dir).await?);
-    let mut door = Door { feeder: CardFeeder::start(&pcscd, VirtualReader::First, dir.path())?, next_badge: 0 };
+    let mut door =
+        Door { feeder: CardFeeder::start(&pcscd, VirtualReader::First, dir.path())?, next_badge: 0 };
     introduce(&site);
 
     let board = Board::default();
@@ -67,7 +68,11 @@ async fn main() -> anyhow::Result<()> {
         println!("\nThe promise is broken: {error:#}");
     }
     println!("\nThe page stays open at {} until Ctrl-C. Tap yourself, in another terminal:", site.url());
-    println!("  target/debug/edge-agent tap --config {}/edge-agent.toml --simulate {}", dir.path().display(), badge_uid(1));
+    println!(
+        "  target/debug/edge-agent tap --config {}/edge-agent.toml --simulate {}",
+        dir.path().display(),
+        badge_uid(1)
+    );
     tokio::signal::ctrl_c().await?;
     Ok(())
 }
@@ -76,7 +81,9 @@ async fn start(pcscd: &Pcscd, dir: &tempfile::TempDir) -> anyhow::Result<Site> {
     let reader = VirtualReader::First.name();
     Site::start(SiteOptions {
         dir: Some(dir.path().to_owned()),
-        readers: format!("[[reader]]\nname = \"entrance\"\ndirection = \"in\"\npcsc = {{ match = \"{reader}\" }}\n"),
+        readers: format!(
+            "[[reader]]\nname = \"entrance\"\ndirection = \"in\"\npcsc = {{ match = \"{reader}\" }}\n"
+        ),
         edge_env: vec![("PCSCLITE_CSOCK_NAME".into(), pcscd.socket_path().display().to_string())],
         destination_timeout_ms: Some(2_000),
         ..SiteOptions::default()
@@ -236,7 +243,8 @@ async fn settle(site: &Site) {
     let logs: Vec<_> = logs.iter().map(|log| log.as_path()).collect();
     wait_until("everything to arrive", HEALS_WITHIN, &logs, async || {
         let receipted = site.edge_status().await.is_ok_and(|status| status.pending == 0);
-        let delivered = site.cloud_ledger().await.is_ok_and(|l| l.taps > 0 && l.in_state("delivered") == l.taps);
+        let delivered =
+            site.cloud_ledger().await.is_ok_and(|l| l.taps > 0 && l.in_state("delivered") == l.taps);
         receipted && delivered
     })
     .await;
