@@ -8,7 +8,7 @@
 //! - A card that was absent for longer than the debounce time is a new tap; before that it is a repeat. Each repeat
 //!   and each removal starts the absence anew.
 //!
-//! Each reader remembers its last [`MOST_CARDS`] cards and no more. What is forgotten too early is a tap too many,
+//! Each reader remembers its last few cards and no more. What is forgotten too early is a tap too many,
 //! never one too few.
 
 use std::collections::BTreeMap;

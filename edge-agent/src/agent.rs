@@ -128,9 +128,16 @@ struct Reader {
 
 impl Agent {
     /// An agent that has just started.
-    pub fn new(setup: Setup, identity: Identity, admission: Admission, signals: Signals, outbox: OutboxThread) -> Agent {
+    pub fn new(
+        setup: Setup,
+        identity: Identity,
+        admission: Admission,
+        signals: Signals,
+        outbox: OutboxThread,
+    ) -> Agent {
         let simulated_reader: ReaderName = SIMULATED_READER.parse().expect("it is a slug");
-        let mut readers: Vec<Reader> = setup.readers.iter().map(|(name, kind)| Reader::new(name, *kind)).collect();
+        let mut readers: Vec<Reader> =
+            setup.readers.iter().map(|(name, kind)| Reader::new(name, *kind)).collect();
         let mut simulated = Reader::new(&simulated_reader, ReaderKind::Simulated);
         simulated.state = ReaderState::Up;
         simulated.detail = "edge-agent tap --simulate".into();
@@ -193,7 +200,11 @@ impl Agent {
     /// One line for the service manager.
     pub fn status_line(&self) -> String {
         let link = if self.session.is_some() { "connected" } else { "offline" };
-        format!("{} taps recorded, {} records pending, {link}", self.counters.taps_recorded, self.relay.pending())
+        format!(
+            "{} taps recorded, {} records pending, {link}",
+            self.counters.taps_recorded,
+            self.relay.pending()
+        )
     }
 
     /// Ends the session in good order and waits until everything that was accepted is written.
@@ -214,7 +225,9 @@ impl Agent {
                 }
                 self.card(&read, None, None, now);
             }
-            ReaderEvent::Removed { reader, at_boottime_ms } => self.admission.removed(&reader, at_boottime_ms),
+            ReaderEvent::Removed { reader, at_boottime_ms } => {
+                self.admission.removed(&reader, at_boottime_ms)
+            }
             ReaderEvent::Rejected { reader, why } => self.reject(&reader, why.kind(), &why.to_string(), now),
             ReaderEvent::Up { reader, detail } => {
                 tracing::info!(%reader, "reader is up: {detail}");
@@ -232,7 +245,13 @@ impl Agent {
         }
     }
 
-    fn simulated_tap(&mut self, uid: &str, direction: Direction, answer: oneshot::Sender<Response>, now: &Now) {
+    fn simulated_tap(
+        &mut self,
+        uid: &str,
+        direction: Direction,
+        answer: oneshot::Sender<Response>,
+        now: &Now,
+    ) {
         let credential: Credential = match uid.parse() {
             Ok(credential) => credential,
             Err(error) => {
@@ -304,7 +323,8 @@ impl Agent {
             reader.last_tap_ms = Some(now.boottime_ms);
         }
         let event_id = EventId::new(&self.setup.controller, tap.outbox(), seq);
-        tracing::info!(reader = %tap.value().reader, seq = seq.0, %event_id, "tap recorded");
+        // Not at info: a line per tap would wear the SD card out faster than the taps themselves do.
+        tracing::debug!(reader = %tap.value().reader, seq = seq.0, %event_id, "tap recorded");
         if let Some(answer) = waiting.answer {
             let (event_id, signal) = (event_id.to_string(), signal.to_string());
             let _ = answer.send(Response::Recorded { seq: seq.0, event_id, signal, tap_to_signal_us });
@@ -406,7 +426,10 @@ impl Agent {
             }
             LinkEvent::Down { why } => {
                 let changed = self.link_why.as_deref() != Some(&why);
-                if self.session.take().is_some() || changed || self.complaints.due("link", now.boottime_ms).is_some() {
+                if self.session.take().is_some()
+                    || changed
+                    || self.complaints.due("link", now.boottime_ms).is_some()
+                {
                     tracing::warn!(why, "no broker at {}; taps are kept", self.setup.broker_address);
                 }
                 self.link_why = Some(why);
@@ -417,10 +440,12 @@ impl Agent {
     }
 
     fn message(&mut self, topic: &str, payload: &[u8], now: &Now) {
-        let own = |topic: &Topic| topic.controller == self.setup.controller && topic.channel == Channel::Receipt;
+        let own =
+            |topic: &Topic| topic.controller == self.setup.controller && topic.channel == Channel::Receipt;
         let receipt = match topic.parse::<Topic>() {
             Ok(topic) if own(&topic) => {
-                Receipt::open(payload, &self.setup.controller, &self.identity.receipt_key).map_err(|e| with_causes(&e))
+                Receipt::open(payload, &self.setup.controller, &self.identity.receipt_key)
+                    .map_err(|e| with_causes(&e))
             }
             _ => Err(format!("nothing is expected on {}", short_text(topic))),
         };
@@ -443,7 +468,12 @@ impl Agent {
         }
     }
 
-    fn receipt_compared(&mut self, receipt: &Receipt, own: Option<tap_protocol::chain::ChainHash>, now: &Now) {
+    fn receipt_compared(
+        &mut self,
+        receipt: &Receipt,
+        own: Option<tap_protocol::chain::ChainHash>,
+        now: &Now,
+    ) {
         if self.starting_new {
             return;
         }
@@ -503,9 +533,10 @@ impl Agent {
         let Some(session) = &self.session else { return };
         let newest = self.shelf.last().map(|view| view.id);
         let skipped = self.shelf.len().saturating_sub(MAX_HELLO_OUTBOXES);
-        let outboxes = self.shelf.iter().skip(skipped).map(|view| {
-            view.hello(self.ages.oldest_ms(now.boottime_ms).filter(|_| newest == Some(view.id)))
-        });
+        let outboxes =
+            self.shelf.iter().skip(skipped).map(|view| {
+                view.hello(self.ages.oldest_ms(now.boottime_ms).filter(|_| newest == Some(view.id)))
+            });
         let hello = Hello {
             controller: self.setup.controller.clone(),
             boot_id: self.setup.boot_id,
@@ -595,7 +626,8 @@ impl Agent {
         let age = |at_ms: u64| now.boottime_ms.saturating_sub(at_ms);
         let reader_problems = self.readers.iter().filter(|reader| reader.state == ReaderState::Down);
         let problems = reader_problems.map(|reader| format!("reader {}: {}", reader.name, reader.detail));
-        let link_problem = self.link_why.iter().map(|why| format!("broker {}: {why}", self.setup.broker_address));
+        let link_problem =
+            self.link_why.iter().map(|why| format!("broker {}: {why}", self.setup.broker_address));
         Status {
             controller: self.setup.controller.clone(),
             version: env!("CARGO_PKG_VERSION").into(),

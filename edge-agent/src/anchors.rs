@@ -134,7 +134,10 @@ mod tests {
             utc_ms: 5_000_000,
             uncertainty_ms: 0,
         };
-        assert_eq!(anchors.receipt_came(&receipt(BOOT, 100), &now(140, ClockState::Unsynced)), Some(expected));
+        assert_eq!(
+            anchors.receipt_came(&receipt(BOOT, 100), &now(140, ClockState::Unsynced)),
+            Some(expected)
+        );
     }
 
     #[test]
@@ -143,9 +146,17 @@ mod tests {
         anchors.hello_sent(100);
         let unsynced = |ms| now(ms, ClockState::Unsynced);
         assert_eq!(anchors.receipt_came(&receipt(BOOT, 99), &unsynced(140)), None, "not our hello");
-        assert_eq!(anchors.receipt_came(&receipt(BootId([2; 16]), 100), &unsynced(140)), None, "another boot");
+        assert_eq!(
+            anchors.receipt_came(&receipt(BootId([2; 16]), 100), &unsynced(140)),
+            None,
+            "another boot"
+        );
         assert_eq!(anchors.receipt_came(&receipt(BOOT, 100), &unsynced(2_101)), None, "too slow");
-        assert_eq!(anchors.receipt_came(&receipt(BOOT, 100), &now(140, ClockState::Synced)), None, "needless");
+        assert_eq!(
+            anchors.receipt_came(&receipt(BOOT, 100), &now(140, ClockState::Synced)),
+            None,
+            "needless"
+        );
     }
 
     #[test]
@@ -157,9 +168,15 @@ mod tests {
         anchors.hello_sent(60_000);
         assert!(anchors.receipt_came(&receipt(BOOT, 60_000), &unsynced(60_390)).is_none(), "hardly better");
         anchors.hello_sent(120_000);
-        assert!(anchors.receipt_came(&receipt(BOOT, 120_000), &unsynced(120_040)).is_some(), "ten times better");
+        assert!(
+            anchors.receipt_came(&receipt(BOOT, 120_000), &unsynced(120_040)).is_some(),
+            "ten times better"
+        );
         let hour_ms = 3_600_000;
         anchors.hello_sent(hour_ms);
-        assert!(anchors.receipt_came(&receipt(BOOT, hour_ms), &unsynced(hour_ms + 40)).is_some(), "an hour of drift");
+        assert!(
+            anchors.receipt_came(&receipt(BOOT, hour_ms), &unsynced(hour_ms + 40)).is_some(),
+            "an hour of drift"
+        );
     }
 }

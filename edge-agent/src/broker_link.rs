@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use backon::BackoffBuilder;
 use rumqttc::{
-    AsyncClient, Event, LastWill, MqttOptions, NetworkOptions, Packet, PublishOptions, QoS, SubscribeReasonCode,
-    TlsConfiguration, Transport,
+    AsyncClient, Event, LastWill, MqttOptions, NetworkOptions, Packet, PublishOptions, QoS,
+    SubscribeReasonCode, TlsConfiguration, Transport,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -140,7 +140,11 @@ async fn run(options: MqttOptions, subscriptions: Vec<String>, events: Sender<Li
 }
 
 /// One session from connect to its end. Returns whether it was ever up, and why it ended.
-async fn session(options: MqttOptions, subscriptions: &[String], events: &Sender<LinkEvent>) -> (bool, String) {
+async fn session(
+    options: MqttOptions,
+    subscriptions: &[String],
+    events: &Sender<LinkEvent>,
+) -> (bool, String) {
     let (client, mut event_loop) = AsyncClient::builder(options).capacity(MAX_WAITING_PACKETS).build();
     let mut network = NetworkOptions::new();
     network.set_tcp_nodelay(true);
@@ -200,7 +204,10 @@ fn options(config: &BrokerConfig, controller: &ControllerId) -> Result<MqttOptio
         .set_keep_alive(KEEP_ALIVE_S)
         .set_clean_session(true)
         .set_inflight(MAX_UNRECEIPTED_BATCHES as u16)
-        .set_max_packet_size(MAX_MESSAGE_BYTES + PACKET_OVERHEAD_BYTES, MAX_MESSAGE_BYTES + PACKET_OVERHEAD_BYTES)
+        .set_max_packet_size(
+            MAX_MESSAGE_BYTES + PACKET_OVERHEAD_BYTES,
+            MAX_MESSAGE_BYTES + PACKET_OVERHEAD_BYTES,
+        )
         .set_last_will(LastWill::new(gone, Vec::new(), QoS::AtLeastOnce, false));
     if config.url.tls {
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls(config)?)));

@@ -74,7 +74,9 @@ impl Config {
         for (i, reader) in config.readers.iter().enumerate() {
             let wrong = |message: &str| Err(error_at(file, text, &format!("reader[{i}].name"), message));
             if reader.pcsc.is_some() == reader.serial.is_some() {
-                return wrong("say either pcsc = {} or serial = { port = \"/dev/…\" }, so that it is known how this reader is connected");
+                return wrong(
+                    "say either pcsc = {} or serial = { port = \"/dev/…\" }, so that it is known how this reader is connected",
+                );
             }
             if reader.name.as_str() == SIMULATED_READER {
                 return wrong("this name belongs to `edge-agent tap --simulate`: choose another");
@@ -128,7 +130,8 @@ pub struct BrokerUrl {
 
 fn broker_url<'de, D: Deserializer<'de>>(from: D) -> Result<BrokerUrl, D::Error> {
     let text = String::deserialize(from)?;
-    let wrong = || serde::de::Error::custom(format!("{text:?} is not mqtts://HOST[:PORT] or mqtt://HOST[:PORT]"));
+    let wrong =
+        || serde::de::Error::custom(format!("{text:?} is not mqtts://HOST[:PORT] or mqtt://HOST[:PORT]"));
     let (scheme, rest) = text.split_once("://").ok_or_else(wrong)?;
     let (tls, default_port) = match scheme {
         "mqtts" => (true, 8883),
@@ -263,7 +266,11 @@ serial = { port = "/dev/serial/by-id/usb-rdm6300" }
         refused("state_dir", "statedir", "3: unknown key statedir: did you mean state_dir?");
         refused("url =", "ulr =", "6: unknown key broker.ulr: did you mean url?");
         refused("match", "mach", "16: unknown key reader[0].pcsc.mach: did you mean match?");
-        refused("direction = \"in\"", "direction = \"inn\"", "15: reader[0].direction: inn is none of the choices: did you mean in?");
+        refused(
+            "direction = \"in\"",
+            "direction = \"inn\"",
+            "15: reader[0].direction: inn is none of the choices: did you mean in?",
+        );
         refused(
             "hq-door-1",
             "HQ door",

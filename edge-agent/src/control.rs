@@ -142,6 +142,8 @@ pub async fn question(path: &Path, request: &Request) -> std::io::Result<Respons
     let mut answer = String::new();
     let read = BufReader::new(reader);
     let mut read = read;
-    tokio::time::timeout(ANSWER_TIMEOUT, read.read_line(&mut answer)).await.map_err(std::io::Error::other)??;
+    tokio::time::timeout(ANSWER_TIMEOUT, read.read_line(&mut answer))
+        .await
+        .map_err(std::io::Error::other)??;
     serde_json::from_str(&answer).map_err(std::io::Error::other)
 }

@@ -74,7 +74,8 @@ pub fn create_record_key(path: &Path) -> Result<PublicKey, KeyError> {
     let mut seed = [0; 32];
     ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut seed)
         .map_err(|_| at(std::io::Error::other("the kernel gives no random bytes")))?;
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(at)?;
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(at)?;
     writeln!(file, "{}", HEXLOWER.encode(&seed)).and_then(|()| file.sync_all()).map_err(at)?;
     Ok(SigningKey::from_seed(&seed).public())
 }
@@ -89,7 +90,8 @@ fn read_secret(path: &Path) -> Result<[u8; 32], KeyError> {
 }
 
 fn read_key(path: &Path) -> Result<[u8; 32], KeyError> {
-    let text = std::fs::read_to_string(path).map_err(|source| KeyError::Read { path: path.to_owned(), source })?;
+    let text =
+        std::fs::read_to_string(path).map_err(|source| KeyError::Read { path: path.to_owned(), source })?;
     let bytes = HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes()).ok();
     bytes.and_then(|bytes| bytes.try_into().ok()).ok_or(KeyError::Format { path: path.to_owned() })
 }

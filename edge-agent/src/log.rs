@@ -60,7 +60,9 @@ struct Queue {
 impl<S: Subscriber> Layer<S> for Queue {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let metadata = event.metadata();
-        if *metadata.level() > self.max || !metadata.target().starts_with("edge_agent") && *metadata.level() > Level::WARN {
+        if *metadata.level() > self.max
+            || !metadata.target().starts_with("edge_agent") && *metadata.level() > Level::WARN
+        {
             return;
         }
         let mut line = Line { level: *metadata.level(), ..Line::default() };

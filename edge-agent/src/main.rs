@@ -8,6 +8,8 @@ mod cli;
 
 fn main() -> ExitCode {
     // Before anything can open a TLS connection; a second call would be a defect of ours.
-    rustls::crypto::ring::default_provider().install_default().expect("no other crypto provider is installed");
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .expect("no other crypto provider is installed");
     cli::Cli::parse().run()
 }

@@ -205,7 +205,8 @@ impl Relay {
             Verdict::Nothing
         };
         let lane_mark = lane.mark.receipted_through;
-        let just_did = lane.went_back.is_some_and(|(at, from)| from == lane_mark && now_ms < at + RESEND_HOLDOFF_MS);
+        let just_did =
+            lane.went_back.is_some_and(|(at, from)| from == lane_mark && now_ms < at + RESEND_HOLDOFF_MS);
         if receipt.resend && through == lane_mark && !just_did {
             lane.go_back(now_ms);
         }
@@ -261,7 +262,8 @@ mod tests {
 
     fn relay(outboxes: &[(OutboxId, u64, u64)]) -> Relay {
         let mark = |through| Mark { receipted_through: Seq(through), store_epoch: Some(StoreEpoch(EPOCH)) };
-        let mut relay = Relay::new(outboxes.iter().map(|(id, last, through)| (*id, Seq(*last), mark(*through))));
+        let mut relay =
+            Relay::new(outboxes.iter().map(|(id, last, through)| (*id, Seq(*last), mark(*through))));
         relay.connected(0);
         assert_eq!(relay.next(0), Some(Send::Hello));
         relay
@@ -287,7 +289,9 @@ mod tests {
     /// Sends one batch of `n` records from wherever the relay wants to begin.
     #[track_caller]
     fn send(relay: &mut Relay, now_ms: u64, n: u64) -> (u64, u64) {
-        let Some(Send::Batch { outbox, from }) = relay.next(now_ms) else { panic!("there is something to send") };
+        let Some(Send::Batch { outbox, from }) = relay.next(now_ms) else {
+            panic!("there is something to send")
+        };
         let through = from.plus(n - 1);
         relay.sent(outbox, from, through);
         (from.0, through.0)

@@ -124,7 +124,8 @@ fn path_at(text: &str, offset: usize) -> String {
 /// Where one key's entry stands: an error's offset is either its key's, or lies in its value.
 fn walk(table: &DeTable<'_>, offset: usize, path: &mut String) {
     for (key, value) in table {
-        let inside = key.span().contains(&offset) || value.span().contains(&offset) || encloses(value, offset);
+        let inside =
+            key.span().contains(&offset) || value.span().contains(&offset) || encloses(value, offset);
         if inside {
             if !path.is_empty() {
                 path.push('.');

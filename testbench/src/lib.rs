@@ -1,4 +1,4 @@
-//! Real processes and stand-ins for Tapline's demo, tests and benchmarks; it knows no product crate's inside.
+//! Real processes and stand-ins for Tapline's demo, tests and benchmarks; only [`site`] and [`oracle`] know the products.
 //!
 //! Each part is both a library module, for tests that want a handle on it, and a thin binary:
 //!
@@ -8,12 +8,18 @@
 //! | [`virtual_card`] | a badge held to a PC/SC reader | `virtual-card` |
 //! | [`fault_proxy`] | a network that breaks | `fault-proxy` |
 //! | [`rig`] | starts and stops the real servers and our own programs | |
+//! | [`site`] | a whole Tapline: all of the above, wired | |
+//! | [`oracle`] | judges what a site did, from its files | |
+//! | [`bench`] | measures a site | `bench` |
 //!
 //! Everything listens on loopback only and dies with the process that started it.
 
+pub mod bench;
 pub mod fault_proxy;
 pub mod legacy_sim;
+pub mod oracle;
 pub mod rig;
+pub mod site;
 mod stopwatch;
 pub mod virtual_card;
 

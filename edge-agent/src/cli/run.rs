@@ -140,7 +140,11 @@ fn start_reader(reader: &ReaderConfig, events: Sender<ReaderEvent>) -> Option<Ru
     let name = reader.name.clone();
     if let Some(port) = &reader.serial {
         let path = port.port.display().to_string();
-        return Some(serial::spawn(serial::SerialConfig { name, path, baud: port.baud }, events, clock::boottime_ms));
+        return Some(serial::spawn(
+            serial::SerialConfig { name, path, baud: port.baud },
+            events,
+            clock::boottime_ms,
+        ));
     }
     start_pcsc(reader, events)
 }
@@ -149,7 +153,11 @@ fn start_reader(reader: &ReaderConfig, events: Sender<ReaderEvent>) -> Option<Ru
 fn start_pcsc(reader: &ReaderConfig, events: Sender<ReaderEvent>) -> Option<RunningReader> {
     use edge_agent::reader::pcsc;
     let name_contains = reader.pcsc.as_ref().and_then(|pcsc| pcsc.matching.clone());
-    Some(pcsc::spawn(pcsc::PcscConfig { name: reader.name.clone(), name_contains }, events, clock::boottime_ms))
+    Some(pcsc::spawn(
+        pcsc::PcscConfig { name: reader.name.clone(), name_contains },
+        events,
+        clock::boottime_ms,
+    ))
 }
 
 #[cfg(not(feature = "pcsc"))]

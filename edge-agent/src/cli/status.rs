@@ -37,14 +37,26 @@ fn text(status: &Status, colour: bool) -> String {
     let mut line = |name: &str, value: String| {
         let _ = writeln!(out, "{name:<12}{value}");
     };
-    line("controller", format!("{} (edge-agent {}, up {})", status.controller, status.version, span(status.uptime_ms)));
+    line(
+        "controller",
+        format!("{} (edge-agent {}, up {})", status.controller, status.version, span(status.uptime_ms)),
+    );
     let link = if status.broker.connected { paint("connected", true) } else { paint("offline", false) };
     line("broker", format!("{link} {}", status.broker.address));
     line("clock", status.clock.name().to_owned());
-    let waits = status.oldest_unreceipted_age_ms.map(|ms| format!(", the oldest for {}", span(ms))).unwrap_or_default();
+    let waits = status
+        .oldest_unreceipted_age_ms
+        .map(|ms| format!(", the oldest for {}", span(ms)))
+        .unwrap_or_default();
     line("pending", format!("{} records without a receipt{waits}", status.pending));
     for outbox in &status.outboxes {
-        line("outbox", format!("{} written to {}, stored to {}", outbox.outbox, outbox.last_seq, outbox.receipted_through));
+        line(
+            "outbox",
+            format!(
+                "{} written to {}, stored to {}",
+                outbox.outbox, outbox.last_seq, outbox.receipted_through
+            ),
+        );
     }
     for reader in &status.readers {
         let (word, good) = match reader.state {

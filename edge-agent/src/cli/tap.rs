@@ -50,7 +50,10 @@ fn show(answer: &Response, output: Output) -> ExitCode {
     match (answer, output) {
         (_, Output::Json) => say(&(serde_json::to_string(answer).unwrap_or_default() + "\n")),
         (Response::Recorded { seq, event_id, signal, tap_to_signal_us }, Output::Text) => {
-            say(&format!("{signal}: record {seq}, event {event_id}, after {:.1} ms\n", *tap_to_signal_us as f64 / 1e3));
+            say(&format!(
+                "{signal}: record {seq}, event {event_id}, after {:.1} ms\n",
+                *tap_to_signal_us as f64 / 1e3
+            ));
         }
         (Response::Refused { why }, Output::Text) => complain(&format!("not recorded: {why}")),
         (Response::Status(_), Output::Text) => complain("the agent answered something else"),

@@ -137,7 +137,19 @@ impl Outbox {
         assert!(pruned.0 <= mark.receipted_through, "{}: pruned beyond the receipts", path.display());
         let path = path.to_owned();
         let mark_is_dirty = false;
-        Ok(Outbox { db, path, id, controller, machine, ordinal, last, pruned, mark, mark_is_dirty, stopped_cleanly })
+        Ok(Outbox {
+            db,
+            path,
+            id,
+            controller,
+            machine,
+            ordinal,
+            last,
+            pruned,
+            mark,
+            mark_is_dirty,
+            stopped_cleanly,
+        })
     }
 
     /// Which outbox.
@@ -186,7 +198,8 @@ impl Outbox {
         let at = |source| OutboxError::Append { source };
         let (mut seq, mut hash) = self.last;
         let first = seq.next();
-        let transaction = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(at)?;
+        let transaction =
+            self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(at)?;
         {
             let mut insert = transaction
                 .prepare_cached("INSERT INTO record (seq, hash, bytes) VALUES (?1, ?2, ?3)")
@@ -260,7 +273,10 @@ impl Outbox {
             self.db
                 .prepare_cached("UPDATE outbox SET receipted_through = ?1, store_epoch = ?2")
                 .and_then(|mut update| {
-                    update.execute(params![self.mark.receipted_through.0, self.mark.store_epoch.map(|epoch| epoch.0)])
+                    update.execute(params![
+                        self.mark.receipted_through.0,
+                        self.mark.store_epoch.map(|epoch| epoch.0)
+                    ])
                 })
                 .map_err(|source| OutboxError::Mark { source })?;
             self.mark_is_dirty = false;
@@ -277,7 +293,8 @@ impl Outbox {
             return Ok(0);
         }
         let hash = self.hash_at(through)?.ok_or(OutboxError::Hole { at: through })?;
-        let transaction = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(at)?;
+        let transaction =
+            self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(at)?;
         let gone = transaction.execute("DELETE FROM record WHERE seq <= ?1", [through.0]).map_err(at)?;
         transaction
             .execute(
@@ -308,7 +325,9 @@ impl Outbox {
             Some(boot) => Ok(boot),
             None => self
                 .db
-                .query_row("INSERT INTO boot (boot_id) VALUES (?1) RETURNING boot", [boot_id.0], |row| row.get(0))
+                .query_row("INSERT INTO boot (boot_id) VALUES (?1) RETURNING boot", [boot_id.0], |row| {
+                    row.get(0)
+                })
                 .map_err(at),
         }
     }
@@ -334,7 +353,9 @@ impl Outbox {
 
     /// Bytes of the file in use, its log not counted.
     pub fn used_bytes(&self) -> Result<u64, OutboxError> {
-        let pragma = |name: &str| -> rusqlite::Result<u64> { self.db.pragma_query_value(None, name, |row| row.get(0)) };
+        let pragma = |name: &str| -> rusqlite::Result<u64> {
+            self.db.pragma_query_value(None, name, |row| row.get(0))
+        };
         let pages = pragma("page_count").and_then(|all| Ok(all - pragma("freelist_count")?));
         Ok(pages.map_err(|source| OutboxError::Read { source })? * u64::from(PAGE_BYTES))
     }
@@ -365,7 +386,8 @@ fn configure(db: &Connection, path: &Path) -> Result<(), OutboxError> {
 }
 
 fn check_version(db: &Connection, path: &Path) -> Result<(), OutboxError> {
-    let pragma = |name: &str| -> rusqlite::Result<i32> { db.pragma_query_value(None, name, |row| row.get(0)) };
+    let pragma =
+        |name: &str| -> rusqlite::Result<i32> { db.pragma_query_value(None, name, |row| row.get(0)) };
     let at = |source| OutboxError::Open { path: path.to_owned(), source };
     if pragma("application_id").map_err(at)? != APPLICATION_ID {
         return Err(OutboxError::NotAnOutbox { path: path.to_owned() });
@@ -472,7 +494,8 @@ mod tests {
     use super::*;
 
     fn new_outbox(folder: &Path) -> Outbox {
-        Outbox::create(&folder.join("a.outbox"), OutboxId([7; 16]), &"hq-door-1".parse().unwrap(), b"this", 1).unwrap()
+        Outbox::create(&folder.join("a.outbox"), OutboxId([7; 16]), &"hq-door-1".parse().unwrap(), b"this", 1)
+            .unwrap()
     }
 
     fn records(range: std::ops::RangeInclusive<u64>) -> Vec<Vec<u8>> {

@@ -288,8 +288,10 @@ impl Worker {
         if group.is_empty() {
             return;
         }
-        let (tickets, records): (Vec<Ticket>, Vec<Record>) =
-            group.drain(..).map(|(ticket, now, body)| (ticket, Record { at: now.stamp(self.boot), body })).unzip();
+        let (tickets, records): (Vec<Ticket>, Vec<Record>) = group
+            .drain(..)
+            .map(|(ticket, now, body)| (ticket, Record { at: now.stamp(self.boot), body }))
+            .unzip();
         let bytes: Vec<Vec<u8>> = records.iter().map(Record::encode).collect();
         let started_us = clock::boottime_us();
         let newest = self.shelf.newest();
@@ -321,7 +323,8 @@ impl Worker {
             }
             Job::SetMark { outbox, mark } => self.shelf.set_mark(outbox, mark),
             Job::Housekeep { keep_receipted } => {
-                let kept = self.shelf.flush_marks().and_then(|()| self.shelf.prune(keep_receipted, PRUNE_STEP));
+                let kept =
+                    self.shelf.flush_marks().and_then(|()| self.shelf.prune(keep_receipted, PRUNE_STEP));
                 match kept {
                     Ok(0) => {}
                     Ok(_) => self.answer_shelf(),
@@ -365,7 +368,12 @@ impl Worker {
 
     /// The same records in the newest outbox's terms: boots and taps have other numbers there. A record that this agent
     /// cannot read is said again as it is.
-    fn say_again(&mut self, old: OutboxId, old_mark: Seq, chunk: &Chunk) -> Result<Vec<Vec<u8>>, OutboxError> {
+    fn say_again(
+        &mut self,
+        old: OutboxId,
+        old_mark: Seq,
+        chunk: &Chunk,
+    ) -> Result<Vec<Vec<u8>>, OutboxError> {
         // The new outbox begins with its own start; then the old records follow in their order.
         let renumbered = |seq: Seq| Seq(seq.0 - old_mark.0 + 1);
         let mut again = Vec::with_capacity(chunk.records.len());
@@ -465,7 +473,9 @@ mod tests {
             let (thread, mut done) = start(folder.path());
             let outbox = shelf(&mut done)[0].id;
             thread.submit(Job::Read { outbox, from: Seq(n) }).unwrap();
-            let Some(Done::Chunk { chunk, .. }) = done.blocking_recv() else { panic!("a chunk was asked for") };
+            let Some(Done::Chunk { chunk, .. }) = done.blocking_recv() else {
+                panic!("a chunk was asked for")
+            };
             let record = Record::decode(&chunk.unwrap().records[0]).unwrap();
             let Body::AgentStarted { previous_stop, .. } = record.body else { panic!("{record:?}") };
             (thread, previous_stop)

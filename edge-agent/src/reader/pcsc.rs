@@ -6,7 +6,7 @@
 //!
 //! Any error that is not about the card ends the session: the context is dropped, because one that outlives pcscd
 //! stays dead while `is_valid` says otherwise, and a new one is established after a wait ([`Retry`]). There is no
-//! other way from an error to the next call, so no error can spin. What hangs is [`supervise`]'s business.
+//! other way from an error to the next call, so no error can spin. What hangs is `supervise`'s business.
 //!
 //! No transaction: GET DATA is one exchange with the reader, and beginning a transaction waits without limit for
 //! whoever holds one. A card is left powered (`LeaveCard`), the crate's default would reset it for others.
@@ -83,15 +83,15 @@ impl Desk<'_> {
     /// Session after session.
     fn run(&mut self) -> Result<Infallible, TermOver> {
         let mut retry = Retry::default();
-        let mut lost = false;
+        let mut last_kind = None;
         loop {
             let started_ms = self.term.now();
-            let why = match self.session(lost) {
+            let why = match self.session(last_kind.is_some()) {
                 Err(End::Over(over)) => return Err(over),
                 Err(End::Lost(why)) => why,
             };
-            lost = true;
-            self.down(why)?;
+            let seen_before = last_kind.replace(why.kind()) == Some(why.kind());
+            self.down(if seen_before { why } else { at_first(why) })?;
             self.term.pause(retry.failed(self.term.now().saturating_sub(started_ms)))?;
         }
     }
@@ -294,7 +294,8 @@ fn fate(error: Error) -> Fate {
         | Error::CommError
         | Error::InvalidHandle
         | Error::UnknownReader
-        | Error::ReaderUnavailable => Fate::Lost,
+        | Error::ReaderUnavailable
+        | Error::SecurityViolation => Fate::Lost,
         // ResetCard above all, and whatever a driver thinks of.
         other => Fate::AskAgain(Reject::Transmit(other as u32)),
     }
@@ -310,6 +311,11 @@ fn lost(error: Error) -> End {
         Error::SecurityViolation | Error::NoAccess => DownReason::NotAllowed,
         other => DownReason::Pcsc { error: format!("{other} ({:08X})", other as u32) },
     })
+}
+
+/// pcscd refuses a user by hanging up, and one that dies hangs up too: only twice in a row is a refusal.
+fn at_first(why: DownReason) -> DownReason {
+    if why == DownReason::NotAllowed { DownReason::ServiceLost } else { why }
 }
 
 #[cfg(test)]

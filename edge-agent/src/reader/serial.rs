@@ -105,7 +105,15 @@ impl Post {
                 return gone;
             }
             lost = true;
-            tokio::time::sleep(retry.failed((self.clock)().saturating_sub(opened_ms))).await;
+            self.pause(retry.failed((self.clock)().saturating_sub(opened_ms))).await;
+        }
+    }
+
+    /// Waits, and turns meanwhile.
+    async fn pause(&self, wait: Duration) {
+        let mut end = std::pin::pin!(tokio::time::sleep(wait));
+        while tokio::time::timeout(Duration::from_millis(TURN_MS), &mut end).await.is_err() {
+            self.progress.turned((self.clock)());
         }
     }
 
@@ -167,4 +175,142 @@ fn open(path: &str, baud: u32) -> Result<SerialStream, DownReason> {
             _ => DownReason::PortFailed { path, error: error.to_string() },
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
+
+    use tap_protocol::badge::Technology;
+    use tokio::io::AsyncWriteExt;
+    use tokio_serial::SerialPort;
+
+    use super::*;
+
+    const FRAME: &[u8] = b"\x0262E3086CED08\x03";
+
+    /// A name for a port, as udev gives it, and a reader that watches it.
+    struct Rig {
+        folder: tempfile::TempDir,
+        events: mpsc::Receiver<ReaderEvent>,
+        reader: RunningReader,
+    }
+
+    impl Rig {
+        fn path(&self) -> PathBuf {
+            self.folder.path().join("reader")
+        }
+
+        fn new() -> Rig {
+            let folder = tempfile::tempdir().unwrap();
+            let (sender, events) = mpsc::channel(4);
+            let config = SerialConfig {
+                name: "out".parse().unwrap(),
+                path: folder.path().join("reader").to_str().unwrap().to_owned(),
+                baud: DEFAULT_BAUD,
+            };
+            Rig { folder, events, reader: spawn(config, sender, || 42) }
+        }
+
+        /// Gives the hardware's side of the port.
+        fn plug_in(&self) -> SerialStream {
+            let (hardware, port) = SerialStream::pair().unwrap();
+            symlink(port.name().unwrap(), self.path()).unwrap();
+            hardware
+        }
+
+        fn unplug(&self, hardware: SerialStream) {
+            std::fs::remove_file(self.path()).unwrap();
+            drop(hardware);
+        }
+
+        /// The next event in short.
+        async fn next(&mut self) -> String {
+            match self.events.recv().await.unwrap() {
+                ReaderEvent::Card(read) => {
+                    assert_eq!(
+                        (read.credential.technology(), read.seen_at_boottime_ms),
+                        (Technology::Em4100, 42)
+                    );
+                    read.credential.reveal()
+                }
+                ReaderEvent::Removed { .. } => "removed".to_owned(),
+                ReaderEvent::Rejected { why, .. } => why.kind().to_owned(),
+                ReaderEvent::Up { .. } => "up".to_owned(),
+                ReaderEvent::Down { why, .. } => why.kind().to_owned(),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_may_come_late_go_and_come_back() {
+        let mut rig = Rig::new();
+        assert_eq!(rig.next().await, "port_missing");
+        for _ in 0..2 {
+            let mut hardware = rig.plug_in();
+            assert_eq!(rig.next().await, "up");
+            assert!(rig.reader.progress().is_up());
+            hardware.write_all(FRAME).await.unwrap();
+            assert_eq!(rig.next().await, "em4100:62E3086CED");
+            rig.unplug(hardware);
+            assert_eq!(rig.next().await, "port_closed");
+            assert_eq!(rig.next().await, "port_missing");
+            assert!(!rig.reader.progress().is_up());
+        }
+        assert_eq!(rig.reader.progress().recoveries(RecoveryStep::Port), 2);
+        rig.reader.stop().await;
+    }
+
+    #[tokio::test]
+    async fn noise_and_pieces_on_the_line() {
+        let mut rig = Rig::new();
+        assert_eq!(rig.next().await, "port_missing");
+        let mut hardware = rig.plug_in();
+        assert_eq!(rig.next().await, "up");
+        hardware.write_all(&[0xFF; 100]).await.unwrap();
+        assert_eq!(rig.next().await, "noise");
+        for byte in FRAME {
+            hardware.write_all(&[*byte]).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(rig.next().await, "em4100:62E3086CED");
+        hardware.write_all(&FRAME[..9]).await.unwrap();
+        hardware.write_all(FRAME).await.unwrap();
+        assert_eq!(rig.next().await, "cut_frame");
+        assert_eq!(rig.next().await, "em4100:62E3086CED");
+        rig.reader.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_port_that_somebody_else_holds_is_told_as_such() {
+        let mut rig = Rig::new();
+        assert_eq!(rig.next().await, "port_missing");
+        let (_hardware, port) = SerialStream::pair().unwrap();
+        let other = open(&port.name().unwrap(), DEFAULT_BAUD).unwrap();
+        symlink(port.name().unwrap(), rig.path()).unwrap();
+        assert_eq!(rig.next().await, "port_busy");
+        drop(other);
+        assert_eq!(rig.next().await, "up");
+        rig.reader.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_reader_stops_though_nobody_drains_its_events() {
+        let mut rig = Rig::new();
+        assert_eq!(rig.next().await, "port_missing");
+        let mut hardware = rig.plug_in();
+        hardware.write_all(&FRAME.repeat(40)).await.unwrap();
+        while rig.events.len() < 4 {
+            tokio::task::yield_now().await;
+        }
+        rig.reader.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_reader_ends_when_the_agent_is_gone() {
+        let rig = Rig::new();
+        drop(rig.events);
+        rig.reader.task.await.unwrap();
+    }
 }

@@ -126,7 +126,6 @@ pub(super) fn spawn(
         reader: name.clone(),
         events,
         clock,
-        liveness_ms: LIVENESS_MS,
         progress: Arc::clone(&progress),
         work: Arc::new(work),
         told: Told::default(),
@@ -142,7 +141,6 @@ struct Supervisor<W> {
     reader: ReaderName,
     events: mpsc::Sender<ReaderEvent>,
     clock: fn() -> u64,
-    liveness_ms: u64,
     progress: Arc<ReaderProgress>,
     work: Arc<W>,
     told: Told,
@@ -200,15 +198,27 @@ impl<W: Work> Supervisor<W> {
         self.progress.turned(now);
         self.abandoned.retain(|thread| !thread.is_finished());
         let Some(office) = &self.office else { return self.start(stop).await };
-        let Some(silent_ms) = silence(office.in_call_since.load(Ordering::Relaxed), now, self.liveness_ms)
-        else {
+        let Some(silent_ms) = silence(office.in_call_since.load(Ordering::Relaxed), now) else {
             return Ok(());
         };
-        self.down(DownReason::Hanging { silent_ms }, stop).await?;
+        let hanging = DownReason::Hanging { silent_ms };
         if self.abandoned.len() < MOST_ABANDONED {
-            self.abandoned.extend(self.office.take().map(|office| office.thread));
-            self.progress.recovered(RecoveryStep::Thread);
-            self.start(stop).await?;
+            self.abandon(stop).await?;
+            self.down(hanging, stop).await?;
+            self.start(stop).await
+        } else {
+            self.down(hanging, stop).await
+        }
+    }
+
+    /// Ends the term of a thread that hangs. What it said before it hung still counts.
+    async fn abandon(&mut self, stop: &mut oneshot::Receiver<()>) -> Result<(), Stopped> {
+        let Some(Office { mut heard, thread, .. }) = self.office.take() else { return Ok(()) };
+        heard.close();
+        self.abandoned.push(thread);
+        self.progress.recovered(RecoveryStep::Thread);
+        while let Ok(event) = heard.try_recv() {
+            self.pass_on(event, stop).await?;
         }
         Ok(())
     }
@@ -287,7 +297,183 @@ async fn hear(office: &mut Option<Office>) -> Option<ReaderEvent> {
 }
 
 /// How long a call that hangs has lasted. `in_call_since` 0: no call.
-fn silence(in_call_since: u64, now: u64, liveness_ms: u64) -> Option<u64> {
+fn silence(in_call_since: u64, now: u64) -> Option<u64> {
     let lasted = now.saturating_sub(in_call_since);
-    (in_call_since != 0 && lasted > liveness_ms).then_some(lasted)
+    (in_call_since != 0 && lasted > LIVENESS_MS).then_some(lasted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+    use std::sync::atomic::AtomicBool;
+
+    use tap_protocol::badge::{Credential, Technology};
+
+    use super::*;
+    use crate::reader::CardRead;
+
+    /// What a call hangs at until the test opens it.
+    type Gate = Arc<OnceLock<()>>;
+
+    fn name() -> ReaderName {
+        "in".parse().unwrap()
+    }
+
+    fn up() -> ReaderEvent {
+        ReaderEvent::Up { reader: name(), detail: String::new() }
+    }
+
+    fn card() -> ReaderEvent {
+        ReaderEvent::Card(CardRead {
+            reader: name(),
+            credential: Credential::from_bytes(Technology::Hf, &[4, 1, 2, 3]).unwrap(),
+            seen_at_boottime_ms: 0,
+            atr: None,
+            missed: 0,
+        })
+    }
+
+    /// A clock by which a second passes whenever somebody looks at it.
+    fn hasty_clock() -> u64 {
+        static NOW_MS: AtomicU64 = AtomicU64::new(1_000);
+        NOW_MS.fetch_add(1_000, Ordering::Relaxed)
+    }
+
+    fn start(capacity: usize, work: impl Work) -> (RunningReader, mpsc::Receiver<ReaderEvent>) {
+        let (sender, events) = mpsc::channel(capacity);
+        (spawn(name(), ReaderKind::Pcsc, sender, hasty_clock, work), events)
+    }
+
+    /// A healthy reader: turns until its term is over.
+    fn turn(term: &Term) -> TermOver {
+        loop {
+            if term.say(up()).is_err() || term.pause(Duration::from_millis(1)).is_err() {
+                return TermOver;
+            }
+        }
+    }
+
+    async fn next(events: &mut mpsc::Receiver<ReaderEvent>) -> &'static str {
+        match events.recv().await.unwrap() {
+            ReaderEvent::Up { .. } => "up",
+            ReaderEvent::Down { why, .. } => why.kind(),
+            ReaderEvent::Card(_) => "card",
+            ReaderEvent::Removed { .. } | ReaderEvent::Rejected { .. } => "other",
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thread_that_hangs_is_replaced_and_cannot_be_heard_any_more() {
+        let gate = Gate::default();
+        let (late, heard) = sync_mpsc::sync_channel(1);
+        let (terms, his) = (AtomicU64::new(0), Arc::clone(&gate));
+        let (reader, mut events) = start(4, move |term: &Term| {
+            if terms.fetch_add(1, Ordering::Relaxed) > 0 {
+                assert!(term.card_in_field(), "the card of the term before is forgotten");
+                return turn(term);
+            }
+            term.say(card()).unwrap();
+            term.call(|| *his.wait());
+            late.send(term.say(card())).unwrap();
+            TermOver
+        });
+        assert_eq!(next(&mut events).await, "card");
+        assert_eq!(next(&mut events).await, "hanging");
+        assert_eq!(next(&mut events).await, "up");
+        gate.set(()).unwrap();
+        assert_eq!(heard.recv().unwrap(), Err(TermOver));
+        assert_eq!(reader.progress().recoveries(RecoveryStep::Thread), 1);
+        reader.stop().await;
+        assert_eq!(events.recv().await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_one_thread_is_abandoned_and_the_next_goes_on_when_it_can() {
+        let gate = Gate::default();
+        let (entering, mut entered) = mpsc::channel(4);
+        let his = Arc::clone(&gate);
+        let (reader, mut events) = start(4, move |term: &Term| {
+            term.call(|| {
+                entering.blocking_send(()).unwrap();
+                *his.wait()
+            });
+            turn(term)
+        });
+        entered.recv().await.unwrap();
+        assert_eq!(next(&mut events).await, "hanging");
+        entered.recv().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert!(entered.try_recv().is_err(), "a third thread was started");
+        assert!(events.try_recv().is_err(), "hanging was told again");
+        gate.set(()).unwrap();
+        assert_eq!(next(&mut events).await, "up");
+        reader.stop().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_leaves_a_hanging_thread_behind() {
+        let gate = Gate::default();
+        let (entering, mut entered) = mpsc::channel(1);
+        let his = Arc::clone(&gate);
+        let (reader, _events) = start(1, move |term: &Term| {
+            term.call(|| {
+                entering.blocking_send(()).unwrap();
+                *his.wait()
+            });
+            TermOver
+        });
+        entered.recv().await.unwrap();
+        reader.stop().await;
+        gate.set(()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_stop_waits_for_a_healthy_thread() {
+        let ended = Arc::new(AtomicBool::new(false));
+        let his = Arc::clone(&ended);
+        let (reader, mut events) = start(1, move |term: &Term| {
+            let over = turn(term);
+            his.store(true, Ordering::Relaxed);
+            over
+        });
+        assert_eq!(next(&mut events).await, "up");
+        reader.stop().await;
+        assert!(ended.load(Ordering::Relaxed));
+    }
+
+    #[tokio::test]
+    async fn a_reader_stops_though_nobody_drains_its_events() {
+        let (reader, events) = start(1, |term: &Term| {
+            while term.say(card()).is_ok() {}
+            TermOver
+        });
+        while events.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        reader.stop().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thread_that_ends_by_a_defect_is_told_and_started_again() {
+        let terms = AtomicU64::new(0);
+        let (reader, mut events) =
+            start(
+                4,
+                move |term: &Term| {
+                    if terms.fetch_add(1, Ordering::Relaxed) == 0 { TermOver } else { turn(term) }
+                },
+            );
+        assert_eq!(next(&mut events).await, "no_thread");
+        assert_eq!(next(&mut events).await, "up");
+        reader.stop().await;
+    }
+
+    #[test]
+    fn only_a_call_that_lasts_too_long_hangs() {
+        assert_eq!(silence(0, 1_000_000), None);
+        assert_eq!(silence(1, LIVENESS_MS), None);
+        assert_eq!(silence(1_000, 1_000 + LIVENESS_MS), None);
+        assert_eq!(silence(1_000, 1_001 + LIVENESS_MS), Some(5_001));
+        assert_eq!(silence(9_000, 1_000), None);
+    }
 }
