@@ -30,6 +30,7 @@ pub struct DiskOutbox {
     pub mark: Mark,
     /// Whether the last run ended as it was asked to.
     pub stopped_cleanly: bool,
+    /// The mark as it was last written to the medium.
     mark_on_medium: Mark,
     /// The last record deleted, and its hash.
     pruned: (Seq, ChainHash),
@@ -76,6 +77,13 @@ impl Disk {
     /// The process or the power is gone: what was only in memory is forgotten.
     pub fn crash(&mut self) {
         self.outboxes.iter_mut().for_each(|outbox| outbox.mark = outbox.mark_on_medium);
+    }
+
+    /// What is on the medium: a backup.
+    pub fn medium(&self) -> Disk {
+        let mut copy = self.clone();
+        copy.crash();
+        copy
     }
 
     /// Writes all marks to the medium.
