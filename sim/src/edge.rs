@@ -198,10 +198,11 @@ impl Door {
         agent.after_all(&mut self.machine, stage);
     }
 
-    /// The connection is gone.
-    pub fn notices(&mut self, stage: &mut Stage, conn: ConnNo) {
+    /// The connection is gone, or (`unanswered`) was never answered.
+    pub fn notices(&mut self, stage: &mut Stage, conn: ConnNo, unanswered: bool) {
         let Some(agent) = &mut self.agent else { return };
-        if agent.connecting == Some(conn) || agent.session.as_ref().is_some_and(|session| session.conn == conn) {
+        let is_up = agent.session.as_ref().is_some_and(|session| session.conn == conn);
+        if agent.connecting == Some(conn) || (is_up && !unanswered) {
             agent.link_down(&mut self.machine, stage);
             agent.after_all(&mut self.machine, stage);
         }
@@ -545,7 +546,7 @@ impl Agent {
         self.connecting = Some(conn);
         stage.send(conn, Way::Up, Packet::Connect);
         // No answer within ten seconds: given up.
-        stage.after(10_000, Event::ClientNotices(conn));
+        stage.after(10_000, Event::GivesUp(conn));
     }
 
     fn link_down(&mut self, machine: &Machine, stage: &mut Stage) {

@@ -152,10 +152,10 @@ impl Intake {
         process.plan(stage, self.run, delay_ms);
     }
 
-    /// The connection is gone.
-    pub fn notices(&mut self, stage: &mut Stage, conn: ConnNo) {
+    /// The connection is gone, or (`unanswered`) was never answered.
+    pub fn notices(&mut self, stage: &mut Stage, conn: ConnNo, unanswered: bool) {
         let Some(process) = &mut self.process else { return };
-        if process.conn == Some(conn) || process.connecting == Some(conn) {
+        if process.connecting == Some(conn) || (process.conn == Some(conn) && !unanswered) {
             process.lost(stage, self.run);
         }
     }
@@ -225,7 +225,7 @@ impl Process {
         let conn = stage.net.open(Client::Cloud);
         self.connecting = Some(conn);
         stage.send(conn, Way::Up, Packet::Connect);
-        stage.after(10_000, Event::ClientNotices(conn));
+        stage.after(10_000, Event::GivesUp(conn));
     }
 
     fn lost(&mut self, stage: &mut Stage, run: u32) {

@@ -46,6 +46,8 @@ pub enum Event {
     Packet(ConnNo, Way, Packet),
     /// The client notices that its connection is gone.
     ClientNotices(ConnNo),
+    /// A client gives a connection up that was not answered.
+    GivesUp(ConnNo),
     /// The broker notices that a connection is gone.
     BrokerNotices(ConnNo),
     /// The broker is back.

@@ -227,7 +227,8 @@ impl World {
                 stage.oracle.look_at_door(&self.doors[door]);
             }
             Event::Packet(conn, way, packet) => self.packet(conn, way, packet),
-            Event::ClientNotices(conn) => self.client_notices(conn),
+            Event::ClientNotices(conn) => self.client_notices(conn, false),
+            Event::GivesUp(conn) => self.client_notices(conn, true),
             Event::BrokerNotices(conn) => self.broker.notices(stage, conn),
             Event::BrokerUp => self.broker.up = true,
             Event::Intake(run, what) => {
@@ -263,11 +264,11 @@ impl World {
         }
     }
 
-    fn client_notices(&mut self, conn: ConnNo) {
+    fn client_notices(&mut self, conn: ConnNo, unanswered: bool) {
         let stage = &mut self.stage;
         match stage.net.client(conn) {
-            Client::Cloud => self.intake.notices(stage, conn),
-            Client::Door(door) => self.doors[door].notices(stage, conn),
+            Client::Cloud => self.intake.notices(stage, conn, unanswered),
+            Client::Door(door) => self.doors[door].notices(stage, conn, unanswered),
         }
     }
 
