@@ -93,7 +93,7 @@ pub async fn check_promise(site: &Site, greens: &[Green]) -> anyhow::Result<Comm
     ensure!(ledger.balanced, "the ledger does not balance: {:?}", ledger.complaints);
     let taps = committed.taps.len() as u64;
     ensure!(ledger.taps == taps, "{taps} taps committed, {} in the ledger", ledger.taps);
-    ensure!(ledger.in_state("delivered") == taps, "not all delivered: {:?}", ledger.deliveries);
+    ensure!(ledger.in_state("delivered") == taps, "not all delivered: {:?}", ledger.by_state);
     Ok(committed)
 }
 
