@@ -20,13 +20,15 @@ use tokio::sync::oneshot;
 use crate::admission::{Admission, Admitted, TapKey};
 use crate::anchors::Anchors;
 use crate::broker_link::{LinkEvent, Session};
-use crate::clock::{self, Now};
+use crate::clock;
 use crate::config::SIMULATED_READER;
 use crate::control::{Asked, Request, Response};
 use crate::identity::Identity;
+use crate::now::Now;
 use crate::outbox::Chunk;
 use crate::outbox::worker::{Committed, Done, Job, OutboxThread, OutboxView, Ticket};
-use crate::reader::{CardRead, ReaderEvent};
+use crate::reader::ReaderEvent;
+use crate::reader::card_read::CardRead;
 use crate::relay::{Relay, Send, Verdict};
 use crate::signal::Signals;
 use crate::status::{BrokerStatus, Counters, OutboxStatus, ReaderStatus, Status};
@@ -173,7 +175,7 @@ impl Agent {
 
     /// Takes in one thing that happened and does everything that follows from it.
     pub fn handle(&mut self, event: Event) {
-        let now = Now::read();
+        let now = clock::read();
         match event {
             Event::Reader(event) => self.reader(event, &now),
             Event::Asked(Asked { request: Request::Status, answer }) => {

@@ -11,15 +11,22 @@
 use std::collections::VecDeque;
 
 use tap_protocol::chain::ChainHash;
-use tap_protocol::ids::{OutboxId, Seq};
+use tap_protocol::ids::{OutboxId, Seq, StoreEpoch};
 use tap_protocol::limits::{HELLO_EVERY_MS, MAX_UNRECEIPTED_BATCHES, RESEND_AFTER_MS};
 use tap_protocol::receipt::Receipt;
-
-use crate::outbox::Mark;
 
 /// After going back to a mark, requests to go back to the same mark are not obeyed for this long: a whole window of
 /// batches behind one hole is answered with a whole window of such requests.
 const RESEND_HOLDOFF_MS: u64 = 1_000;
+
+/// How far receipts go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Mark {
+    /// A receipt covered 1 ..= this.
+    pub receipted_through: Seq,
+    /// The store epoch of that receipt.
+    pub store_epoch: Option<StoreEpoch>,
+}
 
 /// Decides what goes out.
 #[derive(Debug)]
@@ -253,7 +260,6 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tap_protocol::ids::StoreEpoch;
 
     const A: OutboxId = OutboxId([1; 16]);
     const B: OutboxId = OutboxId([2; 16]);

@@ -13,6 +13,8 @@ use tap_protocol::chain::ChainHash;
 use tap_protocol::ids::{BootId, ControllerId, OutboxId, Seq, StoreEpoch};
 use tap_protocol::limits::{MAX_BATCH_RECORD_BYTES, MAX_BATCH_RECORDS};
 
+use crate::relay::Mark;
+
 pub mod shelf;
 pub mod worker;
 
@@ -47,15 +49,6 @@ pub struct Outbox {
     /// `mark` differs from what is on the medium.
     mark_is_dirty: bool,
     stopped_cleanly: bool,
-}
-
-/// How far receipts go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Mark {
-    /// A receipt covered 1 ..= this.
-    pub receipted_through: Seq,
-    /// The store epoch of that receipt.
-    pub store_epoch: Option<StoreEpoch>,
 }
 
 /// Consecutive records as they are on the medium.

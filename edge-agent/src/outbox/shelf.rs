@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use tap_protocol::chain::ChainHash;
 use tap_protocol::ids::{BootId, ControllerId, OutboxId, Seq};
 
-use super::{Chunk, Mark, Outbox, OutboxError};
+use super::{Chunk, Outbox, OutboxError};
+use crate::relay::Mark;
 
 /// Outbox files end in this.
 const SUFFIX: &str = "outbox";

@@ -16,8 +16,10 @@ use tap_protocol::tap::Tap;
 use tokio::sync::mpsc::Sender;
 
 use super::shelf::{Owner, Shelf};
-use super::{Chunk, Mark, OutboxError};
-use crate::clock::{self, Now};
+use super::{Chunk, OutboxError};
+use crate::clock;
+use crate::now::Now;
+use crate::relay::Mark;
 
 /// Jobs that may wait. A tap that finds the queue full is refused at the reader, with its own signal.
 const MAX_WAITING_JOBS: usize = 1024;
@@ -228,7 +230,7 @@ struct Worker {
 
 impl Worker {
     fn run(mut self, queue: &Receiver<Job>) {
-        if let Err(error) = self.begin_run(Now::read()) {
+        if let Err(error) = self.begin_run(clock::read()) {
             self.answer(Done::AppendFailed { tickets: Vec::new(), error });
         }
         self.answer_shelf();

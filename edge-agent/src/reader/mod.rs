@@ -6,6 +6,7 @@
 //! room, and it stops waiting when it is told to stop. A simulated reader is whoever else holds a sender.
 
 pub mod apdu;
+pub mod card_read;
 pub mod em4100;
 #[cfg(feature = "pcsc")]
 pub mod pcsc;
@@ -19,29 +20,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use tap_protocol::badge::Credential;
 use tap_protocol::hello::ReaderKind;
 use tap_protocol::ids::ReaderName;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use card_read::CardRead;
+
 /// A reader says that it turned at least this often; its stop takes no longer either.
 pub const TURN_MS: u64 = 500;
-
-/// What a reader saw, as it saw it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CardRead {
-    /// Which reader of the controller.
-    pub reader: ReaderName,
-    /// The number that the card gave.
-    pub credential: Credential,
-    /// When it was seen: milliseconds of CLOCK_BOOTTIME.
-    pub seen_at_boottime_ms: u64,
-    /// Diagnostics: the card's answer to reset, which field data proves to be malformed at times (PC/SC only).
-    pub atr: Option<Vec<u8>>,
-    /// Diagnostics: cards that came and went unread just before this one (PC/SC only).
-    pub missed: u32,
-}
 
 /// Everything a reader can say to the agent's loop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -316,15 +303,6 @@ impl fmt::Display for DownReason {
                  restart the agent if this stays",
             ),
         }
-    }
-}
-
-/// Whether a reader of this kind says [`ReaderEvent::Removed`]. If so a card is there until it says so; if not, presence
-/// can only be told by repeated reads.
-pub fn reports_removal(kind: ReaderKind) -> bool {
-    match kind {
-        ReaderKind::Pcsc => true,
-        ReaderKind::Serial | ReaderKind::Simulated => false,
     }
 }
 
