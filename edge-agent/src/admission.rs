@@ -19,7 +19,7 @@ use tap_protocol::hello::ReaderKind;
 use tap_protocol::ids::{ReaderName, Seq};
 use tap_protocol::tap::Direction;
 
-use crate::reader::{CardRead, reports_removal};
+use crate::reader::card_read::{CardRead, reports_removal};
 
 /// Long enough for a hand that trembles at the edge of the field, short enough for a second tap on purpose.
 pub const DEFAULT_DEBOUNCE_MS: u64 = 1_500;

@@ -20,13 +20,15 @@ use tokio::sync::oneshot;
 use crate::admission::{Admission, Admitted, TapKey};
 use crate::anchors::Anchors;
 use crate::broker_link::{LinkEvent, Session};
-use crate::clock::{self, Now};
+use crate::clock;
 use crate::config::SIMULATED_READER;
 use crate::control::{Asked, Request, Response};
 use crate::identity::Identity;
+use crate::now::Now;
 use crate::outbox::Chunk;
 use crate::outbox::worker::{Committed, Done, Job, OutboxThread, OutboxView, Ticket};
-use crate::reader::{CardRead, ReaderEvent};
+use crate::reader::ReaderEvent;
+use crate::reader::card_read::CardRead;
 use crate::relay::{Relay, Send, Verdict};
 use crate::signal::Signals;
 use crate::status::{BrokerStatus, Counters, OutboxStatus, ReaderStatus, Status};
@@ -173,7 +175,7 @@ impl Agent {
 
     /// Takes in one thing that happened and does everything that follows from it.
     pub fn handle(&mut self, event: Event) {
-        let now = Now::read();
+        let now = clock::read();
         match event {
             Event::Reader(event) => self.reader(event, &now),
             Event::Asked(Asked { request: Request::Status, answer }) => {
@@ -375,6 +377,13 @@ impl Agent {
                 self.send_not_before_ms = now.boottime_ms + DAMAGE_PAUSE_MS;
             }
             Done::HashAt { receipt, own: Ok(own) } => self.receipt_compared(&receipt, own, now),
+            Done::StartFailed(error) => {
+                let why = with_causes(&error);
+                self.problems.insert("start", format!("no new outbox can be started: {why}"));
+                if let Some(count) = self.complaints.due("start", now.boottime_ms) {
+                    tracing::error!(why, count, "no new outbox can be started");
+                }
+            }
             Done::HashAt { own: Err(error), .. } | Done::HousekeepingFailed(error) => {
                 if let Some(count) = self.complaints.due("housekeep", now.boottime_ms) {
                     tracing::error!(why = with_causes(&error), count, "the outbox cannot be kept in order");
@@ -387,21 +396,26 @@ impl Agent {
 
     fn shelf_is_now(&mut self, shelf: Vec<OutboxView>, now: &Now) {
         if self.shelf.is_empty() {
-            self.relay = Relay::new(shelf.iter().map(|view| (view.id, view.last_seq, view.mark)));
+            let sent = shelf.iter().filter(|view| !view.is_retired);
+            self.relay = Relay::new(sent.map(|view| (view.id, view.last_seq, view.mark)));
             if self.session.is_some() {
                 self.relay.connected(now.boottime_ms);
             }
             self.ages.began(&shelf, now.boottime_ms);
         }
         for view in &shelf {
-            self.relay.started(view.id, view.last_seq, view.mark);
-            self.relay.appended(view.id, view.last_seq, now.boottime_ms);
+            if view.is_retired {
+                self.relay.retired(view.id);
+            } else {
+                self.relay.started(view.id, view.last_seq, view.mark);
+                self.relay.appended(view.id, view.last_seq, now.boottime_ms);
+            }
         }
         let is_new = self.shelf.last().map(|view| view.id) != shelf.last().map(|view| view.id);
         if let (true, Some(newest)) = (is_new, shelf.last()) {
             tracing::info!(outbox = %newest.id, seq = newest.last_seq.0, "writing to this outbox");
-            self.starting_new = false;
         }
+        self.starting_new = false;
         self.shelf = shelf;
     }
 
@@ -491,7 +505,8 @@ impl Agent {
             Verdict::Nothing => {}
             Verdict::Rewound => {
                 tracing::error!(outbox = %receipt.outbox, "this outbox was put back to an older state; starting a new one");
-                self.starting_new = self.outbox.submit(Job::StartNew { now: *now }).is_ok();
+                self.starting_new =
+                    self.outbox.submit(Job::StartNew { rewound: receipt.outbox, now: *now }).is_ok();
             }
             Verdict::Forked => {
                 let what = "the cloud has other records under this outbox's numbers: nothing is deleted, and somebody must look";

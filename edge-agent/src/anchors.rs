@@ -11,7 +11,7 @@ use tap_protocol::limits::{MAX_ANCHOR_WIDTH_MS, MAX_DRIFT_PPM};
 use tap_protocol::receipt::Receipt;
 use tap_protocol::record::{AnchorSource, Body, ClockState};
 
-use crate::clock::Now;
+use crate::now::Now;
 
 /// Hellos whose answers are still awaited.
 const MAX_HELLOS: usize = 8;

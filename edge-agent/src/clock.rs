@@ -6,29 +6,13 @@
 use std::time::Duration;
 
 use tap_protocol::ids::BootId;
-use tap_protocol::record::{ClockState, Stamp};
+use tap_protocol::record::ClockState;
 
-/// One reading of all clocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Now {
-    /// CLOCK_BOOTTIME, milliseconds.
-    pub boottime_ms: u64,
-    /// CLOCK_REALTIME, milliseconds since 1970-01-01 UTC, right or wrong.
-    pub wall_ms: i64,
-    /// Whether the kernel vouches for the wall clock.
-    pub clock: ClockState,
-}
+use crate::now::Now;
 
-impl Now {
-    /// Reads the clocks.
-    pub fn read() -> Now {
-        Now { boottime_ms: boottime_ms(), wall_ms: wall_ms(), clock: clock_state() }
-    }
-
-    /// The stamp for a record of boot number `boot`.
-    pub fn stamp(&self, boot: u32) -> Stamp {
-        Stamp { boot, boottime_ms: self.boottime_ms, wall_ms: self.wall_ms, clock: self.clock }
-    }
+/// Reads all clocks at one moment.
+pub fn read() -> Now {
+    Now { boottime_ms: boottime_ms(), wall_ms: wall_ms(), clock: clock_state() }
 }
 
 /// CLOCK_BOOTTIME, milliseconds.
@@ -70,7 +54,7 @@ mod tests {
 
     #[test]
     fn the_clocks_can_be_read() {
-        let (first, second) = (Now::read(), Now::read());
+        let (first, second) = (read(), read());
         assert!(second.boottime_ms >= first.boottime_ms);
         assert!(first.wall_ms > 0);
         assert_eq!(boot_id().unwrap(), boot_id().unwrap());

@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod identity;
 pub mod log;
+pub mod now;
 pub mod outbox;
 pub mod reader;
 pub mod relay;

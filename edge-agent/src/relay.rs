@@ -11,15 +11,22 @@
 use std::collections::VecDeque;
 
 use tap_protocol::chain::ChainHash;
-use tap_protocol::ids::{OutboxId, Seq};
+use tap_protocol::ids::{OutboxId, Seq, StoreEpoch};
 use tap_protocol::limits::{HELLO_EVERY_MS, MAX_UNRECEIPTED_BATCHES, RESEND_AFTER_MS};
 use tap_protocol::receipt::Receipt;
-
-use crate::outbox::Mark;
 
 /// After going back to a mark, requests to go back to the same mark are not obeyed for this long: a whole window of
 /// batches behind one hole is answered with a whole window of such requests.
 const RESEND_HOLDOFF_MS: u64 = 1_000;
+
+/// How far receipts go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Mark {
+    /// A receipt covered 1 ..= this.
+    pub receipted_through: Seq,
+    /// The store epoch of that receipt.
+    pub store_epoch: Option<StoreEpoch>,
+}
 
 /// Decides what goes out.
 #[derive(Debug)]
@@ -44,6 +51,8 @@ struct Lane {
     progress_ms: u64,
     /// When and from where sending last began anew.
     went_back: Option<(u64, Seq)>,
+    /// The cloud contradicts it: it waits for a person, and the others go on. Tried again with every new session.
+    is_disputed: bool,
 }
 
 /// What the agent is to do.
@@ -91,7 +100,10 @@ impl Relay {
     pub fn connected(&mut self, now_ms: u64) {
         self.connected = true;
         self.hello_due_ms = now_ms;
-        self.lanes.iter_mut().for_each(|lane| lane.go_back(now_ms));
+        for lane in &mut self.lanes {
+            lane.is_disputed = false;
+            lane.go_back(now_ms);
+        }
     }
 
     /// The session is over.
@@ -122,6 +134,11 @@ impl Relay {
         }
     }
 
+    /// Another outbox says this one again: it is sent no more.
+    pub fn retired(&mut self, outbox: OutboxId) {
+        self.lanes.retain(|lane| lane.id != outbox);
+    }
+
     /// What to do now, if anything. Call again after each answer, and when [`Relay::wake_at_ms`] has come.
     pub fn next(&mut self, now_ms: u64) -> Option<Send> {
         if !self.connected {
@@ -134,7 +151,7 @@ impl Relay {
         if self.reading {
             return None;
         }
-        let lane = self.lanes.iter_mut().find(|lane| lane.mark.receipted_through < lane.last_seq)?;
+        let lane = self.lanes.iter_mut().find(|lane| lane.has_something_to_send())?;
         if lane.is_stuck(now_ms) {
             lane.go_back(now_ms);
         }
@@ -179,16 +196,16 @@ impl Relay {
             return Verdict::Nothing;
         }
         if through > lane.last_seq {
-            return Verdict::Rewound;
+            return lane.dispute(Verdict::Rewound);
         }
         if own_hash.is_some_and(|own| own != receipt.hash) {
-            return Verdict::Forked;
+            return lane.dispute(Verdict::Forked);
         }
         let mark = Mark { receipted_through: through, store_epoch: Some(receipt.store_epoch) };
         let is_new_epoch = lane.mark.store_epoch.is_some_and(|epoch| receipt.store_epoch > epoch);
         if is_new_epoch && through < lane.mark.receipted_through {
             if own_hash.is_none() {
-                return Verdict::HistoryGone;
+                return lane.dispute(Verdict::HistoryGone);
             }
             lane.mark = mark;
             lane.go_back(now_ms);
@@ -226,7 +243,26 @@ impl Relay {
 impl Lane {
     fn new(id: OutboxId, last_seq: Seq, mark: Mark) -> Lane {
         let sent_through = mark.receipted_through;
-        Lane { id, last_seq, mark, sent_through, in_flight: VecDeque::new(), progress_ms: 0, went_back: None }
+        Lane {
+            id,
+            last_seq,
+            mark,
+            sent_through,
+            in_flight: VecDeque::new(),
+            progress_ms: 0,
+            went_back: None,
+            is_disputed: false,
+        }
+    }
+
+    fn has_something_to_send(&self) -> bool {
+        self.mark.receipted_through < self.last_seq && !self.is_disputed
+    }
+
+    fn dispute(&mut self, verdict: Verdict) -> Verdict {
+        self.is_disputed = true;
+        self.in_flight.clear();
+        verdict
     }
 
     fn is_stuck(&self, now_ms: u64) -> bool {
@@ -253,7 +289,6 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tap_protocol::ids::StoreEpoch;
 
     const A: OutboxId = OutboxId([1; 16]);
     const B: OutboxId = OutboxId([2; 16]);
@@ -399,6 +434,21 @@ mod tests {
         let mut relay = relay(&[(A, 10, 8)]);
         assert_eq!(relay.receipt(&receipt(A, 11), None, 0), Verdict::Rewound);
         assert_eq!(relay.pending(), 2, "nothing is believed");
+    }
+
+    #[test]
+    fn an_outbox_in_dispute_waits_and_the_next_goes_on() {
+        let mut relay = relay(&[(A, 10, 8), (B, 5, 0)]);
+        assert_eq!(relay.receipt(&receipt(A, 9), Some(ChainHash([8; 32])), 0), Verdict::Forked);
+        assert_eq!(relay.next(0), batch(B, 1));
+        relay.sent(B, Seq(1), Seq(5));
+        relay.connected(1);
+        assert_eq!(relay.next(1), Some(Send::Hello));
+        assert_eq!(relay.next(1), batch(A, 9), "a new session tries it again");
+        relay.not_sent();
+        relay.retired(A);
+        assert_eq!(relay.next(1), batch(B, 1));
+        assert_eq!(relay.pending(), 5);
     }
 
     #[test]

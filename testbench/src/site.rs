@@ -95,7 +95,7 @@ pub struct CloudLedger {
     /// What is not.
     pub complaints: Vec<String>,
     /// Per state.
-    pub deliveries: Vec<DeliveryCount>,
+    pub by_state: Vec<DeliveryCount>,
 }
 
 /// One line of [`CloudLedger`].
@@ -110,7 +110,7 @@ pub struct DeliveryCount {
 impl CloudLedger {
     /// How many deliveries are in this state.
     pub fn in_state(&self, state: &str) -> u64 {
-        self.deliveries.iter().filter(|line| line.state == state).map(|line| line.count).sum()
+        self.by_state.iter().filter(|line| line.state == state).map(|line| line.count).sum()
     }
 }
 
@@ -323,7 +323,7 @@ impl Site {
 
     /// cloud-ingest's database.
     pub fn store_path(&self) -> PathBuf {
-        self.dir.join("cloud/events.sqlite")
+        self.dir.join("cloud/cloud-ingest.db")
     }
 
     /// The controller's outboxes.

@@ -174,7 +174,7 @@ pub fn the_ledger(config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode> {
         ] {
             table.add_row([what.to_owned(), count.to_string()]);
         }
-        for delivery in &ledger.deliveries {
+        for delivery in &ledger.by_state {
             table.add_row([
                 format!("{}: {}", delivery.destination, delivery.state),
                 delivery.count.to_string(),

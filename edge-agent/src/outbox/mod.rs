@@ -13,6 +13,8 @@ use tap_protocol::chain::ChainHash;
 use tap_protocol::ids::{BootId, ControllerId, OutboxId, Seq, StoreEpoch};
 use tap_protocol::limits::{MAX_BATCH_RECORD_BYTES, MAX_BATCH_RECORDS};
 
+use crate::relay::Mark;
+
 pub mod shelf;
 pub mod worker;
 
@@ -47,15 +49,7 @@ pub struct Outbox {
     /// `mark` differs from what is on the medium.
     mark_is_dirty: bool,
     stopped_cleanly: bool,
-}
-
-/// How far receipts go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Mark {
-    /// A receipt covered 1 ..= this.
-    pub receipted_through: Seq,
-    /// The store epoch of that receipt.
-    pub store_epoch: Option<StoreEpoch>,
+    continues: Option<OutboxId>,
 }
 
 /// Consecutive records as they are on the medium.
@@ -114,15 +108,26 @@ impl Outbox {
         configure(&db, path)?;
         check_version(&db, path)?;
 
-        type Row = ([u8; 16], String, Vec<u8>, u32, u64, [u8; 32], u64, Option<u64>, bool);
+        type Row = ([u8; 16], String, Vec<u8>, u32, u64, [u8; 32], u64, Option<u64>, bool, Option<[u8; 16]>);
         let row: Row = db
             .query_row(
-                "SELECT outbox_id, controller, machine, ordinal, pruned_through, pruned_hash, receipted_through, store_epoch, stopped_cleanly FROM outbox",
+                "SELECT outbox_id, controller, machine, ordinal, pruned_through, pruned_hash, receipted_through, store_epoch, stopped_cleanly, continues FROM outbox",
                 [],
                 |row| row.try_into(),
             )
             .map_err(at)?;
-        let (id, controller, machine, ordinal, pruned, pruned_hash, receipted, epoch, stopped_cleanly) = row;
+        let (
+            id,
+            controller,
+            machine,
+            ordinal,
+            pruned,
+            pruned_hash,
+            receipted,
+            epoch,
+            stopped_cleanly,
+            continues,
+        ) = row;
         let id = OutboxId(id);
         let controller =
             controller.parse().map_err(|_| OutboxError::NotAnOutbox { path: path.to_owned() })?;
@@ -137,6 +142,7 @@ impl Outbox {
         assert!(pruned.0 <= mark.receipted_through, "{}: pruned beyond the receipts", path.display());
         let path = path.to_owned();
         let mark_is_dirty = false;
+        let continues = continues.map(OutboxId);
         Ok(Outbox {
             db,
             path,
@@ -149,6 +155,7 @@ impl Outbox {
             mark,
             mark_is_dirty,
             stopped_cleanly,
+            continues,
         })
     }
 
@@ -192,9 +199,33 @@ impl Outbox {
         self.stopped_cleanly
     }
 
+    /// The rewound outbox that this one says again, if any: it is not sent any more.
+    pub fn continues(&self) -> Option<OutboxId> {
+        self.continues
+    }
+
     /// Writes the records in one transaction and returns the number of the first. When this returns, all of them are
     /// on the medium; if it fails, none is there.
     pub fn append(&mut self, records: &[Vec<u8>]) -> Result<Seq, OutboxError> {
+        let mut all = Some(records.to_vec());
+        self.write(None, || Ok(all.take()))
+    }
+
+    /// Writes everything that `next` gives, until it gives nothing more, and that this outbox says `old` again: in one
+    /// transaction, so that a power cut leaves either all of it or nothing.
+    pub fn append_continuing(
+        &mut self,
+        old: OutboxId,
+        next: impl FnMut() -> Result<Option<Vec<Vec<u8>>>, OutboxError>,
+    ) -> Result<Seq, OutboxError> {
+        self.write(Some(old), next)
+    }
+
+    fn write(
+        &mut self,
+        continues: Option<OutboxId>,
+        mut next: impl FnMut() -> Result<Option<Vec<Vec<u8>>>, OutboxError>,
+    ) -> Result<Seq, OutboxError> {
         let at = |source| OutboxError::Append { source };
         let (mut seq, mut hash) = self.last;
         let first = seq.next();
@@ -204,14 +235,20 @@ impl Outbox {
             let mut insert = transaction
                 .prepare_cached("INSERT INTO record (seq, hash, bytes) VALUES (?1, ?2, ?3)")
                 .map_err(at)?;
-            for bytes in records {
-                seq = seq.next();
-                hash = hash.next(bytes);
-                insert.execute(params![seq.0, hash.0, bytes]).map_err(at)?;
+            while let Some(records) = next()? {
+                for bytes in &records {
+                    seq = seq.next();
+                    hash = hash.next(bytes);
+                    insert.execute(params![seq.0, hash.0, bytes]).map_err(at)?;
+                }
             }
+        }
+        if let Some(old) = continues {
+            transaction.execute("UPDATE outbox SET continues = ?1", [old.0]).map_err(at)?;
         }
         transaction.commit().map_err(at)?;
         self.last = (seq, hash);
+        self.continues = continues.or(self.continues);
         Ok(first)
     }
 
@@ -332,14 +369,12 @@ impl Outbox {
         }
     }
 
-    /// The boot that `number` stands for in this outbox's stamps.
-    pub fn boot_id(&self, number: u32) -> Result<Option<BootId>, OutboxError> {
-        let boot_id: Option<[u8; 16]> = self
-            .db
-            .query_row("SELECT boot_id FROM boot WHERE boot = ?1", [number], |row| row.get(0))
-            .optional()
-            .map_err(|source| OutboxError::Read { source })?;
-        Ok(boot_id.map(BootId))
+    /// All boots: the numbers in this outbox's stamps and what they stand for.
+    pub fn boots(&self) -> Result<Vec<(u32, BootId)>, OutboxError> {
+        let at = |source| OutboxError::Read { source };
+        let mut rows = self.db.prepare("SELECT boot, boot_id FROM boot").map_err(at)?;
+        let boots = rows.query_map([], |row| Ok((row.get(0)?, BootId(row.get(1)?)))).map_err(at)?;
+        boots.collect::<Result<_, _>>().map_err(at)
     }
 
     /// Notes that a run begins (`false`) or ends as it was asked to (`true`).

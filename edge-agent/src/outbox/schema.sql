@@ -11,7 +11,8 @@ CREATE TABLE outbox (
     pruned_hash       BLOB    NOT NULL CHECK (length(pruned_hash) = 32),   -- h(pruned_through)
     receipted_through INTEGER NOT NULL DEFAULT 0,
     store_epoch       INTEGER,                   -- of the receipt that gave the mark
-    stopped_cleanly   INTEGER NOT NULL DEFAULT 0
+    stopped_cleanly   INTEGER NOT NULL DEFAULT 0,
+    continues         BLOB CHECK (length(continues) = 16)  -- the rewound outbox that this one says again, if any
 ) STRICT;
 
 CREATE TABLE boot (

@@ -4,9 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use tap_protocol::chain::ChainHash;
-use tap_protocol::ids::{BootId, ControllerId, OutboxId, Seq};
+use tap_protocol::ids::{ControllerId, OutboxId, Seq};
 
-use super::{Chunk, Mark, Outbox, OutboxError};
+use super::{Chunk, Outbox, OutboxError};
+use crate::relay::Mark;
 
 /// Outbox files end in this.
 const SUFFIX: &str = "outbox";
@@ -83,9 +84,15 @@ impl Shelf {
         self.find(id).map_or(Ok(None), |outbox| outbox.hash_at(seq))
     }
 
-    /// See [`Outbox::boot_id`]. `None` also if there is no such outbox.
-    pub fn boot_id(&mut self, id: OutboxId, number: u32) -> Result<Option<BootId>, OutboxError> {
-        self.find(id).map_or(Ok(None), |outbox| outbox.boot_id(number))
+    /// Whether another outbox says it again: then it is not sent any more.
+    pub fn is_retired(&self, id: OutboxId) -> bool {
+        self.outboxes.iter().any(|outbox| outbox.continues() == Some(id))
+    }
+
+    /// The newest outbox, to be written, and the one called `id`, to be read; `None` if that is not another one.
+    pub fn newest_and(&mut self, id: OutboxId) -> Option<(&mut Outbox, &Outbox)> {
+        let (newest, older) = self.outboxes.split_last_mut()?;
+        older.iter().find(|outbox| outbox.id() == id).map(|old| (newest, old))
     }
 
     /// See [`Outbox::set_mark`].

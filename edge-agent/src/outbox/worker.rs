@@ -4,6 +4,7 @@
 //! two or three syncs and not a hundred. [`Committed`] can be made here and nowhere else, which is why a green light
 //! cannot come before the commit.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -16,8 +17,10 @@ use tap_protocol::tap::Tap;
 use tokio::sync::mpsc::Sender;
 
 use super::shelf::{Owner, Shelf};
-use super::{Chunk, Mark, OutboxError};
-use crate::clock::{self, Now};
+use super::{Chunk, OutboxError};
+use crate::clock;
+use crate::now::Now;
+use crate::relay::Mark;
 
 /// Jobs that may wait. A tap that finds the queue full is refused at the reader, with its own signal.
 const MAX_WAITING_JOBS: usize = 1024;
@@ -68,8 +71,10 @@ pub enum Job {
         /// How many receipted records each outbox keeps.
         keep_receipted: u64,
     },
-    /// Start a new outbox (this one was rewound) and say again in it what `since` has no receipt for.
+    /// An outbox was put back to an older state: start a new one and say again in it what has no receipt.
     StartNew {
+        /// Which.
+        rewound: OutboxId,
         /// Time and place for the first record.
         now: Now,
     },
@@ -110,6 +115,8 @@ pub enum Done {
     },
     /// The outboxes changed: what is on the shelf now.
     Shelf(Vec<OutboxView>),
+    /// No new outbox could be started; the next receipt gives reason to try again.
+    StartFailed(OutboxError),
     /// Housekeeping failed; it is tried again.
     HousekeepingFailed(OutboxError),
     /// The thread has ended and everything is written.
@@ -162,6 +169,8 @@ pub struct OutboxView {
     pub mark: Mark,
     /// The last record deleted.
     pub pruned_through: Seq,
+    /// Another outbox says it again: it is not sent any more.
+    pub is_retired: bool,
 }
 
 impl OutboxView {
@@ -228,7 +237,7 @@ struct Worker {
 
 impl Worker {
     fn run(mut self, queue: &Receiver<Job>) {
-        if let Err(error) = self.begin_run(Now::read()) {
+        if let Err(error) = self.begin_run(clock::read()) {
             self.answer(Done::AppendFailed { tickets: Vec::new(), error });
         }
         self.answer_shelf();
@@ -331,67 +340,56 @@ impl Worker {
                     Err(error) => self.answer(Done::HousekeepingFailed(error)),
                 }
             }
-            Job::StartNew { now } => self.start_new(now),
+            Job::StartNew { rewound, now } => self.start_new(rewound, now),
         }
     }
 
-    /// The newest outbox was rewound: what it says without a receipt is said again in a new one, so that it reaches the
-    /// cloud under numbers that were never used.
-    fn start_new(&mut self, now: Now) {
-        let old = self.shelf.newest();
-        let (old_id, old_mark) = (old.id(), old.mark().receipted_through);
-        let mut from = old_mark.next();
+    /// An outbox was rewound: what it says without a receipt is said again in a new one, so that it reaches the cloud
+    /// under numbers that were never used. The old one stays on the disk, retired.
+    fn start_new(&mut self, rewound: OutboxId, now: Now) {
         let started = mint_outbox_id()
             .map_err(|source| OutboxError::Folder { path: "/dev/urandom".into(), source })
             .and_then(|id| self.shelf.start_new(&self.owner, id))
-            .and_then(|()| self.begin_run(now));
+            .and_then(|()| self.say_again(rewound, now));
         if let Err(error) = started {
-            return self.answer(Done::AppendFailed { tickets: Vec::new(), error });
-        }
-        loop {
-            let copied = match self.shelf.read(old_id, from) {
-                Ok(Some(chunk)) if !chunk.records.is_empty() => {
-                    let records = self.say_again(old_id, old_mark, &chunk);
-                    from = from.plus(chunk.records.len() as u64);
-                    records.and_then(|records| self.shelf.newest().append(&records).map(|_| ()))
-                }
-                Ok(_) => break,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = copied {
-                self.answer(Done::HousekeepingFailed(error));
-                break;
-            }
+            self.answer(Done::StartFailed(error));
         }
         self.answer_shelf();
     }
 
     /// The same records in the newest outbox's terms: boots and taps have other numbers there. A record that this agent
     /// cannot read is said again as it is.
-    fn say_again(
-        &mut self,
-        old: OutboxId,
-        old_mark: Seq,
-        chunk: &Chunk,
-    ) -> Result<Vec<Vec<u8>>, OutboxError> {
-        // The new outbox begins with its own start; then the old records follow in their order.
-        let renumbered = |seq: Seq| Seq(seq.0 - old_mark.0 + 1);
-        let mut again = Vec::with_capacity(chunk.records.len());
-        for bytes in &chunk.records {
-            let Ok(mut record) = Record::decode(bytes) else {
-                again.push(bytes.clone());
-                continue;
-            };
-            if let Some(boot_id) = self.shelf.boot_id(old, record.at.boot)? {
-                record.at.boot = self.shelf.newest().boot_number(boot_id)?;
-            }
-            if let Body::Repeats { seq, .. } = &mut record.body {
-                // Of a tap that has a receipt: the repeats tell nothing that could be attached to it any more.
-                *seq = if *seq > old_mark { renumbered(*seq) } else { Seq::ZERO };
-            }
-            again.push(record.encode());
+    fn say_again(&mut self, rewound: OutboxId, now: Now) -> Result<(), OutboxError> {
+        let Some((newest, old)) = self.shelf.newest_and(rewound) else { return Ok(()) };
+        self.boot = newest.boot_number(self.boot_id)?;
+        let mut boots = BTreeMap::new();
+        for (number, boot_id) in old.boots()? {
+            boots.insert(number, newest.boot_number(boot_id)?);
         }
-        Ok(again)
+        let old_mark = old.mark().receipted_through;
+        // The new outbox begins with its own start; then the old records follow in their order.
+        let renumbered = |seq: Seq| if seq > old_mark { Seq(seq.0 - old_mark.0 + 1) } else { Seq::ZERO };
+        let translate = |bytes: &Vec<u8>| {
+            let Ok(mut record) = Record::decode(bytes) else { return bytes.clone() };
+            record.at.boot = boots.get(&record.at.boot).copied().unwrap_or(record.at.boot);
+            if let Body::Repeats { seq, .. } = &mut record.body {
+                *seq = renumbered(*seq);
+            }
+            record.encode()
+        };
+        let version = short_text(env!("CARGO_PKG_VERSION"));
+        let body = Body::AgentStarted { boot_id: self.boot_id, version, previous_stop: PreviousStop::None };
+        let mut own_start = Some(vec![Record { at: now.stamp(self.boot), body }.encode()]);
+        let mut from = old_mark.next();
+        newest.append_continuing(rewound, || {
+            if let Some(start) = own_start.take() {
+                return Ok(Some(start));
+            }
+            let chunk = old.read(from)?;
+            from = from.plus(chunk.records.len() as u64);
+            Ok((!chunk.records.is_empty()).then(|| chunk.records.iter().map(translate).collect()))
+        })?;
+        Ok(())
     }
 
     fn answer_shelf(&mut self) {
@@ -400,6 +398,7 @@ impl Worker {
             last_seq: outbox.last_seq(),
             mark: outbox.mark(),
             pruned_through: outbox.pruned_through(),
+            is_retired: self.shelf.is_retired(outbox.id()),
         });
         let views = views.collect();
         self.answer(Done::Shelf(views));
@@ -497,9 +496,10 @@ mod tests {
         thread
             .submit(Job::SetMark { outbox: old, mark: Mark { receipted_through: Seq(2), store_epoch: None } })
             .unwrap();
-        thread.submit(Job::StartNew { now: NOW }).unwrap();
+        thread.submit(Job::StartNew { rewound: old, now: NOW }).unwrap();
         let views = shelf(&mut done);
         assert_eq!(views.len(), 2);
+        assert!(views[0].is_retired && !views[1].is_retired);
         assert_eq!(views[1].last_seq, Seq(3), "its own start, and records 3 and 4 of the old one");
         thread.stop();
     }

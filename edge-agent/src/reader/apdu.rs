@@ -3,7 +3,7 @@
 
 use tap_protocol::badge::{Credential, Technology};
 
-use super::Reject;
+use super::card_read::Reject;
 
 /// GET DATA, UID (PC/SC part 3, 3.2.2.1.3): the reader answers it, not the card.
 pub const GET_UID: [u8; 5] = [0xFF, 0xCA, 0x00, 0x00, 0x00];

@@ -11,7 +11,7 @@
 
 use tap_protocol::badge::{Credential, Technology};
 
-use super::Reject;
+use super::card_read::Reject;
 
 const START: u8 = 0x02;
 const END: u8 = 0x03;
