@@ -162,13 +162,15 @@ impl Relay {
         Some(Send::Batch { outbox: lane.id, from: lane.sent_through.next() })
     }
 
-    /// When to call [`Relay::next`] again though nothing else happens.
+    /// When to call [`Relay::next`] again though nothing else happens. Never a moment at which that would change
+    /// nothing: while a read is under way its answer comes first, and a lane behind another waits for its turn.
     pub fn wake_at_ms(&self) -> Option<u64> {
         if !self.connected {
             return None;
         }
-        let stuck = self.lanes.iter().filter(|lane| !lane.in_flight.is_empty());
-        stuck.map(|lane| lane.progress_ms + RESEND_AFTER_MS).chain([self.hello_due_ms]).min()
+        let sending = self.lanes.iter().find(|lane| lane.has_something_to_send());
+        let stuck = sending.filter(|lane| !self.reading && !lane.in_flight.is_empty());
+        stuck.map(|lane| lane.progress_ms + RESEND_AFTER_MS).into_iter().chain([self.hello_due_ms]).min()
     }
 
     /// The batch that was asked for is on its way: records `from ..= through`.
@@ -374,6 +376,17 @@ mod tests {
         assert_eq!(relay.wake_at_ms(), Some(RESEND_AFTER_MS));
         assert_eq!(relay.next(RESEND_AFTER_MS - 1), None);
         assert_eq!(relay.next(RESEND_AFTER_MS), batch(A, 1));
+    }
+
+    #[test]
+    fn it_never_asks_to_be_woken_for_nothing() {
+        let mut relay = relay(&[(A, 10, 0), (B, 5, 0)]);
+        send(&mut relay, 0, 5);
+        assert_eq!(relay.next(0), batch(A, 6), "this read takes very long");
+        assert_eq!(relay.next(RESEND_AFTER_MS), None);
+        assert_eq!(relay.wake_at_ms(), Some(HELLO_EVERY_MS), "the read's answer comes first");
+        relay.not_sent();
+        assert_eq!(relay.wake_at_ms(), Some(RESEND_AFTER_MS));
     }
 
     #[test]
