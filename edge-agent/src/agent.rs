@@ -195,8 +195,12 @@ impl Agent {
     pub fn wake_at_ms(&self) -> u64 {
         let now_ms = clock::boottime_ms();
         let second = now_ms + 1_000;
-        let pause = if self.send_not_before_ms > now_ms { self.send_not_before_ms } else { second };
-        self.relay.wake_at_ms().unwrap_or(second).min(second).min(pause)
+        // While sending pauses, the relay is not asked; it may want to be long since.
+        let sending = match self.send_not_before_ms > now_ms {
+            true => self.send_not_before_ms,
+            false => self.relay.wake_at_ms().unwrap_or(second),
+        };
+        sending.min(second)
     }
 
     /// One line for the service manager.
