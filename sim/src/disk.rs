@@ -5,7 +5,8 @@
 
 use std::collections::VecDeque;
 
-use edge_agent::outbox::{Chunk, Mark};
+use edge_agent::outbox::Chunk;
+use edge_agent::relay::Mark;
 use tap_protocol::chain::ChainHash;
 use tap_protocol::ids::{BootId, OutboxId, Seq};
 use tap_protocol::limits::{MAX_BATCH_RECORD_BYTES, MAX_BATCH_RECORDS};
@@ -37,6 +38,8 @@ pub struct DiskOutbox {
     records: VecDeque<Written>,
     /// Boot number 1 is at index 0.
     boots: Vec<BootId>,
+    /// The rewound outbox that this one says again.
+    continues: Option<OutboxId>,
 }
 
 /// One record on the medium.
@@ -71,6 +74,7 @@ impl Disk {
             pruned: (Seq::ZERO, ChainHash::start(id)),
             records: VecDeque::new(),
             boots: Vec::new(),
+            continues: None,
         });
     }
 
@@ -91,23 +95,30 @@ impl Disk {
         self.outboxes.iter_mut().for_each(|outbox| outbox.mark_on_medium = outbox.mark);
     }
 
-    /// The records of the outbox before the newest that have no receipt, in the newest one's terms: boots and taps have
-    /// other numbers there. As `Worker::start_new` of the edge agent does it, after its first record.
-    pub fn say_again(&mut self) -> Vec<(Vec<u8>, Option<TapNo>)> {
-        let [.., old, new] = self.outboxes.as_mut_slice() else { return Vec::new() };
+    /// Whether another outbox says it again: then it is not sent any more.
+    pub fn is_retired(&self, id: OutboxId) -> bool {
+        self.outboxes.iter().any(|outbox| outbox.continues == Some(id))
+    }
+
+    /// The records of a rewound outbox that have no receipt, in the newest one's terms: boots and taps have other numbers
+    /// there. As `Worker::say_again` of the edge agent does it, after its own first record.
+    pub fn say_again(&mut self, rewound: OutboxId) -> Vec<(Vec<u8>, Option<TapNo>)> {
+        let Some((new, older)) = self.outboxes.split_last_mut() else { return Vec::new() };
+        let Some(old) = older.iter().find(|outbox| outbox.id == rewound) else { return Vec::new() };
+        let boots: Vec<u32> = old.boots.iter().map(|boot_id| new.boot_number(*boot_id)).collect();
         let old_mark = old.mark.receipted_through;
         let renumbered = |seq: Seq| if seq > old_mark { Seq(seq.0 - old_mark.0 + 1) } else { Seq::ZERO };
-        let unreceipted = old.records.iter().zip(old.pruned.0.0 + 1..).filter(|(_, seq)| *seq > old_mark.0);
-        let again = unreceipted.map(|(written, _)| {
+        let unreceipted = old.records().filter(|(seq, _)| *seq > old_mark);
+        let again = unreceipted.map(|(_, written)| {
             let mut record = Record::decode(&written.bytes).expect("this agent wrote it");
-            if let Some(boot_id) = old.boots.get(record.at.boot as usize - 1) {
-                record.at.boot = new.boot_number(*boot_id);
-            }
+            let old_number = (record.at.boot as usize).checked_sub(1);
+            record.at.boot = old_number.and_then(|at| boots.get(at)).copied().unwrap_or(record.at.boot);
             if let Body::Repeats { seq, .. } = &mut record.body {
                 *seq = renumbered(*seq);
             }
             (record.encode(), written.tap)
         });
+        new.continues = Some(rewound);
         again.collect()
     }
 }
@@ -187,9 +198,9 @@ impl DiskOutbox {
         index as u32 + 1
     }
 
-    /// The boot that a number stands for.
-    pub fn boot_id(&self, number: u32) -> Option<BootId> {
-        self.boots.get((number as usize).checked_sub(1)?).copied()
+    /// The number of a boot that is known here.
+    pub fn known_boot(&self, boot_id: BootId) -> Option<u32> {
+        self.boots.iter().position(|known| *known == boot_id).map(|index| index as u32 + 1)
     }
 
     /// All records with their numbers.

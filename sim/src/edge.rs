@@ -7,10 +7,9 @@ use std::rc::Rc;
 
 use edge_agent::admission::{Admission, Admitted, DEFAULT_DEBOUNCE_MS, Place, TapKey};
 use edge_agent::anchors::Anchors;
-use edge_agent::clock::Now;
-use edge_agent::outbox::Mark;
-use edge_agent::reader::CardRead;
-use edge_agent::relay::{Relay, Send, Verdict};
+use edge_agent::now::Now;
+use edge_agent::reader::card_read::CardRead;
+use edge_agent::relay::{Mark, Relay, Send, Verdict};
 use tap_protocol::badge::{Credential, SealedBadge};
 use tap_protocol::chain::ChainHash;
 use tap_protocol::envelope::Batch;
@@ -82,6 +81,8 @@ pub struct Machine {
     frozen_ms: Option<i64>,
     clock: ClockState,
     keep_receipted: u64,
+    /// What stands for this boot in the newest outbox, as the outbox's thread last learned it; 0 before that.
+    boot: u32,
 }
 
 /// A record on its way to the medium.
@@ -98,6 +99,8 @@ struct Agent {
     relay: Relay,
     anchors: Anchors,
     views: Vec<View>,
+    /// As the relay has them, for the oracle.
+    marks: BTreeMap<OutboxId, Seq>,
     session: Option<Session>,
     had_session: bool,
     starting_new: bool,
@@ -121,6 +124,7 @@ struct View {
     id: OutboxId,
     last_seq: Seq,
     mark: Mark,
+    is_retired: bool,
 }
 
 struct Session {
@@ -153,6 +157,7 @@ impl Door {
             frozen_ms: None,
             clock: if synced { ClockState::Synced } else { ClockState::Unsynced },
             keep_receipted,
+            boot: 0,
         };
         Door { machine, agent: None }
     }
@@ -300,7 +305,7 @@ impl Machine {
     }
 
     fn commit(&mut self, stage: &mut Stage, group: &[Pending]) -> Seq {
-        let boot = self.disk.newest().boot_number(self.boot_id);
+        let boot = self.boot;
         let encode = |pending: &Pending| {
             let record = Record { at: pending.now.stamp(boot), body: pending.body.clone() };
             (record.encode(), pending.tap.map(|(tap, _)| tap))
@@ -310,8 +315,10 @@ impl Machine {
 
     /// As `Worker::begin_run`: the first record of every run.
     fn begin_run(&mut self, stage: &mut Stage, now: Now) {
-        let newest = self.disk.newest();
-        let boot = newest.boot_number(self.boot_id);
+        if !self.learn_boot(stage) {
+            return;
+        }
+        let (boot, newest) = (self.boot, self.disk.newest());
         let previous_stop = match (newest.last().0, newest.stopped_cleanly) {
             (Seq::ZERO, _) => PreviousStop::None,
             (_, true) => PreviousStop::Clean,
@@ -322,6 +329,30 @@ impl Machine {
         self.append(stage, vec![(Record { at: now.stamp(boot), body }.encode(), None)]);
     }
 
+    /// The number of this boot in the newest outbox. A full disk cannot mint one, and cannot write anything else either.
+    fn learn_boot(&mut self, stage: &Stage) -> bool {
+        let is_full = stage.now_ms < self.disk_full_until_ms;
+        let newest = self.disk.newest();
+        let number = if is_full { newest.known_boot(self.boot_id) } else { Some(newest.boot_number(self.boot_id)) };
+        self.boot = number.unwrap_or(self.boot);
+        !is_full
+    }
+
+    /// As `Worker::start_new` and `Worker::say_again`: all of it in one commit.
+    fn say_again(&mut self, stage: &mut Stage, rewound: OutboxId, at: Now) {
+        self.mint_outbox(stage);
+        if !self.learn_boot(stage) {
+            return;
+        }
+        let body =
+            Body::AgentStarted { boot_id: self.boot_id, version: "sim".into(), previous_stop: PreviousStop::None };
+        let mut records = vec![(Record { at: at.stamp(self.boot), body }.encode(), None)];
+        records.extend(self.disk.say_again(rewound));
+        stage.tally.add("records said again in a new outbox", records.len() as u64 - 1);
+        records.iter().filter_map(|(_, tap)| *tap).for_each(|tap| stage.oracle.said_again(tap));
+        self.append(stage, records);
+    }
+
     fn mint_outbox(&mut self, stage: &mut Stage) {
         let id = OutboxId(stage.dice.bytes());
         stage.tally.count("outboxes");
@@ -330,7 +361,12 @@ impl Machine {
     }
 
     fn views(&self) -> Vec<View> {
-        let view = |outbox: &crate::disk::DiskOutbox| View { id: outbox.id, last_seq: outbox.last().0, mark: outbox.mark };
+        let view = |outbox: &crate::disk::DiskOutbox| View {
+            id: outbox.id,
+            last_seq: outbox.last().0,
+            mark: outbox.mark,
+            is_retired: self.disk.is_retired(outbox.id),
+        };
         self.disk.outboxes.iter().map(view).collect()
     }
 }
@@ -339,6 +375,7 @@ impl Agent {
     fn start(machine: &mut Machine, stage: &mut Stage) -> Agent {
         stage.say(format_args!("door {}", machine.no + 1), format_args!("agent starts"));
         let now = machine.now(stage);
+        machine.boot = 0;
         if machine.disk.outboxes.is_empty() || std::mem::take(&mut machine.moved) {
             machine.mint_outbox(stage);
         }
@@ -351,7 +388,10 @@ impl Agent {
         let views = machine.views();
         let agent = Agent {
             admission: Admission::new(DEFAULT_DEBOUNCE_MS, [place("in", Direction::In), place("out", Direction::Out)]),
-            relay: Relay::new(views.iter().map(|view| (view.id, view.last_seq, view.mark))),
+            relay: Relay::new(
+                views.iter().filter(|view| !view.is_retired).map(|view| (view.id, view.last_seq, view.mark)),
+            ),
+            marks: views.iter().map(|view| (view.id, view.mark.receipted_through)).collect(),
             anchors: Anchors::new(machine.boot_id),
             views,
             session: None,
@@ -499,13 +539,8 @@ impl Agent {
                     self.shelf_is_now(machine, now.boottime_ms);
                 }
             }
-            Job::StartNew(at) => {
-                machine.mint_outbox(stage);
-                machine.begin_run(stage, at);
-                let again = machine.disk.say_again();
-                stage.tally.add("records said again in a new outbox", again.len() as u64);
-                again.iter().filter_map(|(_, tap)| *tap).for_each(|tap| stage.oracle.said_again(tap));
-                machine.append(stage, again);
+            Job::StartNew(rewound, at) => {
+                machine.say_again(stage, rewound, at);
                 self.shelf_is_now(machine, now.boottime_ms);
             }
         }
@@ -514,12 +549,14 @@ impl Agent {
     fn shelf_is_now(&mut self, machine: &Machine, now_ms: u64) {
         let views = machine.views();
         for view in &views {
-            self.relay.started(view.id, view.last_seq, view.mark);
-            self.relay.appended(view.id, view.last_seq, now_ms);
+            if view.is_retired {
+                self.relay.retired(view.id);
+            } else {
+                self.relay.started(view.id, view.last_seq, view.mark);
+                self.relay.appended(view.id, view.last_seq, now_ms);
+            }
         }
-        if self.views.last().map(|view| view.id) != views.last().map(|view| view.id) {
-            self.starting_new = false;
-        }
+        self.starting_new = false;
         self.views = views;
     }
 
@@ -656,12 +693,13 @@ impl Agent {
                 if let Some(view) = self.views.iter_mut().find(|view| view.id == receipt.outbox) {
                     view.mark = mark;
                 }
+                self.marks.insert(receipt.outbox, mark.receipted_through);
                 let _ = self.submit(Job::SetMark(receipt.outbox, mark));
                 if matches!(verdict, Verdict::Restored(_)) { "restored" } else { "advanced" }
             }
             Verdict::Nothing => "nothing",
             Verdict::Rewound => {
-                self.starting_new = self.submit(Job::StartNew(now)).is_ok();
+                self.starting_new = self.submit(Job::StartNew(receipt.outbox, now)).is_ok();
                 "rewound"
             }
             Verdict::Forked => "forked",
@@ -745,7 +783,7 @@ impl Agent {
         let through = first_seq.plus(count - 1);
         // What was asked for in an earlier session goes out for nothing; the relay knows.
         if !session.has_sent_a_batch && asked_in == Some(session.conn) {
-            let mark = self.views.iter().find(|view| view.id == outbox).map(|view| view.mark.receipted_through);
+            let mark = self.marks.get(&outbox).copied().unwrap_or(Seq::ZERO);
             stage.oracle.session_began(machine.no, mark, first_seq);
         }
         session.has_sent_a_batch |= asked_in == Some(session.conn);
@@ -797,8 +835,11 @@ impl Agent {
         self.work_on(machine, stage);
         let now_ms = machine.now(stage).boottime_ms;
         let second = now_ms + 1_000;
-        let pause = if self.send_not_before_ms > now_ms { self.send_not_before_ms } else { second };
-        let wake_ms = self.relay.wake_at_ms().unwrap_or(second).min(second).min(pause);
+        let sending_ms = match self.send_not_before_ms > now_ms {
+            true => self.send_not_before_ms,
+            false => self.relay.wake_at_ms().unwrap_or(second),
+        };
+        let wake_ms = sending_ms.min(second);
         // Boottime drifts against true time by less than a millisecond a second.
         let at_ms = stage.now_ms + wake_ms.saturating_sub(now_ms) + 1;
         if self.next_wake_ms.is_none_or(|planned_ms| at_ms < planned_ms) {

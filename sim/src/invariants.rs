@@ -149,7 +149,7 @@ impl Oracle {
     }
 
     /// The first batch of a session goes out.
-    pub fn session_began(&mut self, door: usize, mark: Option<Seq>, first: Seq) {
+    pub fn session_began(&mut self, door: usize, mark: Seq, first: Seq) {
         self.a_new_session_begins_at_the_mark(door, mark, first);
     }
 
@@ -299,9 +299,9 @@ impl Oracle {
     }
 
     /// Protocol, "Sending": on a new session sending resumes from the mark, because the broker may have forgotten.
-    fn a_new_session_begins_at_the_mark(&mut self, door: usize, mark: Option<Seq>, first: Seq) {
-        if mark.map(Seq::next) != Some(first) {
-            let what = format!("door {}: the mark is {mark:?}, the session's first batch begins at {first}", door + 1);
+    fn a_new_session_begins_at_the_mark(&mut self, door: usize, mark: Seq, first: Seq) {
+        if mark.next() != first {
+            let what = format!("door {}: the mark is {mark}, the session's first batch begins at {first}", door + 1);
             self.breaks("a_new_session_begins_at_the_mark", what);
         }
     }

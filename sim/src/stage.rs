@@ -128,11 +128,11 @@ pub enum Job {
     /// Look up our hash for a receipt.
     HashAt(Box<Receipt>),
     /// Receipts go this far.
-    SetMark(tap_protocol::ids::OutboxId, edge_agent::outbox::Mark),
+    SetMark(tap_protocol::ids::OutboxId, edge_agent::relay::Mark),
     /// Write marks, prune.
     Housekeep,
     /// Leave a rewound outbox.
-    StartNew(edge_agent::clock::Now),
+    StartNew(tap_protocol::ids::OutboxId, edge_agent::now::Now),
 }
 
 /// The shared part of the world.
