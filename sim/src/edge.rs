@@ -132,7 +132,8 @@ struct Session {
     next_id: u16,
     unacked: BTreeMap<u16, Option<(OutboxId, Seq)>>,
     waiting: VecDeque<(Rc<Message>, Option<(OutboxId, Seq)>)>,
-    has_sent_a_batch: bool,
+    /// A batch was asked for since it came up.
+    has_asked: bool,
 }
 
 impl Door {
@@ -515,7 +516,7 @@ impl Agent {
     fn served(&mut self, machine: &mut Machine, stage: &mut Stage, job: Job, now: Now) {
         match job {
             Job::Append(_) => unreachable!("appends are committed in groups"),
-            Job::Read(outbox, from, asked_in) => self.send_batch(machine, stage, outbox, from, asked_in),
+            Job::Read(outbox, from) => self.send_batch(machine, stage, outbox, from),
             Job::HashAt(receipt) => {
                 let own = machine.disk.find(receipt.outbox).and_then(|outbox| outbox.hash_at(receipt.stored_through));
                 self.receipt_compared(machine, stage, &receipt, own, now);
@@ -611,7 +612,7 @@ impl Agent {
                 next_id: 0,
                 unacked: BTreeMap::new(),
                 waiting: VecDeque::new(),
-                has_sent_a_batch: false,
+                has_asked: false,
             });
             if !(stage.has(Bait::NoGoBack) && self.had_session) {
                 self.relay.connected(now.boottime_ms);
@@ -723,8 +724,12 @@ impl Agent {
             match send {
                 Send::Hello => self.send_hello(machine, stage, now),
                 Send::Batch { outbox, from } => {
-                    let asked_in = self.session.as_ref().map(|session| session.conn);
-                    if self.submit(Job::Read(outbox, from, asked_in)).is_err() {
+                    if let Some(session) = self.session.as_mut().filter(|session| !session.has_asked) {
+                        session.has_asked = true;
+                        let mark = self.marks.get(&outbox).copied().unwrap_or(Seq::ZERO);
+                        stage.oracle.session_began(machine.no, mark, from);
+                    }
+                    if self.submit(Job::Read(outbox, from)).is_err() {
                         self.relay.not_sent();
                         self.send_not_before_ms = now.boottime_ms + SEND_PAUSE_MS;
                         return;
@@ -770,7 +775,6 @@ impl Agent {
         stage: &mut Stage,
         outbox: OutboxId,
         first_seq: Seq,
-        asked_in: Option<ConnNo>,
     ) {
         let now = machine.now(stage);
         let Some(file) = machine.disk.find(outbox) else { return self.relay.not_sent() };
@@ -781,12 +785,6 @@ impl Agent {
         let count = chunk.records.len() as u64;
         let (Some(session), true) = (&mut self.session, count > 0) else { return self.relay.not_sent() };
         let through = first_seq.plus(count - 1);
-        // What was asked for in an earlier session goes out for nothing; the relay knows.
-        if !session.has_sent_a_batch && asked_in == Some(session.conn) {
-            let mark = self.marks.get(&outbox).copied().unwrap_or(Seq::ZERO);
-            stage.oracle.session_began(machine.no, mark, first_seq);
-        }
-        session.has_sent_a_batch |= asked_in == Some(session.conn);
         let batch = Batch {
             controller: machine.id.clone(),
             outbox,

@@ -209,6 +209,8 @@ impl World {
             Fault::StoreAway => self.vault.away_until_ms = now_ms + stage.dice.between(1_000, 45_000),
             Fault::StoreAnswersLost => self.vault.lost_answers += stage.dice.between(1, 4) as u32,
             Fault::StoreRestored => self.restore_store(),
+            // A machine without power has no process to kill.
+            Fault::AgentKill if !door.is_up() => {}
             Fault::AgentKill => {
                 let back_in_ms = stage.dice.between(500, 20_000);
                 door.die(stage);

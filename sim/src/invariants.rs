@@ -148,7 +148,7 @@ impl Oracle {
         self.breaks("an_outbox_is_never_asked_for_what_is_pruned", format!("door {}: {from}", door + 1));
     }
 
-    /// The first batch of a session goes out.
+    /// The first batch of a session is asked for.
     pub fn session_began(&mut self, door: usize, mark: Seq, first: Seq) {
         self.a_new_session_begins_at_the_mark(door, mark, first);
     }
@@ -301,7 +301,7 @@ impl Oracle {
     /// Protocol, "Sending": on a new session sending resumes from the mark, because the broker may have forgotten.
     fn a_new_session_begins_at_the_mark(&mut self, door: usize, mark: Seq, first: Seq) {
         if mark.next() != first {
-            let what = format!("door {}: the mark is {mark}, the session's first batch begins at {first}", door + 1);
+            let what = format!("door {}: the mark is {mark}, the session's first batch is asked for from {first}", door + 1);
             self.breaks("a_new_session_begins_at_the_mark", what);
         }
     }
@@ -486,11 +486,13 @@ impl Oracle {
     /// 10: what is still to be done, if anything: `None` when everything is delivered that can be.
     pub fn what_is_left(&mut self, store: &mut MemoryStore, doors: &[Door]) -> Option<String> {
         let disputed = disputed(store, doors);
-        let left = self.taps.iter().enumerate().find(|(tap, fate)| {
-            fate.state == FateState::Committed && !fate.stored && !disputed.contains(tap)
+        let left = self.taps.iter().enumerate().find(|(tap, fate)| match fate.state {
+            FateState::Waiting => true,
+            FateState::Committed => !fate.stored && !disputed.contains(tap),
+            FateState::Refused | FateState::Interrupted | FateState::Destroyed => false,
         });
         if let Some((tap, fate)) = left {
-            return Some(format!("tap {tap} of door {} is not stored", fate.door + 1));
+            return Some(format!("tap {tap} of door {} is {:?} and not stored", fate.door + 1, fate.state));
         }
         let counts = store.delivery_counts().unwrap_or_default();
         let moving = [DeliveryState::Pending, DeliveryState::InFlight, DeliveryState::Unknown];

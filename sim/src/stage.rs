@@ -123,8 +123,8 @@ pub enum DispatchEvent {
 pub enum Job {
     /// Commit records: body as encoded later, when the outbox is known.
     Append(crate::edge::Pending),
-    /// Read a batch, asked for in this session.
-    Read(tap_protocol::ids::OutboxId, tap_protocol::ids::Seq, Option<ConnNo>),
+    /// Read a batch.
+    Read(tap_protocol::ids::OutboxId, tap_protocol::ids::Seq),
     /// Look up our hash for a receipt.
     HashAt(Box<Receipt>),
     /// Receipts go this far.
