@@ -231,6 +231,12 @@ impl Oracle {
         self.in_front_since_ms.clear();
         self.taps.iter_mut().for_each(|fate| fate.stored = false);
         self.look_at_store(store, now_ms);
+        // What was sent when the backup was taken is in front; badges that are bound again come behind it.
+        for state in [DeliveryState::InFlight, DeliveryState::Unknown] {
+            let filter = EventFilter { state: Some(state), limit: usize::MAX, ..EventFilter::default() };
+            let sent = store.events(&filter).unwrap_or_default();
+            self.in_front_since_ms.extend(sent.iter().map(|row| (row.position, 0)));
+        }
         let on_disk = self.on_disk(doors);
         let mut destroyed = 0;
         for (tap, fate) in self.taps.iter_mut().enumerate() {
