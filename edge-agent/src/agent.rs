@@ -339,6 +339,8 @@ impl Agent {
 
     fn not_committed(&mut self, ticket: Ticket, why: &str, now: &Now) {
         let Some(waiting) = self.waiting.remove(&ticket) else { return };
+        // It may have been an anchor; one too many costs nothing.
+        self.anchors.start_over();
         if let Some(reader) = waiting.reader {
             self.counters.taps_refused += 1;
             self.signals.out_of_service(&reader);
@@ -418,6 +420,7 @@ impl Agent {
         let is_new = self.shelf.last().map(|view| view.id) != shelf.last().map(|view| view.id);
         if let (true, Some(newest)) = (is_new, shelf.last()) {
             tracing::info!(outbox = %newest.id, seq = newest.last_seq.0, "writing to this outbox");
+            self.anchors.start_over();
         }
         self.starting_new = false;
         self.shelf = shelf;
