@@ -130,10 +130,17 @@ impl Dispatcher {
         }
         let now = stage.utc();
         let lease_until = UtcMs(now.0 + LEASE_MS);
+        let mut taken = Vec::new();
         let asked = vault.call(stage.now_ms, |store| {
             let expired = store.expire_leases(now)?;
-            Ok((expired, store.claim(LEGACY, now, lease_until, room)?, store.next_due(LEGACY)?))
+            let claimed = store.claim(LEGACY, now, lease_until, room)?;
+            taken.clone_from(&claimed);
+            Ok((expired, claimed, store.next_due(LEGACY)?))
         });
+        // Also when the answer was lost: then nobody knows of the claims, and their leases run out.
+        for claimed in &taken {
+            stage.oracle.claimed(claimed, stage.now_ms, &mut vault.store);
+        }
         let Ok((expired, claimed, next_due)) = asked else {
             stage.tally.count("store calls that failed");
             let wait_ms = stage.dice.between(100, 2_000);
@@ -145,7 +152,6 @@ impl Dispatcher {
         }
         let started = claimed.len();
         for claimed in claimed {
-            stage.oracle.claimed(&claimed, stage.now_ms, &mut vault.store);
             if stage.has(Bait::Overtaking) {
                 self.overtake(stage, vault, &claimed);
             }

@@ -444,6 +444,7 @@ impl Agent {
     }
 
     fn not_committed(&mut self, pending: &Pending, stage: &mut Stage) {
+        self.anchors.start_over();
         if let Some((no, key)) = pending.tap {
             self.admission.refused(key);
             stage.oracle.refused(no);
@@ -557,6 +558,9 @@ impl Agent {
                 self.relay.appended(view.id, view.last_seq, now_ms);
             }
         }
+        if self.views.last().map(|view| view.id) != views.last().map(|view| view.id) {
+            self.anchors.start_over();
+        }
         self.starting_new = false;
         self.views = views;
     }
@@ -648,6 +652,7 @@ impl Agent {
         stage.tally.count("receipts taken");
         if let Some(anchor) = self.anchors.receipt_came(&receipt, &now) {
             stage.tally.count("anchors from receipts");
+            stage.say(format_args!("door {}", machine.no + 1), format_args!("has an anchor"));
             self.record(anchor, None, now, stage);
         }
         let _ = self.submit(Job::HashAt(Box::new(receipt)));
@@ -816,6 +821,7 @@ impl Agent {
         let now = machine.now(stage);
         if let Some(anchor) = self.anchors.clock_read(&now) {
             stage.tally.count("anchors from the kernel");
+            stage.say(format_args!("door {}", machine.no + 1), format_args!("has an anchor from the kernel"));
             self.record(anchor, None, now, stage);
         }
         for run in self.admission.expire(now.boottime_ms) {
