@@ -132,8 +132,8 @@ struct Session {
     next_id: u16,
     unacked: BTreeMap<u16, Option<(OutboxId, Seq)>>,
     waiting: VecDeque<(Rc<Message>, Option<(OutboxId, Seq)>)>,
-    /// A batch was asked for since it came up.
-    has_asked: bool,
+    /// It has begun at the mark, be it with a batch that was asked for in the session before.
+    has_begun: bool,
 }
 
 impl Door {
@@ -616,7 +616,7 @@ impl Agent {
                 next_id: 0,
                 unacked: BTreeMap::new(),
                 waiting: VecDeque::new(),
-                has_asked: false,
+                has_begun: false,
             });
             if !(stage.has(Bait::NoGoBack) && self.had_session) {
                 self.relay.connected(now.boottime_ms);
@@ -729,8 +729,8 @@ impl Agent {
             match send {
                 Send::Hello => self.send_hello(machine, stage, now),
                 Send::Batch { outbox, from } => {
-                    if let Some(session) = self.session.as_mut().filter(|session| !session.has_asked) {
-                        session.has_asked = true;
+                    if let Some(session) = self.session.as_mut().filter(|session| !session.has_begun) {
+                        session.has_begun = true;
                         let mark = self.marks.get(&outbox).copied().unwrap_or(Seq::ZERO);
                         stage.oracle.session_began(machine.no, mark, from);
                     }
@@ -790,6 +790,7 @@ impl Agent {
         let count = chunk.records.len() as u64;
         let (Some(session), true) = (&mut self.session, count > 0) else { return self.relay.not_sent() };
         let through = first_seq.plus(count - 1);
+        session.has_begun |= self.marks.get(&outbox).is_none_or(|mark| mark.next() == first_seq);
         let batch = Batch {
             controller: machine.id.clone(),
             outbox,
