@@ -10,8 +10,8 @@ pub struct Ledger {
     /// What was stored.
     #[serde(flatten)]
     pub totals: Totals,
-    /// Per destination and state.
-    pub deliveries: Vec<DeliveryCount>,
+    /// The deliveries, per destination and state.
+    pub by_state: Vec<DeliveryCount>,
     /// Whether every number is where it belongs.
     pub balanced: bool,
     /// What does not add up, for people; empty if balanced.
@@ -19,7 +19,7 @@ pub struct Ledger {
 }
 
 /// Adds it up: positions are gapless, and every delivery ever made is in exactly one state.
-pub fn ledger(totals: Totals, deliveries: Vec<DeliveryCount>) -> Ledger {
+pub fn ledger(totals: Totals, by_state: Vec<DeliveryCount>) -> Ledger {
     let mut complaints = Vec::new();
     if totals.last_position != totals.records {
         complaints.push(format!(
@@ -27,17 +27,17 @@ pub fn ledger(totals: Totals, deliveries: Vec<DeliveryCount>) -> Ledger {
             totals.records, totals.last_position
         ));
     }
-    let sum: u64 = deliveries.iter().map(|delivery| delivery.count).sum();
+    let sum: u64 = by_state.iter().map(|cell| cell.count).sum();
     if sum != totals.deliveries {
         complaints.push(format!("{} deliveries were made, but {sum} are in some state", totals.deliveries));
     }
-    Ledger { totals, deliveries, balanced: complaints.is_empty(), complaints }
+    Ledger { totals, by_state, balanced: complaints.is_empty(), complaints }
 }
 
 impl Ledger {
     /// How many deliveries are in `state`, over all destinations.
     pub fn in_state(&self, state: DeliveryState) -> u64 {
-        self.deliveries.iter().filter(|d| d.state == state).map(|d| d.count).sum()
+        self.by_state.iter().filter(|cell| cell.state == state).map(|cell| cell.count).sum()
     }
 }
 
