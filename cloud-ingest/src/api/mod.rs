@@ -125,3 +125,6 @@ async fn ready(State(served): State<Served>) -> Response {
 async fn metrics(State(served): State<Served>) -> Response {
     ([(CONTENT_TYPE, telemetry::CONTENT_TYPE)], served.metrics.render(&served.health)).into_response()
 }
+
+#[cfg(test)]
+mod tests;
