@@ -199,7 +199,7 @@ fn newest(
     match (filter.state, controller) {
         (Some(state), _) => {
             let sql = match state {
-                DeliveryState::Delivered => sql::NEWEST_DELIVERED,
+                DeliveryState::Delivered => sql::NEWEST_IN_STATE,
                 _ => sql::NEWEST_UNDONE,
             };
             for Destination { no, .. } in destinations {
