@@ -150,9 +150,9 @@ fn set_and_read_back(conn: &Connection, name: &str, value: impl Into<Value>) -> 
 
 /// Brings the schema up to date, one transaction per version.
 fn migrate(conn: &mut Connection, now: UtcMs) -> Result<(), StoreError> {
-    for version in user_version(conn)?..MIGRATIONS.len() {
+    for (version, script) in MIGRATIONS.iter().enumerate().skip(user_version(conn)?) {
         let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        transaction.execute_batch(MIGRATIONS[version])?;
+        transaction.execute_batch(script)?;
         if version == 0 {
             transaction.execute(sql::CREATE_STORE, [first_epoch(now).0])?;
         }
@@ -204,8 +204,8 @@ impl EventStore for SqliteStore {
         self.write(|writing| intake::quarantine(writing, letter))
     }
 
-    fn bind_badges(&mut self, bindings: &[Binding], _now: UtcMs) -> Result<Bound, StoreError> {
-        self.write(|writing| delivery::bind_badges(writing, bindings))
+    fn bind_badges(&mut self, bindings: &[Binding], now: UtcMs) -> Result<Bound, StoreError> {
+        self.write(|writing| delivery::bind_badges(writing, bindings, now))
     }
 
     fn put_destination(&mut self, name: &str) -> Result<(), StoreError> {

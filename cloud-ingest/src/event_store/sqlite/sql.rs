@@ -94,8 +94,8 @@ pub const DEAD_LETTERS: &str =
 // Directory.
 
 pub const PERSON: &str = "SELECT person FROM bindings WHERE token = ?1";
-pub const PUT_BINDING: &str = "INSERT INTO bindings VALUES (?1, ?2) \
-     ON CONFLICT (token) DO UPDATE SET person = excluded.person";
+pub const PUT_BINDING: &str = "INSERT INTO bindings VALUES (?1, ?2, ?3) \
+     ON CONFLICT (token) DO UPDATE SET person = excluded.person, since_ms = excluded.since_ms";
 
 // Delivery.
 
