@@ -15,6 +15,7 @@ use crate::fixture::{self, Door, LEGACY, START};
 use crate::stop::{self, Stopper};
 
 /// A request that waits for the test's answer.
+#[derive(Debug)]
 struct Request {
     event: EventId,
     body: String,
@@ -30,7 +31,7 @@ impl Destination for AskTheTest {
 
     async fn send(&self, event: EventId, body: String) -> Answered {
         let (answer, outcome) = oneshot::channel();
-        self.0.send(Request { event, body, answer }).await.ok().expect("the test listens");
+        self.0.send(Request { event, body, answer }).await.expect("the test listens");
         let outcome = outcome.await.expect("the test answers");
         Answered { outcome, status: None, answer: String::new() }
     }
@@ -88,7 +89,7 @@ impl World {
 
     async fn answer(&mut self, outcome: Outcome) -> (EventId, String) {
         let Request { event, body, answer } = self.request().await;
-        answer.send(outcome).ok().expect("the dispatcher waits");
+        answer.send(outcome).expect("the dispatcher waits");
         (event, body)
     }
 
