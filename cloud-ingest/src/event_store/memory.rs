@@ -85,6 +85,7 @@ struct Destination {
     lanes: BTreeMap<OrderKey, BTreeSet<Position>>,
     /// The pending and unknown ones, in the order in which they are due.
     due: BTreeSet<(UtcMs, Position)>,
+    in_flight: BTreeSet<Position>,
     counts: BTreeMap<DeliveryState, u64>,
 }
 
@@ -645,6 +646,7 @@ impl Destination {
             deliveries: BTreeMap::new(),
             lanes: BTreeMap::new(),
             due: BTreeSet::new(),
+            in_flight: BTreeSet::new(),
             counts: BTreeMap::new(),
         }
     }
@@ -676,11 +678,16 @@ impl Destination {
         let (from, due) = (std::mem::replace(&mut delivery.state, to), delivery.due);
         if !to.is_open() {
             let key = delivery.key.clone();
-            if let Some(lane) = self.lanes.get_mut(&key) {
-                lane.remove(&position);
+            let lane = self.lanes.entry(key.clone()).or_default();
+            lane.remove(&position);
+            if lane.is_empty() {
+                self.lanes.remove(&key);
             }
-            self.lanes.retain(|_, lane| !lane.is_empty());
         }
+        match to {
+            DeliveryState::InFlight => self.in_flight.insert(position),
+            _ => self.in_flight.remove(&position),
+        };
         self.due.remove(&(due, position));
         if is_waiting(to) {
             self.due.insert((due, position));
@@ -761,17 +768,13 @@ impl Destination {
     }
 
     fn expire_leases(&mut self, now: UtcMs) -> usize {
-        let ran_out = |delivery: &Delivery| delivery.lease.is_some_and(|(_, until)| until <= now);
-        let expired: Vec<(Position, bool)> = self
-            .deliveries
-            .iter()
-            .filter(|(_, delivery)| ran_out(delivery))
-            .map(|(position, delivery)| (*position, delivery.attempts.is_empty()))
-            .collect();
-        for (position, was_never_sent) in &expired {
-            match was_never_sent {
-                true => self.back_in_line(*position, now),
-                false => self.leave_unknown(*position, now),
+        let ran_out =
+            |position: &&Position| self.deliveries[*position].lease.is_some_and(|(_, until)| until <= now);
+        let expired: Vec<Position> = self.in_flight.iter().filter(ran_out).copied().collect();
+        for position in &expired {
+            match self.deliveries[position].attempts.as_slice() {
+                [] => self.back_in_line(*position, now),
+                [_, ..] => self.leave_unknown(*position, now),
             }
         }
         expired.len()

@@ -6,6 +6,8 @@
 //! of them let the same pure functions decide: [`crate::intake::admit`] what is stored, `meaning` what it means,
 //! [`crate::delivery::order`] who is next.
 
+#[cfg(test)]
+mod contract;
 pub mod handle;
 mod meaning;
 pub mod memory;

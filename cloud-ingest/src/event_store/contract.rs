@@ -1,0 +1,177 @@
+//! What every event store must do, as one suite: each case is a function over a [`World`], and `contract_tests!` makes
+//! one test of each for a store. A new store passes it before it is used.
+//!
+//! Whatever a case does, after every step the world checks what must always hold: positions without a gap, counters
+//! that equal a scan, every lane settled.
+
+mod binding;
+mod delivery;
+mod intake;
+mod random;
+mod reading;
+mod time;
+pub mod world;
+
+use tempfile::TempDir;
+
+use self::world::World;
+use super::memory::MemoryStore;
+use super::sqlite::SqliteStore;
+use super::{EventStore, UtcMs};
+
+/// A store under test, which can be closed and opened again.
+pub trait UnderTest {
+    fn store(&mut self) -> &mut dyn EventStore;
+    fn restart(&mut self);
+}
+
+/// When all stores under test are made.
+const CREATED: UtcMs = UtcMs(1_700_000_000_000);
+
+struct InMemory(MemoryStore);
+
+impl InMemory {
+    fn new() -> InMemory {
+        InMemory(MemoryStore::new(CREATED))
+    }
+}
+
+impl UnderTest for InMemory {
+    fn store(&mut self) -> &mut dyn EventStore {
+        &mut self.0
+    }
+
+    /// Memory survives nothing; what a restart must keep is kept by doing nothing.
+    fn restart(&mut self) {}
+}
+
+struct InFile {
+    store: Option<SqliteStore>,
+    dir: TempDir,
+}
+
+impl InFile {
+    fn new() -> InFile {
+        let mut file = InFile { store: None, dir: tempfile::tempdir().unwrap() };
+        file.restart();
+        file
+    }
+}
+
+impl UnderTest for InFile {
+    fn store(&mut self) -> &mut dyn EventStore {
+        self.store.as_mut().unwrap()
+    }
+
+    fn restart(&mut self) {
+        self.store = None;
+        // A later start must not take the store for a new one.
+        let now = UtcMs(CREATED.0 + i64::from(self.dir.path().join("store.db").exists()));
+        self.store = Some(SqliteStore::open(&self.dir.path().join("store.db"), now).unwrap());
+    }
+}
+
+/// One test per case for the store that `$new` makes.
+macro_rules! contract_tests {
+    ($new:path) => {
+        crate::event_store::contract::contract_tests! { @of $new;
+            intake::the_first_batch_of_an_outbox_is_stored,
+            intake::a_batch_sent_again_is_a_duplicate_and_changes_nothing,
+            intake::a_duplicate_is_known_after_a_restart,
+            intake::an_overlapping_batch_is_stored_from_the_mark_on,
+            intake::a_batch_beyond_the_mark_is_not_stored_but_heard_of,
+            intake::a_fork_below_the_mark_is_stored_nowhere,
+            intake::a_chain_that_does_not_continue_the_mark_is_stored_nowhere,
+            intake::the_mark_carries_the_hash_of_the_chain,
+            intake::positions_are_gapless_over_many_outboxes,
+            intake::a_group_is_answered_as_if_its_batches_came_alone,
+            intake::an_unknown_controller_leaves_nothing_of_its_group,
+            intake::an_opaque_record_counts_in_the_mark,
+            intake::a_records_bytes_come_back_as_received,
+            intake::the_same_outbox_id_at_two_controllers_is_two_outboxes,
+            intake::a_hello_is_answered_with_the_mark_of_every_outbox_it_names,
+            intake::a_hello_is_remembered_until_the_next,
+            intake::an_absurd_last_seq_is_cut_to_what_can_exist,
+            intake::a_controller_is_gone_until_its_next_hello,
+            intake::nobody_minds_the_going_of_an_unknown_controller,
+            intake::taking_over_finds_the_marks_of_all_outboxes,
+            intake::a_controller_needs_a_known_site_and_can_move,
+            intake::the_epoch_stays_over_a_restart,
+            intake::dead_letters_are_kept_newest_first_and_cut,
+            intake::only_the_newest_dead_letters_are_kept,
+            time::a_tap_of_a_synced_clock_is_known_at_once,
+            time::a_tap_without_time_is_held_until_its_boot_has_an_anchor,
+            time::an_anchor_helps_the_taps_after_it_too,
+            time::an_anchor_is_remembered_over_a_restart,
+            time::an_anchor_of_another_boot_or_outbox_releases_nothing,
+            time::anchors_in_dispute_release_nothing,
+            time::a_time_known_too_loosely_is_no_time,
+            time::a_later_anchor_never_changes_a_known_time,
+            time::a_tap_waits_for_its_time_first_and_for_its_binding_then,
+            time::a_tap_held_for_time_blocks_its_person_and_nobody_else,
+            time::the_time_of_the_last_record_is_shown_if_it_is_known,
+            binding::a_tap_of_an_unbound_badge_is_held,
+            binding::binding_releases_what_was_held_for_it,
+            binding::a_binding_is_remembered_over_a_restart,
+            binding::an_import_says_what_it_changed,
+            binding::binding_to_another_person_concerns_taps_to_come,
+            binding::two_badges_of_one_person_stand_in_one_line,
+            binding::a_late_binding_goes_in_front_of_what_is_pending,
+            binding::a_late_binding_stays_behind_what_was_sent,
+            binding::a_retry_steps_back_behind_what_a_late_binding_brought,
+            binding::what_waits_for_its_time_moves_to_the_person_and_waits_on,
+            delivery::only_heads_are_claimed_the_longest_due_first,
+            delivery::a_claim_takes_no_more_than_its_limit,
+            delivery::a_claim_has_all_that_a_request_needs,
+            delivery::the_end_of_one_makes_the_next_pending,
+            delivery::the_taps_of_one_person_are_delivered_in_order,
+            delivery::a_dead_one_lets_the_next_pass,
+            delivery::a_retry_stays_head_and_waits,
+            delivery::an_unknown_one_stays_head_and_is_sent_again_the_same,
+            delivery::another_body_is_refused_after_the_first,
+            delivery::one_claim_is_one_attempt,
+            delivery::a_late_worker_changes_nothing_but_is_written_down,
+            delivery::no_lease_is_given_twice,
+            delivery::a_lease_that_ran_out_is_unknown_if_an_attempt_was_started,
+            delivery::a_lease_that_ran_out_is_pending_if_nothing_was_sent,
+            delivery::nothing_is_started_after_the_lease_ran_out,
+            delivery::an_end_without_a_start_is_an_attempt_of_its_own,
+            delivery::every_attempt_is_kept_with_its_answer_cut,
+            delivery::an_answer_once_written_down_stays,
+            delivery::a_destination_on_hold_gives_nothing,
+            delivery::the_last_word_on_a_hold_counts,
+            delivery::next_due_is_the_first_that_waits,
+            delivery::an_unknown_destination_is_an_error,
+            delivery::destinations_do_not_touch_each_other,
+            delivery::a_new_destination_gets_what_is_stored_from_then_on,
+            delivery::a_crash_in_an_attempt_sends_the_same_again,
+            reading::events_are_paged_newest_first,
+            reading::events_are_filtered_by_controller_kind_and_state,
+            reading::an_event_is_found_by_its_id_with_all_that_happened,
+            reading::an_id_that_names_nothing_finds_nothing,
+            reading::a_parked_delivery_names_the_one_ahead,
+            reading::controllers_are_listed_by_id_with_their_outboxes,
+            reading::the_oldest_open_tap_of_a_destination_is_known,
+            reading::every_state_is_counted_even_at_zero,
+            reading::sites_are_listed_by_id,
+        }
+    };
+    (@of $new:path; $($module:ident::$case:ident),* $(,)?) => {
+        $(
+            #[test]
+            fn $case() {
+                let mut world = $crate::event_store::contract::World::new(Box::new($new()));
+                $crate::event_store::contract::$module::$case(&mut world);
+            }
+        )*
+    };
+}
+use contract_tests;
+
+mod in_memory {
+    contract_tests!(super::InMemory::new);
+}
+
+mod in_sqlite {
+    contract_tests!(super::InFile::new);
+}

@@ -1,0 +1,301 @@
+//! All stores are one: whatever is done to them in whatever order, they answer the same and show the same.
+//!
+//! A failing sequence is printed in its shortest form, and kept in `proptest-regressions/`, from where it is run first
+//! ever after: `cargo test -p cloud-ingest random`.
+
+use std::fmt::Debug;
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+use tap_protocol::envelope::VerifiedBatch;
+
+use super::world::{self, Door, HR, hq, person, token};
+use super::{InFile, InMemory, UnderTest};
+use crate::event_store::{
+    AttemptEnd, Binding, Claimed, DeadLetter, DeliveryState, EventDetail, EventFilter, EventRow, EventStore,
+    Next, Position, StoreError, UtcMs,
+};
+
+const CASES: u32 = 256;
+const STEPS: std::ops::Range<usize> = 1..40;
+const DESTINATIONS: [&str; 2] = [HR, "payroll"];
+const PERSONS: [&str; 2] = ["anna", "ben"];
+
+/// One thing that is recorded at a door.
+#[derive(Debug, Clone)]
+enum Recorded {
+    Tap(u8),
+    UnsyncedTap(u8),
+    Anchor,
+    AnchorOffBy(i64),
+    BufferHigh,
+    Opaque,
+    Boot,
+}
+
+/// How a door's batch relates to what is stored.
+#[derive(Debug, Clone)]
+enum Sent {
+    New(Vec<Recorded>),
+    Again(Index, Index),
+    Beyond,
+    Fork,
+}
+
+/// One thing that happens to a store.
+#[derive(Debug, Clone)]
+enum Step {
+    Append(Vec<(usize, Sent)>),
+    Bind(Vec<(u8, usize)>),
+    Claim { destination: usize, limit: usize },
+    Start { claim: Index, body: u8 },
+    Finish { claim: Index, next: u8 },
+    Expire,
+    Wait { ms: i64 },
+    Hold { destination: usize, ms: i64 },
+    PutDestination(usize),
+    Hello { door: usize, last_seq: u64 },
+    Gone { door: usize },
+    Quarantine,
+    Restart,
+}
+
+fn recorded() -> impl Strategy<Value = Recorded> {
+    prop_oneof![
+        4 => (1..4u8).prop_map(Recorded::Tap),
+        3 => (1..4u8).prop_map(Recorded::UnsyncedTap),
+        1 => Just(Recorded::Anchor),
+        1 => prop_oneof![Just(1_000), Just(90_000)].prop_map(Recorded::AnchorOffBy),
+        1 => Just(Recorded::BufferHigh),
+        1 => Just(Recorded::Opaque),
+        1 => Just(Recorded::Boot),
+    ]
+}
+
+fn sent() -> impl Strategy<Value = Sent> {
+    prop_oneof![
+        8 => prop::collection::vec(recorded(), 1..6).prop_map(Sent::New),
+        1 => any::<(Index, Index)>().prop_map(|(first, last)| Sent::Again(first, last)),
+        1 => Just(Sent::Beyond),
+        1 => Just(Sent::Fork),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let wait_ms = prop_oneof![Just(1_000), Just(10_000), Just(world::LEASE_MS)];
+    prop_oneof![
+        8 => prop::collection::vec((0..3usize, sent()), 1..4).prop_map(Step::Append),
+        3 => prop::collection::vec((1..4u8, 0..2usize), 0..3).prop_map(Step::Bind),
+        6 => (0..2usize, 0..4usize).prop_map(|(destination, limit)| Step::Claim { destination, limit }),
+        5 => any::<(Index, u8)>().prop_map(|(claim, body)| Step::Start { claim, body }),
+        6 => any::<(Index, u8)>().prop_map(|(claim, next)| Step::Finish { claim, next }),
+        2 => Just(Step::Expire),
+        3 => wait_ms.prop_map(|ms| Step::Wait { ms }),
+        1 => (0..2usize, 0..20_000i64).prop_map(|(destination, ms)| Step::Hold { destination, ms }),
+        1 => (0..2usize).prop_map(Step::PutDestination),
+        1 => (0..3usize, 0..20u64).prop_map(|(door, last_seq)| Step::Hello { door, last_seq }),
+        1 => (0..3usize).prop_map(|door| Step::Gone { door }),
+        1 => Just(Step::Quarantine),
+        1 => Just(Step::Restart),
+    ]
+}
+
+/// What sends to both stores, and what they gave out.
+struct Outside {
+    doors: Vec<Door>,
+    claims: Vec<Claimed>,
+    now: UtcMs,
+}
+
+impl Outside {
+    fn new() -> Outside {
+        let doors = (1..=3).map(Door::new).collect();
+        Outside { doors, claims: Vec::new(), now: UtcMs(world::BOOT_UTC_MS + 3_600_000) }
+    }
+
+    fn batch(&mut self, (door, sent): &(usize, Sent)) -> Option<VerifiedBatch> {
+        let door = &mut self.doors[*door];
+        let stored = door.last_seq().0;
+        match sent {
+            Sent::New(records) => {
+                records.iter().for_each(|one| record(door, one));
+                (door.last_seq().0 > stored).then(|| door.unsent())
+            }
+            Sent::Again(first, last) if stored > 0 => {
+                let first = first.index(stored as usize) as u64 + 1;
+                let last = first + last.index((stored - first + 1) as usize) as u64;
+                Some(door.batch(first, last))
+            }
+            Sent::Again(..) => None,
+            Sent::Beyond => {
+                let mut ahead = door.clone();
+                [1, 2].iter().for_each(|card| ahead.tap(*card));
+                Some(ahead.batch(stored + 2, stored + 2))
+            }
+            Sent::Fork => {
+                let mut other = Door::new(door.outbox.0[0]);
+                (0..=stored).for_each(|_| other.tap(9));
+                Some(other.batch(stored + 1, stored + 1))
+            }
+        }
+    }
+
+    /// Does the step to one store; says what it answered.
+    fn take(&self, step: &Step, batches: &[VerifiedBatch], under_test: &mut dyn UnderTest) -> Answer {
+        let now = self.now;
+        let claim = |index: &Index| (!self.claims.is_empty()).then(|| index.get(&self.claims));
+        let store = under_test.store();
+        match step {
+            Step::Append(_) => answer(store.append(batches, now)),
+            Step::Bind(bindings) => {
+                let bindings: Vec<Binding> = bindings
+                    .iter()
+                    .map(|(card, who)| Binding { token: token(*card), person: person(PERSONS[*who]) })
+                    .collect();
+                answer(store.bind_badges(&bindings, now))
+            }
+            Step::Claim { destination, limit } => {
+                let until = UtcMs(now.0 + world::LEASE_MS);
+                let claimed = store.claim(DESTINATIONS[*destination], now, until, *limit);
+                let given = claimed.as_deref().unwrap_or_default().to_vec();
+                Answer { given, ..answer(claimed) }
+            }
+            Step::Start { claim: index, body } => claim(index).map_or_else(Answer::default, |claimed| {
+                // Mostly the body of the first attempt, as a worker does; now and then another.
+                let first = claimed.body.as_deref().filter(|_| body % 8 != 0);
+                answer(store.start_attempt(&claimed.claim, first.unwrap_or("{}"), now))
+            }),
+            Step::Finish { claim: index, next } => claim(index).map_or_else(Answer::default, |claimed| {
+                let then = UtcMs(now.0 + 1_000 * i64::from(next % 16));
+                let (outcome, next) = match next % 4 {
+                    0 | 1 => ("delivered", Next::Delivered),
+                    2 if *next > 127 => ("timed_out", Next::UnknownUntil(then)),
+                    2 => ("rate_limited", Next::RetryAt(then)),
+                    _ => ("refused", Next::Dead),
+                };
+                let end =
+                    AttemptEnd { finished: now, outcome, status: Some(200), answer: format!("{next:?}") };
+                answer(store.finish(&claimed.claim, &end, next))
+            }),
+            Step::Expire => answer(store.expire_leases(now)),
+            Step::Wait { .. } => Answer::default(),
+            Step::Hold { destination, ms } => {
+                answer(store.hold_destination(DESTINATIONS[*destination], UtcMs(now.0 + ms), "paused"))
+            }
+            Step::PutDestination(destination) => answer(store.put_destination(DESTINATIONS[*destination])),
+            Step::Hello { door, last_seq } => {
+                let door = &self.doors[*door];
+                answer(store.note_hello(&door.hello(&[(door.outbox, *last_seq)]), now))
+            }
+            Step::Gone { door } => answer(store.note_gone(&self.doors[*door].controller, now)),
+            Step::Quarantine => answer(store.quarantine(&DeadLetter {
+                received: now,
+                topic: "tap/v1/hq-door-1/records".into(),
+                kind: "fork".into(),
+                reason: "random".into(),
+                bytes: vec![7],
+            })),
+            Step::Restart => {
+                under_test.restart();
+                Answer::default()
+            }
+        }
+    }
+}
+
+fn record(door: &mut Door, one: &Recorded) {
+    match one {
+        Recorded::Tap(card) => door.tap(*card),
+        Recorded::UnsyncedTap(card) => door.unsynced_tap(*card),
+        Recorded::Anchor => door.anchor(),
+        Recorded::AnchorOffBy(ms) => door.anchor_off_by(*ms, 0),
+        Recorded::BufferHigh => door.buffer_high(),
+        Recorded::Opaque => door.raw(&[2, 0]),
+        Recorded::Boot => door.boot += 1,
+    }
+}
+
+/// What a store answered: in words for comparing, and the claims it gave out. An error counts by what it is, not by
+/// how the store words it.
+#[derive(Debug, Default, PartialEq)]
+struct Answer {
+    said: String,
+    given: Vec<Claimed>,
+}
+
+fn answer<T: Debug>(result: Result<T, StoreError>) -> Answer {
+    let said = match result {
+        Ok(value) => format!("{value:?}"),
+        Err(error) => error.to_string(),
+    };
+    Answer { said, given: Vec::new() }
+}
+
+/// What a store shows of everything, in lists.
+fn lists(store: &mut dyn EventStore, doors: &[Door]) -> (Vec<EventRow>, Vec<String>) {
+    let all = EventFilter { limit: 1_000, ..EventFilter::default() };
+    let events = store.events(&all).unwrap();
+    let mut lists = vec![
+        format!("{:?}", store.marks().unwrap()),
+        format!("{:?}", store.controllers().unwrap()),
+        format!("{:?}", store.delivery_counts().unwrap()),
+        format!("{:?}", store.destinations().unwrap()),
+        format!("{:?}", store.totals().unwrap()),
+        format!("{:?}", store.dead_letters(10).unwrap()),
+    ];
+    lists.extend(DESTINATIONS.map(|name| answer(store.next_due(name)).said));
+    for state in DeliveryState::ALL {
+        let before = events.get(1).map(|row| row.position);
+        lists.push(positions(store, &EventFilter { state: Some(state), before, limit: 3, ..all.clone() }));
+    }
+    for door in doors {
+        let controller = Some(door.controller.clone());
+        lists.push(positions(store, &EventFilter { controller, taps_only: true, limit: 3, ..all.clone() }));
+    }
+    (events, lists)
+}
+
+/// What a store shows of each event by itself.
+fn details(store: &mut dyn EventStore) -> Vec<Option<EventDetail>> {
+    let all = EventFilter { limit: 1_000, ..EventFilter::default() };
+    let events = store.events(&all).unwrap();
+    events.iter().map(|row| store.event(row.event_id).unwrap()).collect()
+}
+
+fn positions(store: &mut dyn EventStore, filter: &EventFilter) -> String {
+    let rows = store.events(filter).unwrap();
+    format!("{:?}", rows.iter().map(|row| row.position).collect::<Vec<Position>>())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(CASES))]
+
+    #[test]
+    fn all_stores_answer_and_show_the_same(steps in prop::collection::vec(step(), STEPS)) {
+        let mut stores: [Box<dyn UnderTest>; 2] = [Box::new(InMemory::new()), Box::new(InFile::new())];
+        for store in &mut stores {
+            store.store().put_site(&hq()).unwrap();
+            (1..=3).for_each(|n| store.store().put_controller(&world::controller(&format!("hq-door-{n}"))).unwrap());
+            store.store().put_destination(HR).unwrap();
+        }
+        let mut outside = Outside::new();
+        for step in &steps {
+            let batches: Vec<VerifiedBatch> = match step {
+                Step::Append(sent) => sent.iter().filter_map(|one| outside.batch(one)).collect(),
+                _ => Vec::new(),
+            };
+            if let Step::Wait { ms } = step {
+                outside.now.0 += ms;
+            }
+            let [memory, file] = &mut stores;
+            let given = outside.take(step, &batches, memory.as_mut());
+            prop_assert_eq!(&given, &outside.take(step, &batches, file.as_mut()), "{:?}", step);
+            outside.claims.extend(given.given);
+            world::check(memory.store());
+            let expected = lists(memory.store(), &outside.doors);
+            prop_assert_eq!(expected, lists(file.store(), &outside.doors), "after {:?}", step);
+        }
+        let [memory, file] = &mut stores;
+        prop_assert_eq!(details(memory.store()), details(file.store()));
+    }
+}

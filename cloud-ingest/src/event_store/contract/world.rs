@@ -1,0 +1,413 @@
+//! What the cases are written in: doors that send, cards that are shown, and a world that checks itself.
+
+use std::collections::BTreeMap;
+
+use tap_protocol::badge::{SealedBadge, Token, TokenKeyId};
+use tap_protocol::chain::ChainHash;
+use tap_protocol::envelope::{Batch, UnverifiedBatch, VerifiedBatch};
+use tap_protocol::hello::{Hello, OutboxHello};
+use tap_protocol::ids::{BootId, ControllerId, EventId, OutboxId, Seq};
+use tap_protocol::keys::SigningKey;
+use tap_protocol::record::{AnchorSource, Body, ClockState, Record, Stamp};
+use tap_protocol::tap::{Direction, Tap, Verdict};
+
+use super::UnderTest;
+use crate::delivery::order::{self, Standing};
+use crate::event_store::{
+    Appended, AttemptEnd, Binding, Bound, Claimed, Controller, DeliveryRow, EventDetail, EventFilter,
+    EventRow, EventStore, HeldFor, Lease, Next, PersonId, Position, Site, UtcMs,
+};
+
+/// The one destination that is there from the start.
+pub const HR: &str = "hr";
+
+/// How long the world's claims are leased, milliseconds.
+pub const LEASE_MS: i64 = 30_000;
+
+/// True time when a door's boottime is zero.
+pub const BOOT_UTC_MS: i64 = 1_700_000_000_000;
+
+/// A store with a site, the doors `hq-door-1` to `hq-door-3` and the destination [`HR`].
+pub struct World {
+    under_test: Box<dyn UnderTest>,
+    /// The cloud's clock; moves a second with every append.
+    pub now: UtcMs,
+}
+
+impl World {
+    pub fn new(under_test: Box<dyn UnderTest>) -> World {
+        let mut world = World { under_test, now: UtcMs(BOOT_UTC_MS + 3_600_000) };
+        world.store().put_site(&hq()).unwrap();
+        for name in ["hq-door-1", "hq-door-2", "hq-door-3"] {
+            world.store().put_controller(&controller(name)).unwrap();
+        }
+        world.store().put_destination(HR).unwrap();
+        world
+    }
+
+    /// The store itself, for what has no sentence here.
+    pub fn store(&mut self) -> &mut dyn EventStore {
+        self.under_test.store()
+    }
+
+    /// Closes the store without a word and opens it again.
+    pub fn restart(&mut self) {
+        self.under_test.restart();
+        self.check();
+    }
+
+    pub fn append(&mut self, batches: &[VerifiedBatch]) -> Vec<Appended> {
+        self.now.0 += 1_000;
+        let now = self.now;
+        let appended = self.store().append(batches, now).unwrap();
+        assert_eq!(appended.len(), batches.len());
+        self.check();
+        appended
+    }
+
+    /// Stores all that the door has not sent yet; returns the positions.
+    pub fn store_all_of(&mut self, door: &mut Door) -> Vec<Position> {
+        let first = self.store().totals().unwrap().last_position + 1;
+        let batch = door.unsent();
+        let count = batch.records().count() as u64;
+        let mark = self.append(&[batch]).remove(0).mark;
+        assert_eq!(mark.stored_through, door.last_seq());
+        (first..first + count).map(Position).collect()
+    }
+
+    /// Records and stores one tap of that card, in a batch of its own.
+    pub fn tap(&mut self, door: &mut Door, card: u8) -> Position {
+        door.tap(card);
+        self.store_all_of(door)[0]
+    }
+
+    pub fn bind(&mut self, bindings: &[(u8, &str)]) -> Bound {
+        let bindings: Vec<Binding> =
+            bindings.iter().map(|(card, who)| Binding { token: token(*card), person: person(who) }).collect();
+        let now = self.now;
+        let bound = self.store().bind_badges(&bindings, now).unwrap();
+        self.check();
+        bound
+    }
+
+    /// Claims all that is due at [`HR`].
+    pub fn claim(&mut self) -> Vec<Claimed> {
+        self.claim_at(HR, 100)
+    }
+
+    pub fn claim_at(&mut self, destination: &str, limit: usize) -> Vec<Claimed> {
+        let (now, until) = (self.now, UtcMs(self.now.0 + LEASE_MS));
+        let claimed = self.store().claim(destination, now, until, limit).unwrap();
+        self.check();
+        claimed
+    }
+
+    /// Claims the one that is due at [`HR`], and there must be one.
+    #[track_caller]
+    pub fn claim_one(&mut self) -> Claimed {
+        let mut claimed = self.claim();
+        assert_eq!(claimed.len(), 1, "{claimed:?}");
+        claimed.remove(0)
+    }
+
+    pub fn start(&mut self, claimed: &Claimed, body: &str) -> Lease {
+        let now = self.now;
+        let lease = self.store().start_attempt(&claimed.claim, body, now).unwrap();
+        self.check();
+        lease
+    }
+
+    pub fn finish(&mut self, claimed: &Claimed, next: Next) -> Lease {
+        let end = AttemptEnd {
+            finished: self.now,
+            outcome: match next {
+                Next::Delivered => "delivered",
+                Next::UnknownUntil(_) => "timed_out",
+                Next::RetryAt(_) => "rate_limited",
+                Next::Dead => "refused",
+            },
+            status: None,
+            answer: String::new(),
+        };
+        let lease = self.store().finish(&claimed.claim, &end, next).unwrap();
+        self.check();
+        lease
+    }
+
+    /// Sends a claimed delivery from start to end.
+    #[track_caller]
+    pub fn send(&mut self, claimed: &Claimed, next: Next) {
+        self.send_as(claimed, "{}", next);
+    }
+
+    #[track_caller]
+    pub fn send_as(&mut self, claimed: &Claimed, body: &str, next: Next) {
+        assert_eq!(self.start(claimed, body), Lease::Held);
+        assert_eq!(self.finish(claimed, next), Lease::Held);
+    }
+
+    pub fn expire_leases(&mut self) -> usize {
+        let now = self.now;
+        let expired = self.store().expire_leases(now).unwrap();
+        self.check();
+        expired
+    }
+
+    pub fn events(&mut self) -> Vec<EventRow> {
+        self.store().events(&EventFilter { limit: usize::MAX, ..EventFilter::default() }).unwrap()
+    }
+
+    /// Where each tap's delivery to [`HR`] is, in the order of positions: `pending`, `held for time`, ….
+    pub fn states(&mut self) -> Vec<String> {
+        let rows = self.events().into_iter().rev().filter_map(|row| row.tap);
+        let deliveries = rows.flat_map(|tap| tap.deliveries.into_iter().filter(|d| d.destination == HR));
+        let named = deliveries.map(|delivery| match delivery.held_for {
+            Some(held_for) => format!("{} for {}", delivery.state, held_for.name()),
+            None => delivery.state.to_string(),
+        });
+        named.collect()
+    }
+
+    #[track_caller]
+    pub fn detail(&mut self, position: Position) -> EventDetail {
+        let id = self.row(position).event_id;
+        self.store().event(id).unwrap().unwrap()
+    }
+
+    #[track_caller]
+    pub fn row(&mut self, position: Position) -> EventRow {
+        let row = self.events().into_iter().find(|row| row.position == position);
+        row.expect("there is an event at that position")
+    }
+
+    #[track_caller]
+    pub fn delivery(&mut self, position: Position) -> DeliveryRow {
+        self.row(position).tap.unwrap().deliveries.remove(0)
+    }
+
+    /// What must hold after every step.
+    #[track_caller]
+    pub fn check(&mut self) {
+        check(self.store());
+    }
+}
+
+/// What must hold in every store at any time.
+#[track_caller]
+pub fn check(store: &mut dyn EventStore) {
+    let everything = EventFilter { limit: usize::MAX, ..EventFilter::default() };
+    let mut events = store.events(&everything).unwrap();
+    events.reverse();
+    let totals = store.totals().unwrap();
+    let positions: Vec<u64> = events.iter().map(|row| row.position.0).collect();
+    assert_eq!(positions, (1..=totals.last_position).collect::<Vec<_>>(), "positions have no gap");
+    assert_eq!(totals.records, events.len() as u64);
+    assert_eq!(totals.taps, events.iter().filter(|row| row.tap.is_some()).count() as u64);
+
+    for mark in store.marks().unwrap() {
+        let seqs = events.iter().filter(|row| row.controller == mark.controller && row.outbox == mark.outbox);
+        let seqs: Vec<u64> = seqs.map(|row| row.seq.0).collect();
+        assert_eq!(seqs, (1..=mark.stored_through.0).collect::<Vec<_>>(), "an outbox has no gap");
+    }
+
+    let counts = store.delivery_counts().unwrap();
+    assert_eq!(counts.iter().map(|cell| cell.count).sum::<u64>(), totals.deliveries);
+    for cell in &counts {
+        let scanned = events.iter().filter_map(|row| row.tap.as_ref()).flat_map(|tap| &tap.deliveries);
+        let scanned = scanned.filter(|d| d.destination == cell.destination && d.state == cell.state).count();
+        assert_eq!(cell.count, scanned as u64, "{cell:?} equals a scan");
+    }
+
+    let mut lanes: BTreeMap<(String, Option<PersonId>, Option<Token>), Vec<Standing>> = BTreeMap::new();
+    for (row, tap) in events.iter().filter_map(|row| Some((row, row.tap.as_ref()?))) {
+        for delivery in tap.deliveries.iter().filter(|delivery| delivery.state.is_open()) {
+            let token = delivery.person.is_none().then_some(tap.badge.token);
+            let lane =
+                lanes.entry((delivery.destination.clone(), delivery.person.clone(), token)).or_default();
+            let (position, state, held_for) = (row.position, delivery.state, delivery.held_for);
+            lane.push(Standing { position, state, held_for });
+            let expected = (tap.occurred.is_none(), delivery.person.is_none());
+            let waits_for = match expected {
+                (true, _) => Some(HeldFor::Time),
+                (false, true) => Some(HeldFor::Binding),
+                (false, false) => None,
+            };
+            assert_eq!(delivery.held_for, waits_for, "{delivery:?}");
+        }
+    }
+    for (key, lane) in &lanes {
+        assert_eq!(order::settle(lane), vec![], "{key:?} is settled: {lane:?}");
+    }
+}
+
+pub fn hq() -> Site {
+    Site { id: "hq".into(), label: "Headquarters".into(), zone: "Europe/Berlin".into() }
+}
+
+pub fn controller(name: &str) -> Controller {
+    Controller { id: id(name), label: format!("Door {name}"), site: "hq".into(), record_key: key().public() }
+}
+
+pub fn id(name: &str) -> ControllerId {
+    name.parse().unwrap()
+}
+
+pub fn person(name: &str) -> PersonId {
+    PersonId(name.into())
+}
+
+pub fn token(card: u8) -> Token {
+    Token([card; 16])
+}
+
+fn key() -> SigningKey {
+    SigningKey::from_seed(&[9; 32])
+}
+
+/// A door controller with one outbox: what it recorded, and how much of that it has sent.
+#[derive(Debug, Clone)]
+pub struct Door {
+    pub controller: ControllerId,
+    pub outbox: OutboxId,
+    pub boot: u32,
+    records: Vec<Vec<u8>>,
+    sent: usize,
+    /// Grows a second per record.
+    boottime_ms: u64,
+}
+
+impl Door {
+    /// `hq-door-{number}` with outbox `number`.
+    pub fn new(number: u8) -> Door {
+        Door {
+            controller: id(&format!("hq-door-{number}")),
+            outbox: OutboxId([number; 16]),
+            boot: 1,
+            records: Vec::new(),
+            sent: 0,
+            boottime_ms: 0,
+        }
+    }
+
+    pub fn last_seq(&self) -> Seq {
+        Seq(self.records.len() as u64)
+    }
+
+    pub fn event_id(&self, seq: u64) -> EventId {
+        EventId::new(&self.controller, self.outbox, Seq(seq))
+    }
+
+    pub fn bytes(&self, seq: u64) -> &[u8] {
+        &self.records[seq as usize - 1]
+    }
+
+    pub fn hash_through(&self, seq: u64) -> ChainHash {
+        let records = &self.records[..seq as usize];
+        records.iter().fold(ChainHash::start(self.outbox), |hash, record| hash.next(record))
+    }
+
+    /// Records bytes as they are.
+    pub fn raw(&mut self, bytes: &[u8]) {
+        self.records.push(bytes.to_vec());
+    }
+
+    /// True time of the next record.
+    pub fn next_utc(&self) -> UtcMs {
+        UtcMs(BOOT_UTC_MS + self.boottime_ms as i64 + 1_000)
+    }
+
+    fn record(&mut self, clock: ClockState, body: Body) {
+        self.boottime_ms += 1_000;
+        let wall_ms = match clock {
+            ClockState::Synced => BOOT_UTC_MS + self.boottime_ms as i64,
+            ClockState::Unsynced | ClockState::Stepped => 0,
+        };
+        let at = Stamp { boot: self.boot, boottime_ms: self.boottime_ms, wall_ms, clock };
+        self.raw(&Record { at, body }.encode());
+    }
+
+    /// Somebody shows a card while the clock is right.
+    pub fn tap(&mut self, card: u8) {
+        self.record(ClockState::Synced, tap(card));
+    }
+
+    /// Somebody shows a card while the clock says 1970.
+    pub fn unsynced_tap(&mut self, card: u8) {
+        self.record(ClockState::Unsynced, tap(card));
+    }
+
+    /// The true time becomes known, to the millisecond.
+    pub fn anchor(&mut self) {
+        self.anchor_off_by(0, 0);
+    }
+
+    /// A time becomes known that is off by so much, and says of itself how far it may be off.
+    pub fn anchor_off_by(&mut self, off_ms: i64, uncertainty_ms: u32) {
+        let boottime_ms = self.boottime_ms + 1_000;
+        let body = Body::ClockAnchor {
+            source: AnchorSource::Receipt,
+            earliest_boottime_ms: boottime_ms,
+            latest_boottime_ms: boottime_ms,
+            utc_ms: BOOT_UTC_MS + boottime_ms as i64 + off_ms,
+            uncertainty_ms,
+        };
+        self.record(ClockState::Unsynced, body);
+    }
+
+    /// Something that is no tap.
+    pub fn buffer_high(&mut self) {
+        self.record(ClockState::Unsynced, Body::BufferHigh { used_bytes: 1, limit_bytes: 2 });
+    }
+
+    /// The batch of these records, as proved.
+    pub fn batch(&self, first_seq: u64, last_seq: u64) -> VerifiedBatch {
+        let message = Batch {
+            controller: self.controller.clone(),
+            outbox: self.outbox,
+            first_seq: Seq(first_seq),
+            hash_before: self.hash_through(first_seq - 1),
+            records: self.records[first_seq as usize - 1..last_seq as usize].to_vec(),
+        }
+        .sign(&key());
+        let parsed = UnverifiedBatch::parse(&message).unwrap();
+        parsed.verify(&self.controller, &key().public()).unwrap()
+    }
+
+    /// All that was recorded since this was asked last.
+    pub fn unsent(&mut self) -> VerifiedBatch {
+        let first_seq = self.sent as u64 + 1;
+        self.sent = self.records.len();
+        self.batch(first_seq, self.last_seq().0)
+    }
+
+    pub fn hello(&self, outboxes: &[(OutboxId, u64)]) -> Hello {
+        let outboxes = outboxes.iter().map(|(outbox, last_seq)| OutboxHello {
+            outbox: *outbox,
+            last_seq: Seq(*last_seq),
+            receipted_through: Seq::ZERO,
+            store_epoch: None,
+            oldest_unreceipted_age_ms: None,
+        });
+        Hello {
+            controller: self.controller.clone(),
+            boot_id: BootId([4; 16]),
+            boottime_ms: self.boottime_ms,
+            wall_ms: 0,
+            clock: ClockState::Unsynced,
+            agent_version: "0.1.0".into(),
+            record_version: 1,
+            roster_version: None,
+            outboxes: outboxes.collect(),
+            readers: vec![],
+        }
+    }
+}
+
+fn tap(card: u8) -> Body {
+    Body::Tap(Tap {
+        reader: "in".parse().unwrap(),
+        badge: SealedBadge { key_id: TokenKeyId(1), token: token(card), ciphertext: vec![card; 7] },
+        direction: Direction::In,
+        verdict: Verdict::Known,
+    })
+}
