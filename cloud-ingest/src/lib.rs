@@ -1,7 +1,21 @@
 //! cloud-ingest takes taps in, stores them for good and delivers them to the legacy attendance API.
 
+pub mod admin;
+pub mod api;
+pub mod backoff;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod crash;
 pub mod delivery;
+pub mod destination;
 pub mod directory;
 pub mod event_store;
+pub mod health;
 pub mod intake;
+pub mod read_model;
 pub mod receipts;
+pub mod serve;
+pub mod stop;
+pub mod telemetry;
+pub mod watch;

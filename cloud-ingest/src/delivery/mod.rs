@@ -1,3 +1,6 @@
-//! Step 11 of 12: which delivery is next for which destination, and when.
+//! Step 11 of 12: who is sent next, when, and what follows from the answer. [`order`] and [`retry`] decide, [`dispatch`]
+//! acts.
 
+pub mod dispatch;
 pub mod order;
+pub mod retry;

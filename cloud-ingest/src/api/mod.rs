@@ -1,0 +1,135 @@
+//! Beside the line: what people and monitoring read over HTTP. Read only: there is no login yet, so nothing here
+//! changes anything, and the listener belongs on a private address.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, MethodRouter, on};
+use serde_json::json;
+use tap_protocol::ids::EventId;
+
+use crate::clock::Clock;
+use crate::event_store::handle::StoreHandle;
+use crate::health::Health;
+use crate::read_model::ledger::{Ledger, ledger};
+use crate::telemetry::{self, Metrics};
+
+pub mod filter;
+pub mod problem;
+pub mod view;
+
+use problem::Problem;
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct Served {
+    /// The store.
+    pub store: StoreHandle,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+    /// What the loops say of themselves.
+    pub health: Arc<Health>,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// The API, the health checks and the metrics; the admin page is added by its own module.
+pub fn router(served: Served) -> Router {
+    Router::new()
+        .route("/api/v1/events", read(events))
+        .route("/api/v1/events/{id}", read(event))
+        .route("/api/v1/controllers", read(controllers))
+        .route("/api/v1/ledger", read(the_ledger))
+        .route("/health/live", read(live))
+        .route("/health/ready", read(ready))
+        .route("/metrics", read(metrics))
+        .merge(crate::admin::routes())
+        .fallback(async || Problem::not_found("there is nothing under this path"))
+        .layer(axum::middleware::map_response(harden))
+        .with_state(served)
+}
+
+/// GET and HEAD; anything else is answered with 405 and what is allowed.
+pub(crate) fn read<H, T>(handler: H) -> MethodRouter<Served>
+where
+    H: axum::handler::Handler<T, Served>,
+    T: 'static,
+{
+    on(MethodFilter::GET, handler).fallback(async || {
+        (
+            [("allow", "GET, HEAD")],
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are allowed here"),
+        )
+    })
+}
+
+/// Headers of every answer. The policy allows what the admin page needs and nothing from anywhere else.
+async fn harden(mut response: Response) -> Response {
+    const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
+                          img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+    let headers = response.headers_mut();
+    for (name, value) in [
+        ("content-security-policy", POLICY),
+        ("x-content-type-options", "nosniff"),
+        ("referrer-policy", "no-referrer"),
+        ("cache-control", "no-store"),
+    ] {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    response
+}
+
+async fn events(State(served): State<Served>, uri: axum::http::Uri) -> Result<Response, Problem> {
+    let filter = filter::from_query(uri.query().unwrap_or_default())?;
+    let limit = filter.limit;
+    let rows = served.store.run(move |store| store.events(&filter)).await?;
+    let next_before = (rows.len() == limit).then(|| rows.last().map(|row| row.position)).flatten();
+    let events: Vec<view::Event> = rows.iter().map(view::Event::of).collect();
+    Ok(axum::Json(json!({ "events": events, "next_before": next_before })).into_response())
+}
+
+async fn event(State(served): State<Served>, Path(id): Path<String>) -> Result<Response, Problem> {
+    let id: EventId = id.parse().map_err(|error| Problem::bad_request(format!("{error}")))?;
+    let (detail, destinations) =
+        served.store.run(move |store| Ok((store.event(id)?, store.destinations()?))).await?;
+    let detail = detail.ok_or_else(|| Problem::not_found("no event is stored under this id"))?;
+    Ok(axum::Json(view::Detail::of(&detail, &destinations, served.clock.now())).into_response())
+}
+
+async fn controllers(State(served): State<Served>) -> Result<Response, Problem> {
+    let states = served.store.run(|store| store.controllers()).await?;
+    let now = served.clock.now();
+    let controllers: Vec<view::Controller> =
+        states.iter().map(|state| view::Controller::of(state, now)).collect();
+    Ok(axum::Json(json!({ "controllers": controllers })).into_response())
+}
+
+async fn the_ledger(State(served): State<Served>) -> Result<Response, Problem> {
+    Ok(axum::Json(read_ledger(&served).await?).into_response())
+}
+
+pub(crate) async fn read_ledger(served: &Served) -> Result<Ledger, Problem> {
+    Ok(served.store.run(|store| Ok(ledger(store.totals()?, store.delivery_counts()?))).await?)
+}
+
+async fn live() -> Response {
+    axum::Json(json!({ "status": "live" })).into_response()
+}
+
+async fn ready(State(served): State<Served>) -> Response {
+    let complaints = served.health.complaints(served.clock.now());
+    if complaints.is_empty() {
+        axum::Json(json!({ "status": "ready" })).into_response()
+    } else {
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, complaints.join("; "));
+        problem.with("reasons", json!(complaints)).into_response()
+    }
+}
+
+async fn metrics(State(served): State<Served>) -> Response {
+    ([(CONTENT_TYPE, telemetry::CONTENT_TYPE)], served.metrics.render(&served.health)).into_response()
+}

@@ -1,0 +1,240 @@
+//! Beside the line: the shapes of the API's answers. Pure. Badges show as tokens, never clear; times are RFC 3339 in
+//! UTC.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use tap_protocol::hello::{ReaderKind, ReaderState};
+use tap_protocol::ids::{ControllerId, EventId, OutboxId, ReaderName, Seq, TraceId};
+
+use crate::event_store::{
+    ControllerState, DeliveryRow, DeliveryState, DestinationState, EventDetail, EventRow, HeldFor, Position,
+    UtcMs,
+};
+use crate::read_model::explain::{self, Stage};
+use crate::read_model::lag;
+
+/// RFC 3339 in UTC with milliseconds.
+pub fn time(at: UtcMs) -> String {
+    match Timestamp::from_millisecond(at.0) {
+        Ok(at) => format!("{at:.3}"),
+        Err(_) => format!("out of range: {} ms", at.0),
+    }
+}
+
+/// One line of the event list.
+#[derive(Debug, Serialize)]
+pub struct Event {
+    position: Position,
+    event_id: EventId,
+    controller: ControllerId,
+    outbox: OutboxId,
+    seq: Seq,
+    kind: String,
+    stored_at: String,
+    #[serde(flatten)]
+    tap: Option<Tap>,
+}
+
+#[derive(Debug, Serialize)]
+struct Tap {
+    stage: Stage,
+    reader: ReaderName,
+    badge_token: String,
+    direction: &'static str,
+    verdict: &'static str,
+    recorded_wall: String,
+    occurred_at: Option<String>,
+    uncertainty_ms: Option<u64>,
+    deliveries: Vec<Delivery>,
+}
+
+#[derive(Debug, Serialize)]
+struct Delivery {
+    destination: String,
+    state: DeliveryState,
+    held_for: Option<HeldFor>,
+    person: Option<String>,
+    attempts: u32,
+    next_attempt: Option<String>,
+    behind: Option<EventId>,
+}
+
+impl Event {
+    /// The row in the API's words.
+    pub fn of(row: &EventRow) -> Event {
+        Event {
+            position: row.position,
+            event_id: row.event_id,
+            controller: row.controller.clone(),
+            outbox: row.outbox,
+            seq: row.seq,
+            kind: row.kind.clone(),
+            stored_at: time(row.received),
+            tap: row.tap.as_ref().map(|tap| Tap {
+                stage: explain::stage(tap),
+                reader: tap.reader.clone(),
+                badge_token: tap.badge.token.to_string(),
+                direction: tap.direction.name(),
+                verdict: tap.verdict.name(),
+                recorded_wall: time(tap.recorded_wall),
+                occurred_at: tap.occurred.map(|occurred| time(occurred.at)),
+                uncertainty_ms: tap.occurred.map(|occurred| occurred.uncertainty_ms),
+                deliveries: tap.deliveries.iter().map(Delivery::of).collect(),
+            }),
+        }
+    }
+}
+
+impl Delivery {
+    fn of(row: &DeliveryRow) -> Delivery {
+        Delivery {
+            destination: row.destination.clone(),
+            state: row.state,
+            held_for: row.held_for,
+            person: row.person.as_ref().map(|person| person.0.clone()),
+            attempts: row.attempts,
+            next_attempt: row.next_attempt.map(time),
+            behind: row.behind,
+        }
+    }
+}
+
+/// One event with its story.
+#[derive(Debug, Serialize)]
+pub struct Detail {
+    #[serde(flatten)]
+    event: Event,
+    explain: String,
+    steps: Vec<Step>,
+    attempts: Vec<Attempt>,
+    bodies: Vec<Body>,
+    hash: String,
+    trace_id: TraceId,
+}
+
+#[derive(Debug, Serialize)]
+struct Step {
+    step: &'static str,
+    at: String,
+    what: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Attempt {
+    destination: String,
+    number: u32,
+    started_at: String,
+    finished_at: Option<String>,
+    outcome: Option<String>,
+    status: Option<u16>,
+    answer: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Body {
+    destination: String,
+    body: String,
+}
+
+impl Detail {
+    /// The event in the API's words.
+    pub fn of(detail: &EventDetail, destinations: &[DestinationState], now: UtcMs) -> Detail {
+        let attempt = |row: &crate::event_store::AttemptRow| Attempt {
+            destination: row.destination.clone(),
+            number: row.number,
+            started_at: time(row.started),
+            finished_at: row.finished.map(time),
+            outcome: row.outcome.clone(),
+            status: row.status,
+            answer: row.answer.clone(),
+        };
+        let steps = explain::steps(detail);
+        Detail {
+            event: Event::of(&detail.row),
+            explain: explain::sentence(detail, destinations, now),
+            steps: steps
+                .into_iter()
+                .map(|step| Step { step: step.step, at: time(step.at), what: step.what })
+                .collect(),
+            attempts: detail.attempts.iter().map(attempt).collect(),
+            bodies: detail
+                .bodies
+                .iter()
+                .map(|(destination, body)| Body { destination: destination.clone(), body: body.clone() })
+                .collect(),
+            hash: detail.hash.to_string(),
+            trace_id: detail.row.event_id.trace_id(),
+        }
+    }
+}
+
+/// One controller.
+#[derive(Debug, Serialize)]
+pub struct Controller {
+    id: ControllerId,
+    label: String,
+    site: String,
+    cause: lag::Cause,
+    explain: &'static str,
+    lag_records: u64,
+    lag_ms: u64,
+    last_hello: Option<String>,
+    gone_since: Option<String>,
+    agent_version: Option<String>,
+    clock: Option<&'static str>,
+    readers: Vec<Reader>,
+    outboxes: Vec<Outbox>,
+}
+
+#[derive(Debug, Serialize)]
+struct Reader {
+    reader: ReaderName,
+    kind: ReaderKind,
+    state: ReaderState,
+}
+
+#[derive(Debug, Serialize)]
+struct Outbox {
+    outbox: OutboxId,
+    last_seq: Seq,
+    stored_through: Seq,
+    last_stored_at: Option<String>,
+    last_occurred_at: Option<String>,
+}
+
+impl Controller {
+    /// The controller in the API's words.
+    pub fn of(state: &ControllerState, now: UtcMs) -> Controller {
+        let lag = lag::of(state, now);
+        let hello = state.hello.as_ref();
+        Controller {
+            id: state.controller.id.clone(),
+            label: state.controller.label.clone(),
+            site: state.controller.site.clone(),
+            cause: lag.cause,
+            explain: lag.cause.sentence(),
+            lag_records: lag.records,
+            lag_ms: lag.ms,
+            last_hello: hello.map(|hello| time(hello.received)),
+            gone_since: state.gone.map(time),
+            agent_version: hello.map(|hello| hello.hello.agent_version.clone()),
+            clock: hello.map(|hello| hello.hello.clock.name()),
+            readers: hello
+                .iter()
+                .flat_map(|hello| &hello.hello.readers)
+                .map(|r| Reader { reader: r.reader.clone(), kind: r.kind, state: r.state })
+                .collect(),
+            outboxes: state
+                .outboxes
+                .iter()
+                .map(|o| Outbox {
+                    outbox: o.outbox,
+                    last_seq: o.last_seq,
+                    stored_through: o.stored_through,
+                    last_stored_at: o.last_stored.map(time),
+                    last_occurred_at: o.last_occurred.map(time),
+                })
+                .collect(),
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Beside the line: the command line. Every verb is a thin call into the library.
+//!
+//! Exit codes: 0 done, 1 failed (or, for `ledger`, out of balance), 2 wrong usage, 78 wrong configuration.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{Config, ConfigError, EXIT_CONFIG};
+use crate::telemetry::with_causes;
+
+mod badges;
+mod keys;
+mod logging;
+mod reading;
+
+#[derive(Debug, Parser)]
+#[command(name = "cloud-ingest", version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the service: take taps in, store them, deliver them
+    Serve {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Log more
+        #[arg(short, long)]
+        verbose: bool,
+    },
+    /// Make keys
+    #[command(subcommand)]
+    Keys(keys::Verb),
+    /// Say whose badge is whose
+    #[command(subcommand)]
+    Badges(badges::Verb),
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(ConfigVerb),
+    /// Look at events
+    #[command(subcommand)]
+    Events(reading::EventsVerb),
+    /// Look at door controllers
+    #[command(subcommand)]
+    Controllers(reading::ControllersVerb),
+    /// Add everything up; exit code 1 if it does not balance
+    Ledger {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigVerb {
+    /// Check the configuration and the files that it names
+    Check {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The configuration
+    #[arg(long = "config", value_name = "FILE", default_value = "/etc/cloud-ingest/cloud-ingest.toml")]
+    path: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Output {
+    /// For people or for programs
+    #[arg(long, value_name = "FORM", default_value = "table")]
+    output: Form,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Form {
+    Table,
+    Json,
+}
+
+impl ConfigFile {
+    fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(&self.path)
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Does what the arguments say.
+pub fn main() -> ExitCode {
+    match run(Cli::parse().verb) {
+        Ok(code) => code,
+        Err(error) => match error.downcast_ref::<ConfigError>() {
+            Some(wrong) => {
+                eprintln!("{wrong}");
+                ExitCode::from(EXIT_CONFIG)
+            }
+            None => {
+                eprintln!("cloud-ingest: {}", with_causes(error.as_ref()));
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+fn run(verb: Verb) -> anyhow::Result<ExitCode> {
+    match verb {
+        Verb::Serve { config, verbose } => {
+            logging::start(verbose);
+            let loaded = config.load()?;
+            let secrets = loaded.secrets(config.path())?;
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            runtime.block_on(crate::serve::serve(loaded, secrets))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Keys(verb) => keys::run(verb),
+        Verb::Badges(verb) => badges::run(verb),
+        Verb::Config(ConfigVerb::Check { config }) => {
+            let loaded = config.load()?;
+            loaded.secrets(config.path())?;
+            println!(
+                "{} is fine: {} sites, {} controllers, destination {}",
+                config.path().display(),
+                loaded.sites.len(),
+                loaded.controllers.len(),
+                loaded.destination.name
+            );
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Events(verb) => reading::events(verb),
+        Verb::Controllers(verb) => reading::controllers(verb),
+        Verb::Ledger { config, output } => reading::the_ledger(&config, output.output),
+    }
+}
+
+/// For whoever reads the JSON.
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,212 @@
+//! Beside the line: the verbs that look. They read the store's file beside a running service.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::json;
+use tap_protocol::ids::{ControllerId, EventId};
+
+use super::{ConfigFile, Form, Output, print_json};
+use crate::api::filter::MAX_LIMIT;
+use crate::api::view;
+use crate::clock::Clock;
+use crate::event_store::sqlite::SqliteStore;
+use crate::event_store::{DeliveryState, EventFilter, EventStore, Position};
+use crate::read_model::ledger::ledger;
+use crate::read_model::{explain, lag};
+
+#[derive(Debug, Subcommand)]
+pub enum EventsVerb {
+    /// The newest first
+    List(ListArgs),
+    /// One event with everything that happened to it
+    Get {
+        /// Its id
+        id: EventId,
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Only what was stored before this position
+    #[arg(long)]
+    before: Option<u64>,
+    /// Only this controller's
+    #[arg(long)]
+    controller: Option<ControllerId>,
+    /// Only taps with a delivery in this state
+    #[arg(long, value_parser = state)]
+    state: Option<DeliveryState>,
+    /// Taps alone, without readers, clocks and starts
+    #[arg(long)]
+    taps: bool,
+    /// At most so many
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=MAX_LIMIT as i64))]
+    limit: u16,
+    #[command(flatten)]
+    config: ConfigFile,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ControllersVerb {
+    /// All, with how far each is behind
+    List {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+fn state(name: &str) -> Result<DeliveryState, String> {
+    DeliveryState::from_name(name)
+        .ok_or_else(|| format!("use one of {}", DeliveryState::ALL.map(DeliveryState::name).join(", ")))
+}
+
+pub fn events(verb: EventsVerb) -> anyhow::Result<ExitCode> {
+    match verb {
+        EventsVerb::List(args) => list(args),
+        EventsVerb::Get { id, config, output } => get(id, &config, output.output),
+    }
+}
+
+fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
+    let filter = EventFilter {
+        before: args.before.map(Position),
+        controller: args.controller,
+        taps_only: args.taps,
+        state: args.state,
+        limit: args.limit.into(),
+    };
+    let rows = open(&args.config)?.events(&filter)?;
+    if args.output.output == Form::Json {
+        let events: Vec<view::Event> = rows.iter().map(view::Event::of).collect();
+        print_json(&json!({ "events": events }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut table =
+        table(["position", "stored", "controller", "seq", "what", "reader", "delivery", "event id"]);
+    for row in &rows {
+        let delivery = row.tap.iter().flat_map(|tap| &tap.deliveries).map(|d| d.state.name());
+        table.add_row([
+            row.position.0.to_string(),
+            view::time(row.received),
+            row.controller.to_string(),
+            row.seq.to_string(),
+            row.kind.clone(),
+            row.tap.as_ref().map(|tap| tap.reader.to_string()).unwrap_or_default(),
+            delivery.collect::<Vec<_>>().join(" "),
+            row.event_id.to_string(),
+        ]);
+    }
+    println!("{table}");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn get(id: EventId, config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode> {
+    let mut store = open(config)?;
+    let Some(detail) = store.event(id)? else { bail!("no event is stored under {id}") };
+    let destinations = store.destinations()?;
+    let now = Clock::system().now();
+    if form == Form::Json {
+        print_json(&view::Detail::of(&detail, &destinations, now))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("{}", explain::sentence(&detail, &destinations, now));
+    let mut table = table(["step", "when", "what"]);
+    for step in explain::steps(&detail) {
+        table.add_row([step.step.to_owned(), view::time(step.at), step.what]);
+    }
+    println!("{table}");
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn controllers(verb: ControllersVerb) -> anyhow::Result<ExitCode> {
+    let ControllersVerb::List { config, output } = verb;
+    let states = open(&config)?.controllers()?;
+    let now = Clock::system().now();
+    if output.output == Form::Json {
+        let controllers: Vec<view::Controller> =
+            states.iter().map(|state| view::Controller::of(state, now)).collect();
+        print_json(&json!({ "controllers": controllers }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut table = table(["controller", "label", "site", "status", "to come", "lag s", "last hello"]);
+    for state in &states {
+        let lag = lag::of(state, now);
+        table.add_row([
+            state.controller.id.to_string(),
+            state.controller.label.clone(),
+            state.controller.site.clone(),
+            lag.cause.name().to_owned(),
+            lag.records.to_string(),
+            (lag.ms / 1000).to_string(),
+            state.hello.as_ref().map_or("never".into(), |hello| view::time(hello.received)),
+        ]);
+    }
+    println!("{table}");
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn the_ledger(config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode> {
+    let mut store = open(config)?;
+    let ledger = ledger(store.totals()?, store.delivery_counts()?);
+    if form == Form::Json {
+        print_json(&ledger)?;
+    } else {
+        let mut table = table(["what", "count"]);
+        let totals = &ledger.totals;
+        for (what, count) in [
+            ("records stored", totals.records),
+            ("taps stored", totals.taps),
+            ("attempts started", totals.attempts),
+            ("badges bound", totals.badges),
+            ("messages quarantined", totals.quarantined),
+        ] {
+            table.add_row([what.to_owned(), count.to_string()]);
+        }
+        for delivery in &ledger.by_state {
+            table.add_row([
+                format!("{}: {}", delivery.destination, delivery.state),
+                delivery.count.to_string(),
+            ]);
+        }
+        if let Some(column) = table.column_mut(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        println!("{table}");
+        match ledger.balanced {
+            true => println!("it balances"),
+            false => println!("IT DOES NOT BALANCE: {}", ledger.complaints.join("; ")),
+        }
+    }
+    Ok(if ledger.balanced { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn open(config: &ConfigFile) -> anyhow::Result<SqliteStore> {
+    let path = config.load()?.database();
+    existing(&path)?;
+    SqliteStore::open_reader(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+pub fn existing(path: &Path) -> anyhow::Result<()> {
+    if !path.exists() {
+        bail!("there is no store at {} yet: start cloud-ingest serve once", path.display());
+    }
+    Ok(())
+}
+
+fn table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_header(header);
+    table
+}

@@ -1,0 +1,456 @@
+//! Beside the line: the configuration of `cloud-ingest`, read and checked as a whole before anything starts. Knows
+//! the names and the bounds; opens no connection.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use tap_protocol::badge::{TokenKey, TokenKeyId};
+use tap_protocol::ids::ControllerId;
+use tap_protocol::keys::{PublicKey, SigningKey};
+
+use crate::event_store::{Controller, Site};
+
+pub use strict_config::ConfigError;
+use strict_config::{closest, error_at, parse};
+
+/// The exit code for a configuration error (`EX_CONFIG`): systemd must not restart on it.
+pub const EXIT_CONFIG: u8 = 78;
+
+/// A request may take this long at most: far below the lease, so that a claim never runs out under a live request.
+pub const MAX_TIMEOUT_MS: u64 = 20_000;
+
+/// Requests that may be under way at once at one destination; legacy systems give up long before.
+pub const MAX_IN_FLIGHT: usize = 256;
+
+/// Everything that `cloud-ingest.toml` says.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where the event store lives.
+    pub data_dir: PathBuf,
+    /// Where controllers publish.
+    pub broker: Broker,
+    /// Where people and monitoring look.
+    pub http: Http,
+    /// Where the secret keys are.
+    pub keys: Keys,
+    /// Places.
+    #[serde(rename = "site", default)]
+    pub sites: Vec<SiteEntry>,
+    /// Door controllers.
+    #[serde(rename = "controller", default)]
+    pub controllers: Vec<ControllerEntry>,
+    /// The legacy attendance API.
+    pub destination: Destination,
+}
+
+/// The MQTT broker.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Broker {
+    /// `mqtt://host[:1883]` or `mqtts://host[:8883]`.
+    pub url: BrokerUrl,
+    /// The broker keeps messages for this name while we are away: it must never change by itself.
+    pub client_id: String,
+    /// Whom to trust, PEM; the system's roots if not given.
+    pub ca_file: Option<PathBuf>,
+    /// Who we are, PEM.
+    pub cert_file: Option<PathBuf>,
+    /// The key to it, PEM.
+    pub key_file: Option<PathBuf>,
+}
+
+/// The broker's address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerUrl {
+    /// Whether the connection is encrypted.
+    pub tls: bool,
+    /// Name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+/// The HTTP listener.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    /// Address and port. There is no login yet: keep it on a private address.
+    pub listen: SocketAddr,
+}
+
+/// Key files, as `cloud-ingest keys create` makes them: 64 hexadecimal digits each.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keys {
+    /// The Ed25519 seed that signs receipts.
+    pub receipt_key_file: PathBuf,
+    /// The AES-SIV key that seals badges.
+    pub token_key_file: PathBuf,
+}
+
+/// One `[[site]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SiteEntry {
+    /// Short name.
+    pub id: String,
+    /// What people call it.
+    pub label: String,
+    /// IANA time zone.
+    pub zone: String,
+}
+
+/// One `[[controller]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControllerEntry {
+    /// Its name for life.
+    pub id: ControllerId,
+    /// What people call it.
+    pub label: String,
+    /// One of the sites.
+    pub site: String,
+    /// Its public record key, as `edge-agent` prints it.
+    #[serde(deserialize_with = "from_text")]
+    pub record_key: PublicKey,
+}
+
+/// The `[destination]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Destination {
+    /// What it is called in the store, in metrics and on screens.
+    pub name: String,
+    /// Where taps are posted to.
+    pub url: String,
+    /// How long one request may take.
+    #[serde(default = "default_timeout_ms")]
+    pub timeout_ms: u64,
+    /// How many requests may be under way at once.
+    #[serde(default = "default_max_in_flight")]
+    pub max_in_flight: usize,
+    /// A file with the value of the `Authorization` header.
+    pub authorization_file: Option<PathBuf>,
+}
+
+fn default_timeout_ms() -> u64 {
+    5_000
+}
+
+fn default_max_in_flight() -> usize {
+    8
+}
+
+impl Destination {
+    /// How long one request may take.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+}
+
+/// The secrets that the key files hold.
+pub struct Secrets {
+    /// Signs receipts.
+    pub receipt_key: SigningKey,
+    /// Seals badges.
+    pub token_key: TokenKey,
+    /// The `Authorization` header towards the destination.
+    pub authorization: Option<String>,
+}
+
+impl Config {
+    /// Reads and checks the file. Opens no key file; see [`Config::secrets`].
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let file = path.display().to_string();
+        let text = read(path).map_err(|why| ConfigError { file: file.clone(), line: None, message: why })?;
+        Config::parse(&file, &text)
+    }
+
+    /// Reads and checks `text`, the content of `file`.
+    pub fn parse(file: &str, text: &str) -> Result<Config, ConfigError> {
+        let config: Config = parse(file, text)?;
+        match config.complaint() {
+            Some((path, message)) => Err(error_at(file, text, &path, &message)),
+            None => Ok(config),
+        }
+    }
+
+    /// The event store's file.
+    pub fn database(&self) -> PathBuf {
+        self.data_dir.join("cloud-ingest.db")
+    }
+
+    /// The sites as the store has them.
+    pub fn sites(&self) -> impl Iterator<Item = Site> {
+        self.sites.iter().map(|site| Site {
+            id: site.id.clone(),
+            label: site.label.clone(),
+            zone: site.zone.clone(),
+        })
+    }
+
+    /// The controllers as the store has them.
+    pub fn controllers(&self) -> impl Iterator<Item = Controller> {
+        self.controllers.iter().map(|controller| Controller {
+            id: controller.id.clone(),
+            label: controller.label.clone(),
+            site: controller.site.clone(),
+            record_key: controller.record_key,
+        })
+    }
+
+    /// Reads the key files. `path` is the configuration file, for the message.
+    pub fn secrets(&self, path: &Path) -> Result<Secrets, ConfigError> {
+        let text = read(path).unwrap_or_default();
+        let complain = |key: &str, why: String| error_at(&path.display().to_string(), &text, key, &why);
+        let receipt_seed =
+            read_key(&self.keys.receipt_key_file).map_err(|why| complain("keys.receipt_key_file", why))?;
+        let token_key =
+            read_key(&self.keys.token_key_file).map_err(|why| complain("keys.token_key_file", why))?;
+        let authorization = match &self.destination.authorization_file {
+            None => None,
+            Some(file) => Some(
+                read(file).map_err(|why| complain("destination.authorization_file", why))?.trim().to_owned(),
+            ),
+        };
+        Ok(Secrets {
+            receipt_key: SigningKey::from_seed(&receipt_seed),
+            token_key: TokenKey::new(TokenKeyId(1), token_key),
+            authorization,
+        })
+    }
+
+    /// The first thing that can be read and makes no sense: where, and what.
+    fn complaint(&self) -> Option<(String, String)> {
+        let mut sites = HashSet::new();
+        for (i, site) in self.sites.iter().enumerate() {
+            if !sites.insert(site.id.as_str()) {
+                return Some((format!("site[{i}].id"), format!("there are two sites {}", site.id)));
+            }
+            if jiff::tz::TimeZone::get(&site.zone).is_err() {
+                return Some((
+                    format!("site[{i}].zone"),
+                    format!("{} is no time zone of this system: write it like Europe/Berlin", site.zone),
+                ));
+            }
+        }
+        let mut controllers = HashSet::new();
+        for (i, controller) in self.controllers.iter().enumerate() {
+            if !controllers.insert(&controller.id) {
+                return Some((
+                    format!("controller[{i}].id"),
+                    format!("there are two controllers {}", controller.id),
+                ));
+            }
+            if !sites.contains(controller.site.as_str()) {
+                let hint = match closest(&controller.site, sites.iter().copied()) {
+                    Some(meant) => format!("did you mean {meant}?"),
+                    None => "add a [[site]] with that id".to_owned(),
+                };
+                return Some((
+                    format!("controller[{i}].site"),
+                    format!("there is no site {}: {hint}", controller.site),
+                ));
+            }
+        }
+        let broker = &self.broker;
+        if broker.client_id.is_empty() || broker.client_id.len() > 128 {
+            return Some(("broker.client_id".into(), "use 1 to 128 characters".into()));
+        }
+        if broker.cert_file.is_some() != broker.key_file.is_some() {
+            return Some(("broker.cert_file".into(), "cert_file and key_file go together".into()));
+        }
+        if !broker.url.tls && (broker.ca_file.is_some() || broker.cert_file.is_some()) {
+            return Some(("broker.url".into(), "certificates need mqtts://".into()));
+        }
+        self.destination.complaint().map(|(key, message)| (format!("destination.{key}"), message))
+    }
+}
+
+impl Destination {
+    fn complaint(&self) -> Option<(&'static str, String)> {
+        let name_ok = !self.name.is_empty()
+            && self.name.len() <= 63
+            && self.name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+        let url_ok = reqwest::Url::parse(&self.url)
+            .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        if !name_ok {
+            Some(("name", "use 1 to 63 letters, digits, hyphens, dots and underscores".into()))
+        } else if !url_ok {
+            Some(("url", format!("{} is no http:// or https:// address", self.url)))
+        } else if !(1..=MAX_TIMEOUT_MS).contains(&self.timeout_ms) {
+            Some(("timeout_ms", format!("use 1 to {MAX_TIMEOUT_MS}")))
+        } else if !(1..=MAX_IN_FLIGHT).contains(&self.max_in_flight) {
+            Some(("max_in_flight", format!("use 1 to {MAX_IN_FLIGHT}")))
+        } else {
+            None
+        }
+    }
+}
+
+impl FromStr for BrokerUrl {
+    type Err = String;
+    fn from_str(text: &str) -> Result<BrokerUrl, String> {
+        let wrong = || format!("{text:?} is no broker address: write mqtt://host:1883 or mqtts://host:8883");
+        let (tls, rest) = match text.split_once("://") {
+            Some(("mqtt", rest)) => (false, rest),
+            Some(("mqtts", rest)) => (true, rest),
+            _ => return Err(wrong()),
+        };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let default_port = if tls { 8883 } else { 1883 };
+        // An IPv6 address stands in brackets, and has colons of its own.
+        let (host, port) = match rest.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, port.parse().map_err(|_| wrong())?),
+            _ => (rest, default_port),
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        if host.is_empty() || host.contains(['/', '@', '?', '#']) || port == 0 {
+            return Err(wrong());
+        }
+        Ok(BrokerUrl { tls, host: host.to_owned(), port })
+    }
+}
+
+impl<'de> Deserialize<'de> for BrokerUrl {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from_text(from)
+    }
+}
+
+fn from_text<'de, T, D>(from: D) -> Result<T, D::Error>
+where
+    T: FromStr<Err: std::fmt::Display>,
+    D: Deserializer<'de>,
+{
+    String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+}
+
+/// A key file's 32 bytes. The message never shows what stands in the file.
+fn read_key(path: &Path) -> Result<[u8; 32], String> {
+    data_encoding::HEXLOWER_PERMISSIVE
+        .decode(read(path)?.trim().as_bytes())
+        .ok()
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| format!("{} does not hold 64 hexadecimal digits", path.display()))
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+data_dir = "/var/lib/cloud-ingest"
+
+[broker]
+url = "mqtt://127.0.0.1"
+client_id = "cloud-ingest"
+
+[http]
+listen = "127.0.0.1:8080"
+
+[keys]
+receipt_key_file = "/etc/cloud-ingest/receipt.key"
+token_key_file = "/etc/cloud-ingest/token.key"
+
+[[site]]
+id = "hq"
+label = "Headquarters"
+zone = "Europe/Berlin"
+
+[[controller]]
+id = "hq-door-12"
+label = "Main entrance"
+site = "hq"
+record_key = "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c"
+
+[destination]
+name = "legacy"
+url = "http://127.0.0.1:9000/attendance"
+"#;
+
+    #[track_caller]
+    fn check(change: (&str, &str), expected: &str) {
+        assert!(GOOD.contains(change.0), "the sample has no {}", change.0);
+        let text = GOOD.replacen(change.0, change.1, 1);
+        assert_eq!(Config::parse("c.toml", &text).unwrap_err().to_string(), expected);
+    }
+
+    #[test]
+    fn the_sample_is_read() {
+        let config = Config::parse("c.toml", GOOD).unwrap();
+        assert_eq!(config.broker.url, BrokerUrl { tls: false, host: "127.0.0.1".into(), port: 1883 });
+        assert_eq!(config.destination.timeout_ms, 5_000);
+        assert_eq!(config.destination.max_in_flight, 8);
+        assert_eq!(config.controllers().count(), 1);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named_with_its_line() {
+        check(
+            ("name = \"legacy\"", "name = \"legacy\"\nmax_inflight = 3"),
+            "c.toml:28: unknown key destination.max_inflight: did you mean max_in_flight?",
+        );
+        check(
+            ("[http]\nlisten = \"127.0.0.1:8080\"", "[http]\nlisten = 8080"),
+            "c.toml:9: http.listen: invalid type: integer `8080`, expected socket address",
+        );
+        check(
+            ("Europe/Berlin", "Europe/Berln"),
+            "c.toml:18: site[0].zone: Europe/Berln is no time zone of this system: write it like Europe/Berlin",
+        );
+        check(
+            ("site = \"hq\"", "site = \"hqq\""),
+            "c.toml:23: controller[0].site: there is no site hqq: did you mean hq?",
+        );
+        check(
+            ("hq-door-12", "HQ"),
+            "c.toml:21: controller[0].id: controller id \"HQ\" is not a slug: use 1 to 63 lower-case letters, digits and hyphens, starting and ending with a letter or digit",
+        );
+        check(
+            ("3d4017", "3d40"),
+            "c.toml:24: controller[0].record_key: a public key must be 64 hexadecimal digits",
+        );
+        check(
+            ("mqtt://127.0.0.1", "http://127.0.0.1"),
+            "c.toml:5: broker.url: \"http://127.0.0.1\" is no broker address: write mqtt://host:1883 or mqtts://host:8883",
+        );
+        check(
+            ("http://127.0.0.1:9000", "ftp://127.0.0.1:9000"),
+            "c.toml:28: destination.url: ftp://127.0.0.1:9000/attendance is no http:// or https:// address",
+        );
+        check(
+            ("name = \"legacy\"", "name = \"legacy\"\ntimeout_ms = 60000"),
+            "c.toml:28: destination.timeout_ms: use 1 to 20000",
+        );
+        check(
+            ("client_id = \"cloud-ingest\"", "client_id = \"c\"\nca_file = \"/ca.pem\""),
+            "c.toml:5: broker.url: certificates need mqtts://",
+        );
+        check(("data_dir = \"/var/lib/cloud-ingest\"", ""), "c.toml:1: data_dir is missing");
+    }
+
+    #[test]
+    fn broker_addresses_are_taken_apart() {
+        let read = |text: &str| text.parse::<BrokerUrl>().map(|b| (b.tls, b.host, b.port));
+        assert_eq!(read("mqtt://broker"), Ok((false, "broker".into(), 1883)));
+        assert_eq!(read("mqtts://broker"), Ok((true, "broker".into(), 8883)));
+        assert_eq!(read("mqtts://broker:8884/"), Ok((true, "broker".into(), 8884)));
+        assert_eq!(read("mqtt://[::1]:1884"), Ok((false, "::1".into(), 1884)));
+        assert_eq!(read("mqtt://[::1]"), Ok((false, "::1".into(), 1883)));
+        for bad in
+            ["", "broker", "mqtt://", "mqtt://:1", "mqtt://a:x", "mqtt://u:p@h", "ws://h", "mqtt://a:0"]
+        {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Beside the line: whether this process does its work. Loops say when they turned; nobody has to ask them.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use serde::Serialize;
+
+use crate::event_store::UtcMs;
+
+/// A loop that has not turned for so long is taken for stuck: each turns at least every second when all is well.
+pub const STUCK_AFTER_MS: i64 = 15_000;
+
+/// The loops of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Loop {
+    /// Reads from the broker's connection.
+    Broker,
+    /// Stores what came.
+    Intake,
+    /// Sends what is due.
+    Dispatch,
+    /// Keeps the numbers for people fresh: proves that the store answers.
+    Watch,
+}
+
+impl Loop {
+    /// All loops.
+    pub const ALL: [Loop; 4] = [Loop::Broker, Loop::Intake, Loop::Dispatch, Loop::Watch];
+
+    /// The name in metrics and in reasons.
+    pub fn name(self) -> &'static str {
+        match self {
+            Loop::Broker => "broker",
+            Loop::Intake => "intake",
+            Loop::Dispatch => "dispatch",
+            Loop::Watch => "watch",
+        }
+    }
+}
+
+/// What the loops say of themselves.
+#[derive(Debug)]
+pub struct Health {
+    turned: [AtomicI64; Loop::ALL.len()],
+    broker: Mutex<Result<(), String>>,
+    store: Mutex<Result<(), String>>,
+}
+
+impl Default for Health {
+    fn default() -> Health {
+        Health {
+            turned: Default::default(),
+            broker: Mutex::new(Err("not connected yet".into())),
+            store: Mutex::new(Err("not asked yet".into())),
+        }
+    }
+}
+
+impl Health {
+    /// The loop made a turn, or is provably idle.
+    pub fn turned(&self, which: Loop, now: UtcMs) {
+        self.turned[which as usize].store(now.0, Ordering::Relaxed);
+    }
+
+    /// When the loop last turned; `None` if it never did.
+    pub fn last_turn(&self, which: Loop) -> Option<UtcMs> {
+        match self.turned[which as usize].load(Ordering::Relaxed) {
+            0 => None,
+            at => Some(UtcMs(at)),
+        }
+    }
+
+    /// Connected to the broker, or why not.
+    pub fn broker(&self, state: Result<(), String>) {
+        *self.broker.lock().expect("nobody panics while holding it") = state;
+    }
+
+    /// Whether the broker is connected.
+    pub fn broker_state(&self) -> Result<(), String> {
+        self.broker.lock().expect("nobody panics while holding it").clone()
+    }
+
+    /// The store answers, or why not.
+    pub fn store(&self, state: Result<(), String>) {
+        *self.store.lock().expect("nobody panics while holding it") = state;
+    }
+
+    /// Why this process is not ready, for people; empty if it is.
+    pub fn complaints(&self, now: UtcMs) -> Vec<String> {
+        let mut complaints = Vec::new();
+        if let Err(why) = &*self.store.lock().expect("nobody panics while holding it") {
+            complaints.push(format!("the store does not answer: {why}"));
+        }
+        if let Err(why) = self.broker_state() {
+            complaints.push(format!("the broker is not connected: {why}"));
+        }
+        for which in Loop::ALL {
+            match self.last_turn(which) {
+                None => complaints.push(format!("the {} loop has not turned yet", which.name())),
+                Some(at) if now.0 - at.0 > STUCK_AFTER_MS => complaints.push(format!(
+                    "the {} loop has not turned for {} s",
+                    which.name(),
+                    (now.0 - at.0) / 1000
+                )),
+                Some(_) => {}
+            }
+        }
+        complaints
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_names_what_is_missing() {
+        let health = Health::default();
+        assert_eq!(health.complaints(UtcMs(1)).len(), 2 + Loop::ALL.len());
+
+        health.store(Ok(()));
+        health.broker(Ok(()));
+        Loop::ALL.into_iter().for_each(|which| health.turned(which, UtcMs(1_000)));
+        assert!(health.complaints(UtcMs(1_000 + STUCK_AFTER_MS)).is_empty());
+
+        health.turned(Loop::Broker, UtcMs(9_000));
+        health.turned(Loop::Dispatch, UtcMs(9_000));
+        health.turned(Loop::Watch, UtcMs(9_000));
+        health.broker(Err("connection refused".into()));
+        assert_eq!(
+            health.complaints(UtcMs(20_000)),
+            ["the broker is not connected: connection refused", "the intake loop has not turned for 19 s"]
+        );
+    }
+}

@@ -1,0 +1,396 @@
+//! Steps 7, 8 and 10 of 12: what waits is proved, stored as one group, acknowledged, and answered with receipts, in
+//! this order. Knows messages and the store; the connection is behind [`BrokerLink`].
+//!
+//! **Invariant**: nothing is acknowledged before it is committed: as records, or in quarantine with its reason. While
+//! the store cannot, the worker waits and the broker keeps.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tap_protocol::envelope::VerifiedBatch;
+use tap_protocol::hello::Hello;
+use tap_protocol::ids::{ControllerId, StoreEpoch};
+use tap_protocol::keys::{PublicKey, SigningKey};
+use tap_protocol::receipt::Receipt;
+use tap_protocol::topic::{Channel, Topic};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{sleep, timeout};
+
+use super::admit::Admission;
+use super::verify::{Arrival, Reject, verify};
+use super::{BrokerLink, FromBroker, Message, Ticket};
+use crate::backoff::Backoff;
+use crate::clock::{Clock, Stopwatch};
+use crate::crash;
+use crate::event_store::handle::StoreHandle;
+use crate::event_store::{
+    Appended, DeadLetter, EventStore, MAX_DEAD_LETTER_BYTES, OutboxMark, StoreError, UtcMs,
+};
+use crate::health::{Health, Loop};
+use crate::receipts::{self, Stamp};
+use crate::stop::Stop;
+use crate::telemetry::{Intake, Metrics, with_causes};
+
+/// One group has at most so many messages …
+pub const MAX_GROUP_MESSAGES: usize = 64;
+
+/// … and about so many records: a commit of these takes well under a second on slow disks.
+pub const MAX_GROUP_RECORDS: usize = 8_192;
+
+/// The same complaint about the same controller is logged once in so long.
+const COMPLAIN_EVERY_MS: i64 = 60_000;
+
+/// So many different complaints are remembered.
+const MAX_COMPLAINTS: usize = 1_024;
+
+/// What the worker needs.
+pub struct Worker<L> {
+    /// The store.
+    pub store: StoreHandle,
+    /// The broker.
+    pub link: L,
+    /// Signs receipts.
+    pub receipt_key: SigningKey,
+    /// The time.
+    pub clock: Clock,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Where turns are noted.
+    pub health: Arc<Health>,
+    /// Wakes the dispatcher.
+    pub wake: Arc<Notify>,
+}
+
+/// Runs until told to stop, or until the connection's side is gone.
+pub async fn run<L: BrokerLink>(worker: Worker<L>, mut inbox: mpsc::Receiver<FromBroker>, stop: Stop) {
+    let mut running = Running {
+        backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(10)),
+        worker,
+        stop,
+        keys: HashMap::new(),
+        complaints: HashMap::new(),
+        epoch: None,
+    };
+    while let Some(group) = running.next_group(&mut inbox).await {
+        match running.work_off(group).await {
+            Ok(()) => {}
+            Err(Stopped) => break,
+        }
+    }
+}
+
+/// Told to stop while the store could not: what was not stored was not acknowledged.
+#[derive(Debug)]
+struct Stopped;
+
+struct Running<L> {
+    worker: Worker<L>,
+    stop: Stop,
+    backoff: Backoff,
+    /// Record keys seen, so that the store is not asked for each message.
+    keys: HashMap<ControllerId, PublicKey>,
+    /// When each complaint was last logged.
+    complaints: HashMap<(&'static str, Option<ControllerId>), UtcMs>,
+    epoch: Option<StoreEpoch>,
+}
+
+/// A group, sorted by what is to be done.
+#[derive(Default)]
+struct Group {
+    connected: bool,
+    batches: Vec<(VerifiedBatch, Message)>,
+    hellos: Vec<Hello>,
+    gone: Vec<ControllerId>,
+    rejected: Vec<(Reject, Message)>,
+    /// In the order in which they came.
+    tickets: Vec<Ticket>,
+}
+
+impl<L: BrokerLink> Running<L> {
+    /// Waits for something, then takes what else is there.
+    async fn next_group(&mut self, inbox: &mut mpsc::Receiver<FromBroker>) -> Option<Vec<FromBroker>> {
+        loop {
+            self.worker.health.turned(Loop::Intake, self.worker.clock.now());
+            tokio::select! {
+                biased;
+                () = self.stop.said() => return None,
+                first = timeout(Duration::from_secs(1), inbox.recv()) => match first {
+                    Err(_idle) => {}
+                    Ok(None) => return None,
+                    Ok(Some(first)) => {
+                        let mut group = vec![first];
+                        while group.len() < MAX_GROUP_MESSAGES
+                            && let Ok(next) = inbox.try_recv()
+                        {
+                            group.push(next);
+                        }
+                        return Some(group);
+                    }
+                },
+            }
+        }
+    }
+
+    async fn work_off(&mut self, arrived: Vec<FromBroker>) -> Result<(), Stopped> {
+        let mut group = Group::default();
+        let mut records = 0;
+        for event in arrived {
+            match event {
+                FromBroker::Connected => group.connected = true,
+                FromBroker::Message(message) => {
+                    group.tickets.extend(message.ticket);
+                    match self.prove(&message).await? {
+                        Arrival::Records(batch) => {
+                            records += batch.records().count();
+                            group.batches.push((batch, message));
+                        }
+                        Arrival::Hello(hello) => group.hellos.push(*hello),
+                        Arrival::Gone(controller) => group.gone.push(controller),
+                        Arrival::Reject(reject) => group.rejected.push((reject, message)),
+                    }
+                    if records >= MAX_GROUP_RECORDS {
+                        self.store_and_answer(std::mem::take(&mut group)).await?;
+                        records = 0;
+                    }
+                }
+            }
+        }
+        self.store_and_answer(group).await
+    }
+
+    /// Proves one message. A key that does not fit is looked up once more: it may have been changed.
+    async fn prove(&mut self, message: &Message) -> Result<Arrival, Stopped> {
+        let Ok(topic) = message.topic.parse::<Topic>() else {
+            return Ok(verify(&message.topic, &message.payload, |_| None));
+        };
+        let known = self.keys.get(&topic.controller).copied();
+        let arrival = verify(&message.topic, &message.payload, |_| known);
+        let doubtful =
+            matches!(&arrival, Arrival::Reject(r) if matches!(r.kind, "unknown_controller" | "unauthentic"));
+        if !doubtful {
+            return Ok(arrival);
+        }
+        let controller = topic.controller.clone();
+        let found = self.persist("look a controller up", move |store| store.controller(&controller)).await?;
+        let Some(key) = found.ok().flatten().map(|controller| controller.record_key) else {
+            self.keys.remove(&topic.controller);
+            return Ok(verify(&message.topic, &message.payload, |_| None));
+        };
+        self.keys.insert(topic.controller, key);
+        Ok(if known == Some(key) { arrival } else { verify(&message.topic, &message.payload, |_| Some(key)) })
+    }
+
+    async fn store_and_answer(&mut self, group: Group) -> Result<(), Stopped> {
+        let Group { connected, batches, hellos, gone, rejected, tickets } = group;
+        let received = self.worker.clock.now();
+        for (reject, message) in rejected {
+            self.put_aside(reject, message, received).await?;
+        }
+        let appended = self.append(batches, received).await?;
+        let mut greeted = Vec::new();
+        for hello in hellos {
+            let noted = hello.clone();
+            if let Ok(marks) =
+                self.persist("note a hello", move |store| store.note_hello(&noted, received)).await?
+            {
+                greeted.push((hello, marks));
+            }
+        }
+        for controller in gone {
+            // What the store refuses for good was logged; a display misses a line, nothing else.
+            let _ = self
+                .persist("note a lost connection", move |store| store.note_gone(&controller, received))
+                .await?;
+        }
+        self.acknowledge(&tickets);
+        self.answer(connected, &appended, &greeted).await
+    }
+
+    /// Stores all batches in one transaction. A batch that the store refuses for good keeps nobody else's from it.
+    async fn append(
+        &mut self,
+        batches: Vec<(VerifiedBatch, Message)>,
+        received: UtcMs,
+    ) -> Result<Vec<Appended>, Stopped> {
+        if batches.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (batches, messages): (Vec<_>, Vec<_>) = batches.into_iter().unzip();
+        let shared: Arc<[VerifiedBatch]> = batches.into();
+        crash::point("before-append-commit");
+        let watch = Stopwatch::start();
+        let group = Arc::clone(&shared);
+        let appended =
+            match self.persist("store a group", move |store| store.append(&group, received)).await? {
+                Ok(appended) => appended.into_iter().map(Some).collect(),
+                Err(_) => self.append_one_by_one(&shared, received).await?,
+            };
+        self.worker.metrics.committed(watch.seconds());
+        crash::point("after-append-commit");
+        for ((batch, message), appended) in shared.iter().zip(messages).zip(&appended) {
+            let admission = appended.as_ref().map(|appended| &appended.admission);
+            self.count(batch, admission);
+            let reject = match admission {
+                Some(Admission::Fork { at }) => Reject {
+                    kind: "fork",
+                    reason: format!(
+                        "record {at} of outbox {} is stored with another content",
+                        batch.outbox()
+                    ),
+                    controller: Some(batch.controller().clone()),
+                },
+                None => Reject {
+                    kind: "refused_by_store",
+                    reason: "the store refuses it for good: see the log".into(),
+                    controller: Some(batch.controller().clone()),
+                },
+                Some(Admission::Store { .. } | Admission::Duplicate | Admission::Beyond) => continue,
+            };
+            self.put_aside(reject, message, received).await?;
+        }
+        self.worker.wake.notify_one();
+        Ok(appended.into_iter().flatten().collect())
+    }
+
+    async fn append_one_by_one(
+        &mut self,
+        batches: &Arc<[VerifiedBatch]>,
+        received: UtcMs,
+    ) -> Result<Vec<Option<Appended>>, Stopped> {
+        let mut all = Vec::new();
+        for index in 0..batches.len() {
+            let batches = Arc::clone(batches);
+            let one = self
+                .persist("store a batch", move |store| store.append(&batches[index..=index], received))
+                .await?;
+            all.push(one.ok().and_then(|appended| appended.into_iter().next()));
+        }
+        Ok(all)
+    }
+
+    fn count(&self, batch: &VerifiedBatch, admission: Option<&Admission>) {
+        let all = batch.records().count() as u64;
+        let metrics = &self.worker.metrics;
+        match admission {
+            Some(Admission::Store { from }) => {
+                let new = batch.last_seq().0 + 1 - from.0;
+                metrics.took_in(Intake::Stored, new);
+                metrics.took_in(Intake::Duplicate, all - new);
+            }
+            Some(Admission::Duplicate) => metrics.took_in(Intake::Duplicate, all),
+            Some(Admission::Beyond) => metrics.took_in(Intake::Beyond, all),
+            Some(Admission::Fork { .. }) => metrics.took_in(Intake::Fork, all),
+            None => {}
+        }
+    }
+
+    /// Quarantines, counts, and complains once a minute.
+    async fn put_aside(&mut self, reject: Reject, message: Message, now: UtcMs) -> Result<(), Stopped> {
+        let Reject { kind, reason, controller } = reject;
+        self.worker.metrics.quarantined(kind);
+        if self.complains(kind, &controller, now) {
+            let controller = controller.as_ref().map_or("?", ControllerId::as_str);
+            tracing::warn!(kind, controller, reason, "a message was put aside (said once a minute)");
+        }
+        let mut bytes = message.payload;
+        bytes.truncate(MAX_DEAD_LETTER_BYTES);
+        let letter = DeadLetter { received: now, topic: message.topic, kind: kind.into(), reason, bytes };
+        // What the store refuses for good was logged: then it is lost, and counted as quarantined all the same.
+        let _ = self.persist("quarantine a message", move |store| store.quarantine(&letter)).await?;
+        Ok(())
+    }
+
+    fn complains(&mut self, kind: &'static str, controller: &Option<ControllerId>, now: UtcMs) -> bool {
+        if self.complaints.len() >= MAX_COMPLAINTS {
+            self.complaints.clear();
+        }
+        let last = self.complaints.entry((kind, controller.clone())).or_insert(UtcMs(i64::MIN));
+        let due = now.0.saturating_sub(last.0) >= COMPLAIN_EVERY_MS;
+        if due {
+            *last = now;
+        }
+        due
+    }
+
+    fn acknowledge(&self, tickets: &[Ticket]) {
+        if !tickets.is_empty() {
+            crash::point("before-puback");
+        }
+        for ticket in tickets {
+            self.worker.link.acknowledge(*ticket);
+        }
+    }
+
+    /// Receipts, stamped as late as can be.
+    async fn answer(
+        &mut self,
+        connected: bool,
+        appended: &[Appended],
+        greeted: &[(Hello, Vec<OutboxMark>)],
+    ) -> Result<(), Stopped> {
+        if connected && let Ok(marks) = self.persist("read the marks", |store| store.marks()).await? {
+            let stamp = self.stamp().await?;
+            self.publish(receipts::on_take_over(&marks, stamp));
+        }
+        if !appended.is_empty() || !greeted.is_empty() {
+            let stamp = self.stamp().await?;
+            self.publish(receipts::after_append(appended, stamp));
+            for (hello, marks) in greeted {
+                self.publish(receipts::for_hello(hello, marks, stamp));
+            }
+        }
+        Ok(())
+    }
+
+    async fn stamp(&mut self) -> Result<Stamp, Stopped> {
+        let epoch = match self.epoch {
+            Some(epoch) => epoch,
+            None => match self.persist("read the store's epoch", |store| store.store_epoch()).await? {
+                Ok(epoch) => *self.epoch.insert(epoch),
+                Err(_) => return Err(Stopped),
+            },
+        };
+        Ok(Stamp { epoch, now: self.worker.clock.now() })
+    }
+
+    /// A receipt that finds no room is sent again at the next hello.
+    fn publish(&self, receipts: Vec<Receipt>) {
+        for receipt in receipts {
+            let topic = Topic::new(&receipt.controller, Channel::Receipt).to_string();
+            let sent = self.worker.link.publish(topic, receipt.sign(&self.worker.receipt_key));
+            self.worker.metrics.receipt(sent);
+        }
+    }
+
+    /// Asks the store until it answers: with a result, or with a refusal for good, which is logged here.
+    async fn persist<T: Send + 'static>(
+        &mut self,
+        what: &'static str,
+        job: impl Fn(&mut dyn EventStore) -> Result<T, StoreError> + Clone + Send + 'static,
+    ) -> Result<Result<T, StoreError>, Stopped> {
+        self.backoff.reset();
+        let mut said = false;
+        loop {
+            let error = match self.worker.store.run(job.clone()).await {
+                Ok(value) => return Ok(Ok(value)),
+                Err(error) => error,
+            };
+            self.worker.metrics.store_error(Loop::Intake);
+            if !error.is_retryable() {
+                tracing::error!(why = with_causes(&error), "the store refuses to {what}");
+                return Ok(Err(error));
+            }
+            if !std::mem::replace(&mut said, true) {
+                tracing::warn!(
+                    why = with_causes(&error),
+                    "the store cannot {what} now; trying again until it can"
+                );
+            }
+            tokio::select! {
+                () = sleep(self.backoff.wait()) => {}
+                () = self.stop.said() => return Err(Stopped),
+            }
+        }
+    }
+}

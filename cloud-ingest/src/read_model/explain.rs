@@ -1,0 +1,286 @@
+//! Beside the line: one event's story, for people: its steps in order, how far it is, and one sentence. Pure.
+
+use serde::Serialize;
+
+use crate::event_store::{
+    AttemptRow, DeliveryRow, DeliveryState, DestinationState, EventDetail, HeldFor, TapRow, UtcMs,
+};
+
+/// How far a tap is, in the words of the line of stages on the screen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// The cloud has it for good.
+    Stored,
+    /// At least one request went out.
+    Sent,
+    /// The destination has answered for good: taken or refused.
+    Answered,
+}
+
+/// How far the least advanced of a tap's deliveries is.
+pub fn stage(tap: &TapRow) -> Stage {
+    tap.deliveries.iter().map(stage_of).min().unwrap_or(Stage::Stored)
+}
+
+fn stage_of(delivery: &DeliveryRow) -> Stage {
+    match delivery.state {
+        DeliveryState::Delivered | DeliveryState::Dead => Stage::Answered,
+        DeliveryState::Held
+        | DeliveryState::Pending
+        | DeliveryState::InFlight
+        | DeliveryState::Unknown
+        | DeliveryState::Parked
+        | DeliveryState::Discarded => match delivery.attempts {
+            0 => Stage::Stored,
+            _ => Stage::Sent,
+        },
+    }
+}
+
+/// One step of a story.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// `recorded`, `stored`, `sent` or `answered`.
+    pub step: &'static str,
+    /// When.
+    pub at: UtcMs,
+    /// For people.
+    pub what: String,
+}
+
+/// The steps in the order in which they happened.
+pub fn steps(detail: &EventDetail) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if let Some(tap) = &detail.row.tap {
+        let (at, what) = match &tap.occurred {
+            Some(occurred) => {
+                let known = format!("at reader {}, true to ±{} ms", tap.reader, occurred.uncertainty_ms);
+                (occurred.at, known)
+            }
+            None => (tap.recorded_wall, format!("at reader {}, as its clock showed", tap.reader)),
+        };
+        steps.push(Step { step: "recorded", at, what });
+    }
+    let row = &detail.row;
+    let stored = format!("as position {}, record {} of its outbox", row.position.0, row.seq);
+    steps.push(Step { step: "stored", at: row.received, what: stored });
+    for attempt in &detail.attempts {
+        steps.push(Step {
+            step: "sent",
+            at: attempt.started,
+            what: format!("to {}, attempt {}", attempt.destination, attempt.number),
+        });
+        if let Some(at) = attempt.finished {
+            steps.push(Step { step: "answered", at, what: answer(attempt) });
+        }
+    }
+    steps
+}
+
+fn answer(attempt: &AttemptRow) -> String {
+    let outcome = attempt.outcome.as_deref().unwrap_or("no answer").replace('_', " ");
+    match attempt.status {
+        Some(status) => format!("{outcome} (HTTP {status})"),
+        None => outcome,
+    }
+}
+
+/// One sentence that says where the event is and what it waits for.
+pub fn sentence(detail: &EventDetail, destinations: &[DestinationState], now: UtcMs) -> String {
+    let Some(tap) = &detail.row.tap else {
+        return format!("A {} record is stored; it is not delivered anywhere.", detail.row.kind);
+    };
+    if tap.deliveries.is_empty() {
+        return "The tap is stored; there was no destination when it came.".into();
+    }
+    let told: Vec<String> = tap
+        .deliveries
+        .iter()
+        .map(|delivery| {
+            let hold = destinations
+                .iter()
+                .find(|d| d.destination == delivery.destination && d.held_until > Some(now))
+                .and_then(|d| d.held_why.as_deref());
+            let last = detail.attempts.iter().rfind(|a| a.destination == delivery.destination);
+            of_delivery(delivery, last, hold)
+        })
+        .collect();
+    told.join(" ")
+}
+
+fn of_delivery(delivery: &DeliveryRow, last: Option<&AttemptRow>, hold: Option<&str>) -> String {
+    let to = &delivery.destination;
+    let tries = match delivery.attempts {
+        1 => "1 attempt".to_owned(),
+        n => format!("{n} attempts"),
+    };
+    let last_said = last.filter(|a| a.finished.is_some()).map(answer);
+    match (delivery.state, delivery.held_for) {
+        (DeliveryState::Delivered, _) => format!("Delivered to {to} after {tries}."),
+        (DeliveryState::Dead, _) => format!(
+            "{to} refused it for good: {}. A person has to look.",
+            last_said.unwrap_or_else(|| "no reason is known".into())
+        ),
+        (DeliveryState::Discarded, _) => format!("A person took it out of the queue for {to}."),
+        (DeliveryState::Held, Some(HeldFor::Binding)) => {
+            "Waiting until somebody says whose badge it is (cloud-ingest badges import).".into()
+        }
+        (DeliveryState::Held, Some(HeldFor::Time) | None) => {
+            "Waiting for its true time: the controller's clock was wrong and is not yet corrected.".into()
+        }
+        (DeliveryState::Parked, _) => match delivery.behind {
+            Some(ahead) => format!("Waiting for an earlier tap of the same person: {ahead}."),
+            None => format!("Set aside for {to}."),
+        },
+        (DeliveryState::InFlight, _) => format!("On its way to {to}, attempt {}.", delivery.attempts),
+        (DeliveryState::Pending | DeliveryState::Unknown, _) if hold.is_some() => {
+            format!("Waiting: {}.", hold.unwrap_or_default())
+        }
+        (DeliveryState::Unknown, _) => format!(
+            "Sent to {to}, but whether it was taken is not known ({}); it is sent again under the same key.",
+            last_said.unwrap_or_else(|| "no answer".into())
+        ),
+        (DeliveryState::Pending, _) => match last_said {
+            Some(said) => format!("Waiting for the next attempt at {to}; the last one: {said}."),
+            None => format!("Waiting to be sent to {to}."),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event_store::{EventRow, Occurred, PersonId, Position};
+    use tap_protocol::badge::{SealedBadge, Token, TokenKeyId};
+    use tap_protocol::chain::ChainHash;
+    use tap_protocol::ids::{EventId, OutboxId, Seq};
+    use tap_protocol::tap::{Direction, Verdict};
+
+    fn detail(state: DeliveryState, attempts: Vec<AttemptRow>) -> EventDetail {
+        let controller = "door-1".parse().unwrap();
+        let outbox = OutboxId([7; 16]);
+        EventDetail {
+            row: EventRow {
+                position: Position(17),
+                event_id: EventId::new(&controller, outbox, Seq(4)),
+                controller,
+                outbox,
+                seq: Seq(4),
+                received: UtcMs(2_000),
+                kind: "tap".into(),
+                tap: Some(TapRow {
+                    reader: "in".parse().unwrap(),
+                    badge: SealedBadge { key_id: TokenKeyId(1), token: Token([0; 16]), ciphertext: vec![] },
+                    direction: Direction::In,
+                    verdict: Verdict::Known,
+                    recorded_wall: UtcMs(900),
+                    occurred: Some(Occurred { at: UtcMs(1_000), uncertainty_ms: 3 }),
+                    deliveries: vec![DeliveryRow {
+                        destination: "legacy".into(),
+                        state,
+                        held_for: None,
+                        person: Some(PersonId("E-1".into())),
+                        attempts: attempts.len() as u32,
+                        next_attempt: None,
+                        behind: None,
+                    }],
+                }),
+            },
+            hash: ChainHash([0; 32]),
+            attempts,
+            bodies: vec![],
+        }
+    }
+
+    fn attempt(number: u32, end: Option<(&str, Option<u16>)>) -> AttemptRow {
+        AttemptRow {
+            destination: "legacy".into(),
+            number,
+            started: UtcMs(3_000),
+            finished: end.map(|_| UtcMs(3_400)),
+            outcome: end.map(|(outcome, _)| outcome.into()),
+            status: end.and_then(|(_, status)| status),
+            answer: None,
+        }
+    }
+
+    #[track_caller]
+    fn check(state: DeliveryState, attempts: Vec<AttemptRow>, stage_is: Stage, says: &str) {
+        let detail = detail(state, attempts);
+        assert_eq!(sentence(&detail, &[], UtcMs(5_000)), says);
+        assert_eq!(stage(detail.row.tap.as_ref().unwrap()), stage_is);
+    }
+
+    #[test]
+    fn every_state_has_its_sentence_and_stage() {
+        use DeliveryState::*;
+        let ok = || vec![attempt(1, Some(("delivered", Some(200))))];
+        check(Delivered, ok(), Stage::Answered, "Delivered to legacy after 1 attempt.");
+        check(
+            Dead,
+            vec![attempt(1, Some(("refused", Some(422))))],
+            Stage::Answered,
+            "legacy refused it for good: refused (HTTP 422). A person has to look.",
+        );
+        check(Pending, vec![], Stage::Stored, "Waiting to be sent to legacy.");
+        check(
+            Pending,
+            vec![attempt(1, Some(("server_error", Some(503))))],
+            Stage::Sent,
+            "Waiting for the next attempt at legacy; the last one: server error (HTTP 503).",
+        );
+        check(
+            Unknown,
+            vec![attempt(1, Some(("timed_out", None)))],
+            Stage::Sent,
+            "Sent to legacy, but whether it was taken is not known (timed out); it is sent again under the same key.",
+        );
+        check(InFlight, vec![attempt(1, None)], Stage::Sent, "On its way to legacy, attempt 1.");
+        check(
+            Held,
+            vec![],
+            Stage::Stored,
+            "Waiting for its true time: the controller's clock was wrong and is not yet corrected.",
+        );
+        check(Parked, vec![], Stage::Stored, "Set aside for legacy.");
+        check(Discarded, vec![], Stage::Stored, "A person took it out of the queue for legacy.");
+    }
+
+    #[test]
+    fn a_held_destination_is_the_reason_as_long_as_it_is_held() {
+        let waiting = detail(DeliveryState::Pending, vec![]);
+        let held = DestinationState {
+            destination: "legacy".into(),
+            held_until: Some(UtcMs(6_000)),
+            held_why: Some("too many requests".into()),
+            oldest_open_received: None,
+        };
+        assert_eq!(
+            sentence(&waiting, std::slice::from_ref(&held), UtcMs(5_000)),
+            "Waiting: too many requests."
+        );
+        assert_eq!(sentence(&waiting, &[held], UtcMs(6_000)), "Waiting to be sent to legacy.");
+    }
+
+    #[test]
+    fn the_steps_are_told_in_order() {
+        let detail = detail(
+            DeliveryState::Delivered,
+            vec![attempt(1, Some(("timed_out", None))), attempt(2, Some(("delivered", Some(200))))],
+        );
+        let told: Vec<_> =
+            steps(&detail).into_iter().map(|s| format!("{} {}: {}", s.at.0, s.step, s.what)).collect();
+        assert_eq!(
+            told,
+            [
+                "1000 recorded: at reader in, true to ±3 ms",
+                "2000 stored: as position 17, record 4 of its outbox",
+                "3000 sent: to legacy, attempt 1",
+                "3400 answered: timed out",
+                "3000 sent: to legacy, attempt 2",
+                "3400 answered: delivered (HTTP 200)",
+            ]
+        );
+    }
+}

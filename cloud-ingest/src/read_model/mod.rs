@@ -1,0 +1,5 @@
+//! Beside the line: what people read off the store. Pure: the store's rows in, words out.
+
+pub mod explain;
+pub mod lag;
+pub mod ledger;

@@ -1,0 +1,325 @@
+//! Beside the line: counters for monitoring. A scrape reads what the loops maintain; it never asks the store.
+
+use std::fmt::Write;
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use tap_protocol::ids::ControllerId;
+
+use crate::destination::Outcome;
+use crate::event_store::{DeliveryState, Totals, UtcMs};
+use crate::health::{Health, Loop};
+use crate::intake::verify::REJECT_KINDS;
+use crate::read_model::lag::{Cause, Lag};
+
+/// What the `/metrics` answer says it is.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+type SecondsGauge = Gauge<f64, AtomicU64>;
+type MakeHistogram = fn() -> Histogram;
+
+/// `N` label names with their values.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Label<const N: usize>([(&'static str, String); N]);
+
+impl<const N: usize> EncodeLabelSet for Label<N> {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
+        use prometheus_client::encoding::EncodeLabel;
+        for (name, value) in &self.0 {
+            (*name, value.as_str()).encode(encoder.encode_label())?;
+        }
+        Ok(())
+    }
+}
+
+fn label<const N: usize>(pairs: [(&'static str, &str); N]) -> Label<N> {
+    Label(pairs.map(|(name, value)| (name, value.to_owned())))
+}
+
+/// All metrics of the process.
+pub struct Metrics {
+    registry: Registry,
+    events: Family<Label<2>, Counter>,
+    quarantined: Family<Label<1>, Counter>,
+    commit_seconds: Histogram,
+    receipts: Family<Label<1>, Counter>,
+    store_position: Gauge,
+    backlog: Family<Label<2>, Gauge>,
+    oldest_seconds: Family<Label<1>, SecondsGauge>,
+    held: Family<Label<1>, Gauge>,
+    attempts: Family<Label<2>, Counter>,
+    delivery_seconds: Family<Label<1>, Histogram, MakeHistogram>,
+    end_to_end_seconds: Histogram,
+    lost_leases: Family<Label<1>, Counter>,
+    store_errors: Family<Label<1>, Counter>,
+    controller_lag: Family<Label<1>, SecondsGauge>,
+    controller_unreceipted: Family<Label<1>, Gauge>,
+    controllers: Family<Label<1>, Gauge>,
+    loop_last_turn: Family<Label<1>, SecondsGauge>,
+    broker_connected: Gauge,
+}
+
+/// What became of a group's records, for [`Metrics::took_in`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intake {
+    /// New, and stored.
+    Stored,
+    /// Known already.
+    Duplicate,
+    /// Something before them is missing.
+    Beyond,
+    /// They contradict what is stored.
+    Fork,
+}
+
+impl Intake {
+    const ALL: [Intake; 4] = [Intake::Stored, Intake::Duplicate, Intake::Beyond, Intake::Fork];
+
+    fn name(self) -> &'static str {
+        match self {
+            Intake::Stored => "stored",
+            Intake::Duplicate => "duplicate",
+            Intake::Beyond => "beyond",
+            Intake::Fork => "fork",
+        }
+    }
+}
+
+fn seconds_histogram() -> Histogram {
+    // 1 ms … 33 s.
+    Histogram::new(exponential_buckets(0.001, 2.0, 16))
+}
+
+impl Metrics {
+    /// All at zero. `destination` is the configured one.
+    pub fn new(destination: &str) -> Metrics {
+        let mut registry = Registry::with_prefix("cloud_ingest");
+        let metrics = Metrics {
+            events: Family::default(),
+            quarantined: Family::default(),
+            commit_seconds: seconds_histogram(),
+            receipts: Family::default(),
+            store_position: Gauge::default(),
+            backlog: Family::default(),
+            oldest_seconds: Family::default(),
+            held: Family::default(),
+            attempts: Family::default(),
+            delivery_seconds: Family::new_with_constructor(seconds_histogram),
+            // 10 ms … 11 days: a door may have been offline for long.
+            end_to_end_seconds: Histogram::new(exponential_buckets(0.01, 10.0, 9)),
+            lost_leases: Family::default(),
+            store_errors: Family::default(),
+            controller_lag: Family::default(),
+            controller_unreceipted: Family::default(),
+            controllers: Family::default(),
+            loop_last_turn: Family::default(),
+            broker_connected: Gauge::default(),
+            registry: Registry::default(),
+        };
+        let m = &metrics;
+        registry.register("events", "Records taken in, by what became of them", m.events.clone());
+        registry.register("quarantined", "Messages put aside, by kind", m.quarantined.clone());
+        registry.register("commit_seconds", "Time to store a group", m.commit_seconds.clone());
+        registry.register("receipts", "Receipts handed to the broker, or dropped", m.receipts.clone());
+        registry.register("store_position", "The last position stored", m.store_position.clone());
+        registry.register("delivery_backlog", "Deliveries by state", m.backlog.clone());
+        registry.register(
+            "delivery_oldest_seconds",
+            "Age of the oldest tap that is not delivered",
+            m.oldest_seconds.clone(),
+        );
+        registry.register("destination_held", "1 while the destination is held back", m.held.clone());
+        registry.register("attempts", "Attempts by outcome", m.attempts.clone());
+        registry.register("delivery_duration_seconds", "Time of one attempt", m.delivery_seconds.clone());
+        registry.register("end_to_end_seconds", "From tap to answer", m.end_to_end_seconds.clone());
+        registry.register("lost_lease", "Answers that came after their lease", m.lost_leases.clone());
+        registry.register("store_errors", "Calls that the store could not do", m.store_errors.clone());
+        registry.register(
+            "controller_lag_seconds",
+            "Age of the oldest record that a controller still has to send",
+            m.controller_lag.clone(),
+        );
+        registry.register(
+            "controller_unreceipted",
+            "Records that a controller still has to send",
+            m.controller_unreceipted.clone(),
+        );
+        registry.register("controllers", "Controllers by cause", m.controllers.clone());
+        registry.register(
+            "loop_last_turn_timestamp_seconds",
+            "When a loop last turned, Unix time",
+            m.loop_last_turn.clone(),
+        );
+        registry.register("broker_connected", "1 while connected", m.broker_connected.clone());
+
+        for result in Intake::ALL {
+            m.events.get_or_create(&label([("source", "mqtt"), ("result", result.name())])).inc_by(0);
+        }
+        for kind in REJECT_KINDS {
+            m.quarantined.get_or_create(&label([("kind", kind)])).inc_by(0);
+        }
+        for word in Outcome::WORDS {
+            m.attempts.get_or_create(&label([("destination", destination), ("outcome", word)])).inc_by(0);
+        }
+        for result in ["sent", "dropped"] {
+            m.receipts.get_or_create(&label([("result", result)])).inc_by(0);
+        }
+        m.lost_leases.get_or_create(&label([("destination", destination)])).inc_by(0);
+        Metrics { registry, ..metrics }
+    }
+
+    /// So many records of a group came to this.
+    pub fn took_in(&self, what: Intake, records: u64) {
+        self.events.get_or_create(&label([("source", "mqtt"), ("result", what.name())])).inc_by(records);
+    }
+
+    /// A message was put aside.
+    pub fn quarantined(&self, kind: &str) {
+        self.quarantined.get_or_create(&label([("kind", kind)])).inc();
+    }
+
+    /// A group was committed in so many seconds.
+    pub fn committed(&self, seconds: f64) {
+        self.commit_seconds.observe(seconds);
+    }
+
+    /// A receipt went to the broker's queue, or did not fit.
+    pub fn receipt(&self, sent: bool) {
+        self.receipts.get_or_create(&label([("result", if sent { "sent" } else { "dropped" })])).inc();
+    }
+
+    /// An attempt ended like that.
+    pub fn attempt(&self, destination: &str, outcome: &str, seconds: f64) {
+        self.attempts.get_or_create(&label([("destination", destination), ("outcome", outcome)])).inc();
+        self.delivery_seconds.get_or_create(&label([("destination", destination)])).observe(seconds);
+    }
+
+    /// A tap's way has ended, so long after it was made.
+    pub fn delivered(&self, end_to_end_seconds: f64) {
+        self.end_to_end_seconds.observe(end_to_end_seconds);
+    }
+
+    /// A lease had run out before the answer was written down.
+    pub fn lost_lease(&self, destination: &str) {
+        self.lost_leases.get_or_create(&label([("destination", destination)])).inc();
+    }
+
+    /// The store could not do it.
+    pub fn store_error(&self, who: Loop) {
+        self.store_errors.get_or_create(&label([("loop", who.name())])).inc();
+    }
+
+    /// The store's totals.
+    pub fn totals(&self, totals: &Totals) {
+        self.store_position.set(i64::try_from(totals.last_position).unwrap_or(i64::MAX));
+    }
+
+    /// Deliveries in one state.
+    pub fn backlog(&self, destination: &str, state: DeliveryState, count: u64) {
+        self.backlog
+            .get_or_create(&label([("destination", destination), ("state", state.name())]))
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// One destination's age and hold.
+    pub fn destination(&self, destination: &str, oldest_seconds: f64, held: bool) {
+        self.oldest_seconds.get_or_create(&label([("destination", destination)])).set(oldest_seconds);
+        self.held.get_or_create(&label([("destination", destination)])).set(held.into());
+    }
+
+    /// All controllers' lags.
+    pub fn controllers<'a>(&self, lags: impl IntoIterator<Item = (&'a ControllerId, Lag)>) {
+        let mut by_cause = [0; Cause::ALL.len()];
+        for (controller, lag) in lags {
+            let labels = label([("controller", controller.as_str())]);
+            self.controller_lag.get_or_create(&labels).set(lag.ms as f64 / 1000.0);
+            self.controller_unreceipted
+                .get_or_create(&labels)
+                .set(i64::try_from(lag.records).unwrap_or(i64::MAX));
+            by_cause[lag.cause as usize] += 1;
+        }
+        for cause in Cause::ALL {
+            self.controllers.get_or_create(&label([("cause", cause.name())])).set(by_cause[cause as usize]);
+        }
+    }
+
+    /// The text for a scrape.
+    pub fn render(&self, health: &Health) -> String {
+        for which in Loop::ALL {
+            let at = health.last_turn(which).unwrap_or(UtcMs(0));
+            self.loop_last_turn.get_or_create(&label([("loop", which.name())])).set(at.0 as f64 / 1000.0);
+        }
+        self.broker_connected.set(health.broker_state().is_ok().into());
+        let mut text = String::new();
+        if encode(&mut text, &self.registry).is_err() {
+            // Writing to a String does not fail; were it to, an empty scrape would look like a restart.
+            let _ = text.write_str("# EOF\n");
+        }
+        text
+    }
+}
+
+/// An error with all that caused it, on one line: for logs and reasons.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Some libraries repeat the cause in their own words.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scrape_has_every_metric_from_the_start() {
+        let metrics = Metrics::new("legacy");
+        metrics.controllers([]);
+        metrics.destination("legacy", 0.0, false);
+        for state in DeliveryState::ALL {
+            metrics.backlog("legacy", state, 0);
+        }
+        let text = metrics.render(&Health::default());
+        for line in [
+            r#"cloud_ingest_events_total{source="mqtt",result="stored"} 0"#,
+            r#"cloud_ingest_quarantined_total{kind="unauthentic"} 0"#,
+            r#"cloud_ingest_attempts_total{destination="legacy",outcome="timed_out"} 0"#,
+            r#"cloud_ingest_delivery_backlog{destination="legacy",state="unknown"} 0"#,
+            r#"cloud_ingest_delivery_oldest_seconds{destination="legacy"} 0.0"#,
+            r#"cloud_ingest_lost_lease_total{destination="legacy"} 0"#,
+            r#"cloud_ingest_controllers{cause="stuck"} 0"#,
+            r#"cloud_ingest_loop_last_turn_timestamp_seconds{loop="intake"} 0.0"#,
+            r#"cloud_ingest_broker_connected 0"#,
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn every_metric_is_described_once_and_counters_are_counters() {
+        let text = Metrics::new("legacy").render(&Health::default());
+        let types: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        let mut names: Vec<&str> = types.iter().filter_map(|line| line.split(' ').next()).collect();
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all, "a metric is registered twice");
+        assert!(types.contains(&"cloud_ingest_attempts counter"), "{types:?}");
+        assert!(types.contains(&"cloud_ingest_store_position gauge"), "{types:?}");
+    }
+}

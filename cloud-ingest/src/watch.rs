@@ -1,0 +1,114 @@
+//! Beside the line: once a second, the numbers that monitoring and systemd show are read from the store. A scrape then
+//! costs nothing, and a store that does not answer is noticed here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::clock::Clock;
+use crate::event_store::handle::StoreHandle;
+use crate::event_store::{
+    ControllerState, DeliveryCount, DeliveryState, DestinationState, StoreError, Totals,
+};
+use crate::health::{Health, Loop};
+use crate::read_model::lag;
+use crate::stop::Stop;
+use crate::telemetry::{Metrics, with_causes};
+
+const EVERY: Duration = Duration::from_secs(1);
+
+/// A store that takes longer to answer a trifle is as good as away.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the watch needs.
+pub struct Watch {
+    /// The store's writing side: asked a trifle, to see that it turns.
+    pub writer: StoreHandle,
+    /// The store's reading side.
+    pub reader: StoreHandle,
+    /// The time.
+    pub clock: Clock,
+    /// Where the numbers go.
+    pub metrics: Arc<Metrics>,
+    /// Where the verdict goes.
+    pub health: Arc<Health>,
+}
+
+struct Numbers {
+    totals: Totals,
+    counts: Vec<DeliveryCount>,
+    destinations: Vec<DestinationState>,
+    controllers: Vec<ControllerState>,
+}
+
+/// Runs until told to stop.
+pub async fn run(watch: Watch, mut stop: Stop) {
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut said_down = false;
+    while !stop.is_said() {
+        let verdict = match timeout(PATIENCE, watch.read()).await {
+            Ok(Ok(numbers)) => {
+                watch.show(&numbers);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(with_causes(&error)),
+            Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+        };
+        match &verdict {
+            Ok(()) => said_down = false,
+            Err(why) if !std::mem::replace(&mut said_down, true) => {
+                tracing::error!(why, "the store does not answer");
+            }
+            Err(_) => {}
+        }
+        watch.health.store(verdict);
+        watch.health.turned(Loop::Watch, watch.clock.now());
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.said() => {}
+        }
+    }
+}
+
+impl Watch {
+    async fn read(&self) -> Result<Numbers, StoreError> {
+        self.writer.run(|store| store.store_epoch()).await?;
+        self.reader
+            .run(|store| {
+                Ok(Numbers {
+                    totals: store.totals()?,
+                    counts: store.delivery_counts()?,
+                    destinations: store.destinations()?,
+                    controllers: store.controllers()?,
+                })
+            })
+            .await
+    }
+
+    fn show(&self, numbers: &Numbers) {
+        let now = self.clock.now();
+        self.metrics.totals(&numbers.totals);
+        for count in &numbers.counts {
+            self.metrics.backlog(&count.destination, count.state, count.count);
+        }
+        for destination in &numbers.destinations {
+            let oldest = destination.oldest_open_received.map_or(0, |oldest| (now.0 - oldest.0).max(0));
+            let held = destination.held_until.is_some_and(|until| until > now);
+            self.metrics.destination(&destination.destination, oldest as f64 / 1000.0, held);
+        }
+        let lags = numbers.controllers.iter().map(|state| (&state.controller.id, lag::of(state, now)));
+        self.metrics.controllers(lags);
+
+        let delivered: u64 = numbers
+            .counts
+            .iter()
+            .filter(|count| count.state == DeliveryState::Delivered)
+            .map(|count| count.count)
+            .sum();
+        let status = format!("{} taps stored, {delivered} delivered", numbers.totals.taps);
+        // Not under systemd, this does nothing.
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&status)]);
+    }
+}
