@@ -182,6 +182,22 @@ fn health(page: &mut Html, snapshot: &Snapshot) {
             destination.held_why.as_deref().unwrap_or("")
         );
     }
+    let dead = snapshot.ledger.in_state(DeliveryState::Dead);
+    if dead > 0 {
+        lines += 1;
+        put!(page, "<p class=\"banner warn\"><b>Refused for good: {}</b> A person has to look at these taps.</p>", grouped(dead));
+    }
+    let to_look_at: Vec<_> = snapshot
+        .controllers
+        .iter()
+        .filter(|state| severity(lag::of(state, snapshot.now).cause) == "bad")
+        .map(|state| state.controller.label.as_str())
+        .collect();
+    if let Some((first, more)) = to_look_at.split_first() {
+        lines += 1;
+        let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+        put!(page, "<p class=\"banner warn\"><b>Needs a look</b> {}{}</p>", first, more);
+    }
     if lines == 0 {
         put!(
             page,
@@ -315,7 +331,7 @@ fn taps(page: &mut Html, snapshot: &Snapshot) {
         let at = tap.occurred.map_or(tap.recorded_wall, |occurred| occurred.at);
         time(page, at, zone, snapshot.now, Precision::Seconds);
         put!(page, "</td><td>{}</td>", who(tap));
-        put!(page, "<td>{} <span class=\"sub\">{} {}</span></td>", row.controller, tap.reader, arrow(tap));
+        put!(page, "<td>{} <span class=\"sub\">{} <span title=\"{}\">{}</span></span></td>", row.controller, tap.reader, tap.direction.name(), arrow(tap));
         stages(page, explain::stage(tap));
         put!(page, "<td>");
         for delivery in &tap.deliveries {
@@ -385,8 +401,8 @@ fn who(tap: &TapRow) -> String {
 
 fn arrow(tap: &TapRow) -> &'static str {
     match tap.direction {
-        tap_protocol::tap::Direction::In => "→ in",
-        tap_protocol::tap::Direction::Out => "← out",
+        tap_protocol::tap::Direction::In => "→",
+        tap_protocol::tap::Direction::Out => "←",
         tap_protocol::tap::Direction::Unspecified => "",
     }
 }

@@ -152,27 +152,46 @@ fn bare_insert(from: &Path, to: &Path) -> anyhow::Result<f64> {
         .query_map([], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     target.execute_batch(&schema.join(";\n"))?;
+    // What these rows refer to is there before the clock starts.
+    let others = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN ('events', 'taps', 'deliveries')
+                  AND name NOT LIKE 'sqlite_%' ORDER BY rowid";
+    target.pragma_update(None, "foreign_keys", false)?;
+    let others: Vec<String> =
+        source.prepare(others)?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    for table in &others {
+        let rows = all_rows(&source, table, "1")?;
+        insert_rows(&target, table, &rows)?;
+    }
+    target.pragma_update(None, "foreign_keys", true)?;
     let tables = ["events", "taps", "deliveries"];
-    let rows = tables.iter().map(|table| all_rows(&source, table)).collect::<anyhow::Result<Vec<_>>>()?;
+    let rows =
+        tables.iter().map(|table| all_rows(&source, table, "position")).collect::<anyhow::Result<Vec<_>>>()?;
     ensure!(rows.iter().all(|rows| rows.len() as u64 >= BACKLOG), "every table has its share of the backlog");
 
     let taken = Stopwatch::start();
     for first in (0..rows[0].len()).step_by(1_000) {
         target.execute_batch("BEGIN IMMEDIATE")?;
         for (table, rows) in tables.iter().zip(&rows) {
-            let places = vec!["?"; rows[0].len()].join(", ");
-            let mut insert = target.prepare_cached(&format!("INSERT INTO {table} VALUES ({places})"))?;
-            for row in rows.iter().skip(first).take(1_000) {
-                insert.execute(rusqlite::params_from_iter(row))?;
-            }
+            let until = rows.len().min(first + 1_000);
+            insert_rows(&target, table, rows.get(first..until).unwrap_or_default())?;
         }
         target.execute_batch("COMMIT")?;
     }
     Ok(BACKLOG as f64 / taken.elapsed().as_secs_f64())
 }
 
-fn all_rows(source: &Connection, table: &str) -> anyhow::Result<Vec<Vec<Value>>> {
-    let mut select = source.prepare(&format!("SELECT * FROM {table} ORDER BY position"))?;
+fn insert_rows(target: &Connection, table: &str, rows: &[Vec<Value>]) -> anyhow::Result<()> {
+    let Some(first) = rows.first() else { return Ok(()) };
+    let places = vec!["?"; first.len()].join(", ");
+    let mut insert = target.prepare_cached(&format!("INSERT OR REPLACE INTO {table} VALUES ({places})"))?;
+    for row in rows {
+        insert.execute(rusqlite::params_from_iter(row))?;
+    }
+    Ok(())
+}
+
+fn all_rows(source: &Connection, table: &str, order: &str) -> anyhow::Result<Vec<Vec<Value>>> {
+    let mut select = source.prepare(&format!("SELECT * FROM {table} ORDER BY {order}"))?;
     let columns = select.column_count();
     let rows = select.query_map([], |row| (0..columns).map(|i| row.get(i)).collect())?;
     Ok(rows.collect::<Result<_, _>>()?)
