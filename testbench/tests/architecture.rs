@@ -87,6 +87,7 @@ const PURE: [(&str, &[&str]); 2] = [
             "event_store",
             "event_store::meaning",
             "event_store::memory",
+            "event_store::memory::destination",
             "intake::admit",
             "intake::verify",
             "read_model::explain",
