@@ -90,19 +90,16 @@ impl Door {
 
     fn record(&mut self, body: Body) {
         let boottime_ms = 1_000 * (self.records.len() as u64 + 1);
-        let at = Stamp {
-            boot: 1,
-            boottime_ms,
-            wall_ms: START.0 + boottime_ms as i64,
-            clock: ClockState::Synced,
-        };
+        let at =
+            Stamp { boot: 1, boottime_ms, wall_ms: START.0 + boottime_ms as i64, clock: ClockState::Synced };
         self.records.push(Record { at, body }.encode());
     }
 
     /// The signed message with records `from` to `to`.
     pub fn message(&self, from: usize, to: usize) -> Vec<u8> {
-        let hash_before =
-            self.records[..from - 1].iter().fold(ChainHash::start(self.outbox), |hash, record| hash.next(record));
+        let hash_before = self.records[..from - 1]
+            .iter()
+            .fold(ChainHash::start(self.outbox), |hash, record| hash.next(record));
         Batch {
             controller: self.id.clone(),
             outbox: self.outbox,

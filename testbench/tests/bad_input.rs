@@ -81,15 +81,21 @@ async fn rubbish_from_the_broker_moves_no_controller() {
     for (topic, payload) in &fixtures {
         publish(&site, topic, payload);
     }
-    wait_until("every fixture to be refused", HEALS_WITHIN, &site.logs().iter().map(|l| l.as_path()).collect::<Vec<_>>(), async || {
-        site.edge_status().await.unwrap().counters.messages_refused >= fixtures.len() as u64
-    })
+    wait_until(
+        "every fixture to be refused",
+        HEALS_WITHIN,
+        &site.logs().iter().map(|l| l.as_path()).collect::<Vec<_>>(),
+        async || site.edge_status().await.unwrap().counters.messages_refused >= fixtures.len() as u64,
+    )
     .await;
     let second = site.tap(2).await.unwrap();
     delivered(&site, 2).await;
     check_promise(&site, &[first, second]).await.unwrap();
     let log = std::fs::read_to_string(site.dir().join("edge-agent.log")).unwrap();
-    assert!(log.lines().filter(|line| line.contains("is refused")).count() <= 2, "said once a minute:\n{log}");
+    assert!(
+        log.lines().filter(|line| line.contains("is refused")).count() <= 2,
+        "said once a minute:\n{log}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -233,7 +239,10 @@ fn a_malformed_configuration_names_line_key_and_the_likely_key_and_has_its_own_e
     let edge = |text: &str, expect: &str| config_error("edge-agent", &["run"], text, expect);
     edge("controler = \"a\"\n", "1: unknown key controler: did you mean controller?");
     edge("controller = \"a\"\n[broker]\nurl = 7\n", "3: broker.url");
-    edge("controller = \"a\"\n[broker]\nurl = \"mqtt://h\"\nca = \"x\"\n", "4: unknown key broker.ca: did you mean ca_file?");
+    edge(
+        "controller = \"a\"\n[broker]\nurl = \"mqtt://h\"\nca = \"x\"\n",
+        "4: unknown key broker.ca: did you mean ca_file?",
+    );
     edge("controller = \n", "1: ");
     let cloud = |text: &str, expect: &str| config_error("cloud-ingest", &["serve"], text, expect);
     cloud("datadir = \"x\"\n", "1: unknown key datadir: did you mean data_dir?");

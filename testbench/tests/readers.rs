@@ -78,8 +78,10 @@ impl Doorway {
     }
 
     async fn has_recorded(&self, name: &str, taps: u64) {
-        wait_until(&format!("{taps} taps at {name}"), HEALS_WITHIN, &[], async || self.reader(name).await.taps == taps)
-            .await;
+        wait_until(&format!("{taps} taps at {name}"), HEALS_WITHIN, &[], async || {
+            self.reader(name).await.taps == taps
+        })
+        .await;
     }
 
     async fn has_rejected(&self, name: &str, kind: &str, count: u64) {
@@ -143,7 +145,9 @@ async fn cards_at_real_readers_go_all_the_way() {
     .await;
     check_promise(&doorway.site, &[]).await.unwrap();
     let bodies: Vec<String> = doorway.site.legacy.report().processed.into_iter().map(|c| c.body).collect();
-    assert!(bodies.iter().any(|body| body.contains(r#""person":"S1""#) && body.contains(r#""direction":"out""#)));
+    assert!(
+        bodies.iter().any(|body| body.contains(r#""person":"S1""#) && body.contains(r#""direction":"out""#))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -185,7 +185,11 @@ fn health(page: &mut Html, snapshot: &Snapshot) {
     let dead = snapshot.ledger.in_state(DeliveryState::Dead);
     if dead > 0 {
         lines += 1;
-        put!(page, "<p class=\"banner warn\"><b>Refused for good: {}</b> A person has to look at these taps.</p>", grouped(dead));
+        put!(
+            page,
+            "<p class=\"banner warn\"><b>Refused for good: {}</b> A person has to look at these taps.</p>",
+            grouped(dead)
+        );
     }
     let to_look_at: Vec<_> = snapshot
         .controllers
@@ -331,7 +335,14 @@ fn taps(page: &mut Html, snapshot: &Snapshot) {
         let at = tap.occurred.map_or(tap.recorded_wall, |occurred| occurred.at);
         time(page, at, zone, snapshot.now, Precision::Seconds);
         put!(page, "</td><td>{}</td>", who(tap));
-        put!(page, "<td>{} <span class=\"sub\">{} <span title=\"{}\">{}</span></span></td>", row.controller, tap.reader, tap.direction.name(), arrow(tap));
+        put!(
+            page,
+            "<td>{} <span class=\"sub\">{} <span title=\"{}\">{}</span></span></td>",
+            row.controller,
+            tap.reader,
+            tap.direction.name(),
+            arrow(tap)
+        );
         stages(page, explain::stage(tap));
         put!(page, "<td>");
         for delivery in &tap.deliveries {

@@ -91,7 +91,10 @@ async fn an_event_tells_its_story_and_no_clear_badge() {
     let id = world.json("/api/v1/events?limit=1").await["events"][0]["event_id"].as_str().unwrap().to_owned();
     let path = format!("/api/v1/events/{id}");
     let event = world.json(&path).await;
-    assert_eq!(event["explain"], "Waiting until somebody says whose badge it is (cloud-ingest badges import).");
+    assert_eq!(
+        event["explain"],
+        "Waiting until somebody says whose badge it is (cloud-ingest badges import)."
+    );
     assert_eq!(event["steps"][0]["step"], "recorded");
     assert_eq!(event["steps"][1]["step"], "stored");
     let page = world.get(&format!("/events/{id}")).await.text().await.unwrap();
@@ -186,7 +189,9 @@ async fn metrics_are_open_metrics() {
 async fn the_page_needs_nothing_but_itself() {
     let world = world().await;
     let page = world.get("/").await.text().await.unwrap();
-    for part in ["<caption>Controllers</caption>", "<caption>Latest taps</caption>", "Door 1", "P-2", "aria-live"] {
+    for part in
+        ["<caption>Controllers</caption>", "<caption>Latest taps</caption>", "Door 1", "P-2", "aria-live"]
+    {
         assert!(page.contains(part), "{part} is not on the page");
     }
     for foreign in ["http://", "https://", "style=", "onclick", "<style"] {

@@ -171,10 +171,7 @@ pub fn the_ledger(config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode> {
             table.add_row([what.to_owned(), count.to_string()]);
         }
         for cell in &ledger.by_state {
-            table.add_row([
-                format!("{}: {}", cell.destination, cell.state),
-                cell.count.to_string(),
-            ]);
+            table.add_row([format!("{}: {}", cell.destination, cell.state), cell.count.to_string()]);
         }
         if let Some(column) = table.column_mut(1) {
             column.set_cell_alignment(CellAlignment::Right);

@@ -125,7 +125,6 @@ pub async fn run<D: Destination>(dispatcher: Dispatcher<D>, mut stop: Stop) {
     }
 }
 
-
 impl<D: Destination> Dispatcher<D> {
     /// Starts what is due and has room. Gives how long nothing more can be due.
     async fn turn(self: &Arc<Self>, under_way: &mut UnderWay) -> Result<Duration, StoreError> {

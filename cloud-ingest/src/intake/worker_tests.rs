@@ -58,10 +58,7 @@ async fn world(waiting: Vec<(&str, Vec<u8>)>) -> World {
     let (inbox, from_broker) = inbox();
     for (i, (topic, payload)) in waiting.into_iter().enumerate() {
         let ticket = Some(Ticket { connection: 1, packet_id: i as u16 + 1 });
-        inbox
-            .send(FromBroker::Message(Message { topic: topic.into(), payload, ticket }))
-            .await
-            .unwrap();
+        inbox.send(FromBroker::Message(Message { topic: topic.into(), payload, ticket })).await.unwrap();
     }
     let receipt_key = SigningKey::from_seed(&[9; 32]);
     let told = Arc::default();
@@ -159,8 +156,7 @@ async fn rubbish_is_quarantined_and_acknowledged_and_keeps_nobody_from_being_sto
 async fn a_fork_is_quarantined_and_gets_no_receipt() {
     let mut other_life = Door::new(1);
     other_life.tap(7);
-    let world =
-        world(vec![(RECORDS, door_with(1).message(1, 2)), (RECORDS, other_life.message(1, 2))]).await;
+    let world = world(vec![(RECORDS, door_with(1).message(1, 2)), (RECORDS, other_life.message(1, 2))]).await;
     let (told, store, thread) = world.told().await;
     assert_eq!(told.last(), Some(&Told::Receipt(1, 2, false, None)));
     let letters = store.run(|store| store.dead_letters(9)).await.unwrap();
@@ -223,11 +219,7 @@ async fn a_changed_record_key_is_noticed() {
         .unwrap();
     let payload = door.message(2, 2);
     let ticket = Some(Ticket { connection: 1, packet_id: 2 });
-    world
-        .inbox
-        .send(FromBroker::Message(Message { topic: RECORDS.into(), payload, ticket }))
-        .await
-        .unwrap();
+    world.inbox.send(FromBroker::Message(Message { topic: RECORDS.into(), payload, ticket })).await.unwrap();
     let (told, store, thread) = world.told().await;
     assert_eq!(told.last(), Some(&Told::Receipt(1, 2, false, None)));
     let marks = store.run(|store| store.marks()).await.unwrap();
