@@ -14,9 +14,8 @@ use tap_protocol::keys::{PublicKey, SigningKey};
 
 use crate::event_store::{Controller, Site};
 
-pub mod strict;
-
-pub use strict::ConfigError;
+pub use strict_config::ConfigError;
+use strict_config::{closest, error_at, parse};
 
 /// The exit code for a configuration error (`EX_CONFIG`): systemd must not restart on it.
 pub const EXIT_CONFIG: u8 = 78;
@@ -174,9 +173,9 @@ impl Config {
 
     /// Reads and checks `text`, the content of `file`.
     pub fn parse(file: &str, text: &str) -> Result<Config, ConfigError> {
-        let config: Config = strict::parse(file, text)?;
+        let config: Config = parse(file, text)?;
         match config.complaint() {
-            Some((path, message)) => Err(strict::error_at(file, text, &path, &message)),
+            Some((path, message)) => Err(error_at(file, text, &path, &message)),
             None => Ok(config),
         }
     }
@@ -208,8 +207,7 @@ impl Config {
     /// Reads the key files. `path` is the configuration file, for the message.
     pub fn secrets(&self, path: &Path) -> Result<Secrets, ConfigError> {
         let text = read(path).unwrap_or_default();
-        let complain =
-            |key: &str, why: String| strict::error_at(&path.display().to_string(), &text, key, &why);
+        let complain = |key: &str, why: String| error_at(&path.display().to_string(), &text, key, &why);
         let receipt_seed =
             read_key(&self.keys.receipt_key_file).map_err(|why| complain("keys.receipt_key_file", why))?;
         let token_key =
@@ -250,7 +248,7 @@ impl Config {
                 ));
             }
             if !sites.contains(controller.site.as_str()) {
-                let hint = match strict::closest(&controller.site, sites.iter().copied()) {
+                let hint = match closest(&controller.site, sites.iter().copied()) {
                     Some(meant) => format!("did you mean {meant}?"),
                     None => "add a [[site]] with that id".to_owned(),
                 };

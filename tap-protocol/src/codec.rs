@@ -117,7 +117,7 @@ fn split(message: &[u8]) -> Result<(&[u8], &[u8; SIGNATURE_BYTES]), DecodeError>
 mod tests {
     use super::*;
 
-    /// Published vectors (`shared/vectors`, section postcard; the postcard wire specification).
+    /// Vectors of the postcard wire specification, section varint.
     #[test]
     fn postcard_reads_numbers_as_published() {
         let decode_u16 = |body: &[u8]| decode::<u16>(&[&[VERSION_1], body].concat(), 16);

@@ -3,8 +3,8 @@
 //! CLOCK_BOOTTIME never steps, so within one boot `utc(record) = utc(anchor) − (boottime(anchor) − boottime(record))`.
 //! The wall clock of an unsynced boot is not used at all, which is what makes ±10 years, 1970 and a frozen clock
 //! harmless. An anchor is an interval of *offsets* (UTC minus boottime); it widens with the distance by the worst drift
-//! ([`MAX_DRIFT_PPM`]); the narrowest at the record's own moment wins, and intervals that do not meet are a dispute
-//! that no arithmetic can settle.
+//! ([`MAX_DRIFT_PPM`]). The truth lies in what all of them share at the record's own moment, and intervals that do not
+//! meet are a dispute that no arithmetic can settle.
 
 use crate::limits::{MAX_ANCHOR_WIDTH_MS, MAX_DRIFT_PPM};
 use crate::record::{ClockState, Stamp};

@@ -1,7 +1,7 @@
 //! Beside the line: the query of the event list, read strictly. Pure.
 
-use crate::config::strict::closest;
 use crate::event_store::{DeliveryState, EventFilter, Position};
+use strict_config::closest;
 
 use super::problem::Problem;
 

@@ -58,9 +58,14 @@ pub fn error_at(file: &str, text: &str, path: &str, message: &str) -> ConfigErro
 /// The one of `known` that `given` was probably meant to be.
 pub fn closest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     const ALIKE: f64 = 0.75;
+    // One slip of the finger is always alike, however short the word.
+    let likeness = |word| match strsim::osa_distance(given, word) {
+        0 | 1 => 1.0,
+        _ => strsim::jaro_winkler(given, word),
+    };
     known
         .into_iter()
-        .map(|word| (strsim::jaro_winkler(given, word), word))
+        .map(|word| (likeness(word), word))
         .filter(|(likeness, _)| *likeness >= ALIKE)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, word)| word)

@@ -1,0 +1,183 @@
+//! `edge-agent run`: opens what the configuration names, starts threads and tasks, and turns the agent's loop.
+//!
+//! Nothing here waits for the network, for a reader or for the time: the first tap can come as soon as the outbox is
+//! open.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use edge_agent::admission::{Admission, Place};
+use edge_agent::agent::{Agent, Event, Setup};
+use edge_agent::config::{Config, EXIT_CONFIG, ReaderConfig};
+use edge_agent::identity::Identity;
+use edge_agent::outbox::shelf::{Owner, Shelf};
+use edge_agent::outbox::worker::{OutboxThread, mint_outbox_id};
+use edge_agent::reader::{ReaderEvent, RunningReader, serial};
+use edge_agent::signal::{LogLamp, Signals};
+use edge_agent::{broker_link, clock, control, log};
+use ring::digest;
+use sd_notify::NotifyState;
+use tap_protocol::hello::ReaderKind;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{Sender, channel};
+use tokio::time::{Duration, sleep};
+
+use super::complain;
+
+/// Events of one kind that may wait for the loop.
+const MAX_WAITING_EVENTS: usize = 256;
+
+/// How long the broker is given to hear the leave-taking.
+const FAREWELL: Duration = Duration::from_millis(300);
+
+pub fn run(config: Config, verbose: bool) -> ExitCode {
+    if let Err(error) = log::install(verbose) {
+        complain(&format!("cannot log: {error}"));
+        return ExitCode::FAILURE;
+    }
+    let identity = match Identity::load(&config.keys) {
+        Ok(identity) => identity,
+        Err(error) => {
+            complain(&edge_agent::agent::with_causes(&error));
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let ended = runtime.context("cannot start").and_then(|runtime| runtime.block_on(serve(config, identity)));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            complain(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
+    let boot_id = clock::boot_id().context("cannot read the kernel's boot id")?;
+    let owner = Owner { controller: config.controller.clone(), machine: machine() };
+    let new_id = mint_outbox_id()?;
+    let shelf = Shelf::open(&config.outbox_dir(), &owner, || new_id)?;
+
+    let (done_in, mut done) = channel(MAX_WAITING_EVENTS);
+    let (asked_in, mut asked) = channel(MAX_WAITING_EVENTS);
+    let (link_in, mut link) = channel(MAX_WAITING_EVENTS);
+    let (read_in, mut reads) = channel(MAX_WAITING_EVENTS);
+
+    let listening = control::listen(&config.control_socket(), asked_in)
+        .await
+        .with_context(|| format!("cannot make the control socket {}", config.control_socket().display()))?;
+    let outbox = OutboxThread::start(shelf, owner, boot_id, done_in)?;
+    let places = config.readers.iter().map(place);
+    let setup = Setup {
+        controller: config.controller.clone(),
+        boot_id,
+        broker_address: format!("{}:{}", config.broker.url.host, config.broker.url.port),
+        keep_receipted: config.outbox.keep_receipted,
+        readers: config.readers.iter().map(|reader| (reader.name.clone(), kind(reader))).collect(),
+    };
+    let admission = Admission::new(config.debounce_ms, places);
+    let mut agent = Agent::new(setup, identity, admission, Signals::new(vec![Box::new(LogLamp)]), outbox);
+    let readers: Vec<RunningReader> =
+        config.readers.iter().filter_map(|reader| start_reader(reader, read_in.clone())).collect();
+    let linking = broker_link::start(&config.broker, &config.controller, link_in)?;
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tracing::info!("edge-agent {} is ready as {}", env!("CARGO_PKG_VERSION"), config.controller);
+    notify(&[NotifyState::Ready]);
+    let mut said = String::new();
+    loop {
+        let nap = Duration::from_millis(agent.wake_at_ms().saturating_sub(clock::boottime_ms()));
+        // Not biased: no source can starve another. Every branch only takes from a channel, which loses nothing.
+        let event = tokio::select! {
+            Some(done) = done.recv() => Event::Outbox(done),
+            Some(read) = reads.recv() => Event::Reader(read),
+            Some(asked) = asked.recv() => Event::Asked(asked),
+            Some(event) = link.recv() => Event::Link(event),
+            () = sleep(nap) => Event::Tick,
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        };
+        let is_tick = matches!(event, Event::Tick);
+        agent.handle(event);
+        if is_tick && said != agent.status_line() {
+            said = agent.status_line();
+            notify(&[NotifyState::Status(&said)]);
+        }
+    }
+
+    tracing::info!("stopping");
+    notify(&[NotifyState::Stopping]);
+    listening.abort();
+    for reader in readers {
+        reader.stop().await;
+    }
+    // What the readers and the socket still gave is written too; then nothing more can come.
+    while let Ok(read) = reads.try_recv() {
+        agent.handle(Event::Reader(read));
+    }
+    // The outbox's thread must find somebody who takes its answers while it ends.
+    let draining = tokio::spawn(async move { while done.recv().await.is_some() {} });
+    tokio::task::spawn_blocking(move || agent.stop()).await?;
+    let _ = draining.await;
+    sleep(FAREWELL).await;
+    linking.abort();
+    let _ = std::fs::remove_file(config.control_socket());
+    Ok(())
+}
+
+fn kind(reader: &ReaderConfig) -> ReaderKind {
+    if reader.serial.is_some() { ReaderKind::Serial } else { ReaderKind::Pcsc }
+}
+
+fn place(reader: &ReaderConfig) -> Place {
+    Place { reader: reader.name.clone(), kind: kind(reader), direction: reader.direction }
+}
+
+fn start_reader(reader: &ReaderConfig, events: Sender<ReaderEvent>) -> Option<RunningReader> {
+    let name = reader.name.clone();
+    if let Some(port) = &reader.serial {
+        let path = port.port.display().to_string();
+        return Some(serial::spawn(
+            serial::SerialConfig { name, path, baud: port.baud },
+            events,
+            clock::boottime_ms,
+        ));
+    }
+    start_pcsc(reader, events)
+}
+
+#[cfg(feature = "pcsc")]
+fn start_pcsc(reader: &ReaderConfig, events: Sender<ReaderEvent>) -> Option<RunningReader> {
+    use edge_agent::reader::pcsc;
+    let name_contains = reader.pcsc.as_ref().and_then(|pcsc| pcsc.matching.clone());
+    Some(pcsc::spawn(
+        pcsc::PcscConfig { name: reader.name.clone(), name_contains },
+        events,
+        clock::boottime_ms,
+    ))
+}
+
+#[cfg(not(feature = "pcsc"))]
+fn start_pcsc(reader: &ReaderConfig, _: Sender<ReaderEvent>) -> Option<RunningReader> {
+    tracing::error!(reader = %reader.name, "this edge-agent was built without PC/SC: the reader stays unused");
+    None
+}
+
+/// What tells this machine from a clone of its disk: the board's serial number where there is one (a Raspberry Pi's
+/// device tree), else systemd's machine id, which a careless clone shares. Hashed, so that it can be shown.
+fn machine() -> Vec<u8> {
+    let sources = ["/sys/firmware/devicetree/base/serial-number", "/etc/machine-id"];
+    let found = sources.iter().find_map(|path| std::fs::read(path).ok().filter(|text| !text.is_empty()));
+    let text = [b"tapline/machine/v1\0".as_slice(), &found.unwrap_or_default()].concat();
+    digest::digest(&digest::SHA256, &text).as_ref()[..16].to_vec()
+}
+
+/// Tells the service manager, if there is one.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!("cannot tell the service manager: {error}");
+    }
+}

@@ -1,0 +1,62 @@
+//! The only place that reads a clock. Everything else takes `now`.
+//!
+//! CLOCK_BOOTTIME counts on through suspend and is never stepped: debounce, backoff and every wait use it. The wall
+//! clock is written down as seen and trusted only as far as the kernel vouches for it.
+
+use std::time::Duration;
+
+use tap_protocol::ids::BootId;
+use tap_protocol::record::ClockState;
+
+use crate::now::Now;
+
+/// Reads all clocks at one moment.
+pub fn read() -> Now {
+    Now { boottime_ms: boottime_ms(), wall_ms: wall_ms(), clock: clock_state() }
+}
+
+/// CLOCK_BOOTTIME, milliseconds.
+pub fn boottime_ms() -> u64 {
+    boottime_us() / 1000
+}
+
+/// CLOCK_BOOTTIME, microseconds: for measuring how long a tap took.
+pub fn boottime_us() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let since_boot = Duration::try_from(time).expect("CLOCK_BOOTTIME is never negative");
+    u64::try_from(since_boot.as_micros()).expect("a boot lasts less than half a million years")
+}
+
+fn wall_ms() -> i64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    time.tv_sec.saturating_mul(1000).saturating_add(time.tv_nsec / 1_000_000)
+}
+
+/// What `adjtimex(2)` says. A kernel that does not answer does not vouch.
+fn clock_state() -> ClockState {
+    const STA_UNSYNC: i32 = 0x0040;
+    let mut query = rtime_clock::adjtime::Timex::new();
+    match rtime_clock::adjtime::adjtimex(&mut query) {
+        Ok(_) if query.0.status & STA_UNSYNC == 0 => ClockState::Synced,
+        Ok(_) | Err(_) => ClockState::Unsynced,
+    }
+}
+
+/// The kernel's random id of this boot.
+pub fn boot_id() -> std::io::Result<BootId> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    text.trim().replace('-', "").parse().map_err(std::io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clocks_can_be_read() {
+        let (first, second) = (read(), read());
+        assert!(second.boottime_ms >= first.boottime_ms);
+        assert!(first.wall_ms > 0);
+        assert_eq!(boot_id().unwrap(), boot_id().unwrap());
+    }
+}

@@ -1,0 +1,149 @@
+//! The local socket: how `edge-agent status` and `edge-agent tap --simulate` speak to the running agent. One JSON
+//! object per line each way. Knows the words; the agent's loop answers.
+//!
+//! The socket is readable and writable by the agent's own user (and root) alone: a simulated tap counts.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tap_protocol::tap::Direction;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc::Sender;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::status::Status;
+
+/// A request is one short line.
+const MAX_REQUEST_BYTES: u64 = 4 * 1024;
+
+/// How long the agent may take for an answer: far longer than any commit.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// How are you?
+    Status,
+    /// Take this badge as if it had been shown at the reader `simulated`.
+    Tap {
+        /// The badge, as [`tap_protocol::badge::Credential`] reads text.
+        uid: String,
+        /// Which way.
+        #[serde(default)]
+        direction: Direction,
+    },
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// The tap is on the medium.
+    Recorded {
+        /// Its number in the outbox.
+        seq: u64,
+        /// Its name for ever.
+        event_id: String,
+        /// What was shown.
+        signal: String,
+        /// From the card's number to the signal, microseconds.
+        tap_to_signal_us: u64,
+    },
+    /// Nothing was recorded, and why.
+    Refused {
+        /// For people.
+        why: String,
+    },
+}
+
+/// A request with the way back.
+#[derive(Debug)]
+pub struct Asked {
+    /// What.
+    pub request: Request,
+    /// Where the answer goes.
+    pub answer: oneshot::Sender<Response>,
+}
+
+/// Makes the socket and starts answering. A socket file that a killed agent left behind is replaced; one with a living
+/// agent behind it is not.
+pub async fn listen(path: &Path, asked: Sender<Asked>) -> std::io::Result<JoinHandle<()>> {
+    if UnixStream::connect(path).await.is_ok() {
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::AddrInUse,
+            format!("another edge-agent is running with {}", path.display()),
+        ));
+    }
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(converse(stream, asked.clone()));
+        }
+    }))
+}
+
+async fn converse(stream: UnixStream, asked: Sender<Asked>) {
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
+    loop {
+        let mut line = String::new();
+        match (&mut reader).take(MAX_REQUEST_BYTES).read_line(&mut line).await {
+            Ok(n) if n > 0 => {}
+            _ => return,
+        }
+        let response = match serde_json::from_str(&line) {
+            Ok(request) => ask(&asked, request).await,
+            Err(error) => Response::Refused { why: format!("not a request: {error}") },
+        };
+        if write_line(&mut writer, &response).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn ask(asked: &Sender<Asked>, request: Request) -> Response {
+    let (answer, answered) = oneshot::channel();
+    let stopping = || Response::Refused { why: "the agent is stopping".into() };
+    if asked.send(Asked { request, answer }).await.is_err() {
+        return stopping();
+    }
+    answered.await.unwrap_or_else(|_| stopping())
+}
+
+async fn write_line(writer: &mut OwnedWriteHalf, response: &Response) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(response).map_err(std::io::Error::other)?;
+    line.push(b'\n');
+    writer.write_all(&line).await
+}
+
+/// The other end: one question to the agent behind `path`.
+pub async fn question(path: &Path, request: &Request) -> std::io::Result<Response> {
+    let stream = UnixStream::connect(path).await?;
+    let (reader, mut writer) = stream.into_split();
+    let mut line = serde_json::to_vec(request).map_err(std::io::Error::other)?;
+    line.push(b'\n');
+    writer.write_all(&line).await?;
+    let mut answer = String::new();
+    let read = BufReader::new(reader);
+    let mut read = read;
+    tokio::time::timeout(ANSWER_TIMEOUT, read.read_line(&mut answer))
+        .await
+        .map_err(std::io::Error::other)??;
+    serde_json::from_str(&answer).map_err(std::io::Error::other)
+}

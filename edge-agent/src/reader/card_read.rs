@@ -1,0 +1,107 @@
+//! What a reader saw, or why that is nothing: the seam between step 1 and step 2. Pure.
+
+use std::fmt;
+
+use tap_protocol::badge::Credential;
+use tap_protocol::hello::ReaderKind;
+use tap_protocol::ids::ReaderName;
+
+/// What a reader saw, as it saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CardRead {
+    /// Which reader of the controller.
+    pub reader: ReaderName,
+    /// The number that the card gave.
+    pub credential: Credential,
+    /// When it was seen: milliseconds of CLOCK_BOOTTIME.
+    pub seen_at_boottime_ms: u64,
+    /// Diagnostics: the card's answer to reset, which field data proves to be malformed at times (PC/SC only).
+    pub atr: Option<Vec<u8>>,
+    /// Diagnostics: cards that came and went unread just before this one (PC/SC only).
+    pub missed: u32,
+}
+
+/// Whether a reader of this kind says [`ReaderEvent::Removed`](super::ReaderEvent::Removed). If so a card is there until it says so; if not, presence
+/// can only be told by repeated reads.
+pub fn reports_removal(kind: ReaderKind) -> bool {
+    match kind {
+        ReaderKind::Pcsc => true,
+        ReaderKind::Serial | ReaderKind::Simulated => false,
+    }
+}
+
+/// Why something that was shown gave no number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reject {
+    /// PC/SC: the answer is too short for a status word.
+    NoStatusWord,
+    /// PC/SC: the answer ends in another status word than 90 00. 6A 81 and 6E 00: the card or reader gives no UID.
+    StatusWord(u16),
+    /// PC/SC: success, and no UID. Seen in the field right after an insertion, and tried again.
+    EmptyUid,
+    /// PC/SC: a UID of this many bytes; 4, 7, 8 and 10 exist.
+    BadUidLength(usize),
+    /// PC/SC: the card does not answer.
+    Mute,
+    /// PC/SC: another program holds the card.
+    Busy,
+    /// PC/SC: the card left before it was read.
+    CardGone,
+    /// PC/SC: the exchange failed with this code of PC/SC.
+    Transmit(u32),
+    /// PC/SC: the reader counted this many cards that came and went unread, and none is there now.
+    TooQuick(u32),
+    /// Serial: bytes outside of any frame. Said once per run of rubbish.
+    Noise,
+    /// Serial: a frame was cut short by the next one, as when a card leaves. Said once per run of rubbish.
+    CutFrame,
+    /// Serial: a frame with a strange character or length. Said once per run of rubbish.
+    BadFrame,
+    /// Serial: a whole frame whose checksum does not fit.
+    BadChecksum,
+    /// Serial: the number 0, which readers make up when a card leaves.
+    ZeroNumber,
+}
+
+impl Reject {
+    /// The name under which it is counted.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Reject::NoStatusWord => "no_status_word",
+            Reject::StatusWord(_) => "status_word",
+            Reject::EmptyUid => "empty_uid",
+            Reject::BadUidLength(_) => "bad_uid_length",
+            Reject::Mute => "mute",
+            Reject::Busy => "busy",
+            Reject::CardGone => "card_gone",
+            Reject::Transmit(_) => "transmit",
+            Reject::TooQuick(_) => "too_quick",
+            Reject::Noise => "noise",
+            Reject::CutFrame => "cut_frame",
+            Reject::BadFrame => "bad_frame",
+            Reject::BadChecksum => "bad_checksum",
+            Reject::ZeroNumber => "zero_number",
+        }
+    }
+}
+
+impl fmt::Display for Reject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reject::NoStatusWord => f.write_str("the answer has no status word"),
+            Reject::StatusWord(sw) => write!(f, "the card gives no number (status word {sw:04X})"),
+            Reject::EmptyUid => f.write_str("the card gave an empty number"),
+            Reject::BadUidLength(n) => write!(f, "a number of {n} bytes is no card's"),
+            Reject::Mute => f.write_str("the card does not answer"),
+            Reject::Busy => f.write_str("another program holds the card"),
+            Reject::CardGone => f.write_str("the card left before it was read"),
+            Reject::Transmit(code) => write!(f, "the exchange with the card failed (PC/SC {code:08X})"),
+            Reject::TooQuick(n) => write!(f, "cards came and went too quickly to be read: {n}"),
+            Reject::Noise => f.write_str("noise on the line"),
+            Reject::CutFrame => f.write_str("a frame was cut short"),
+            Reject::BadFrame => f.write_str("a frame is malformed"),
+            Reject::BadChecksum => f.write_str("a frame's checksum does not fit"),
+            Reject::ZeroNumber => f.write_str("the reader gave the number 0"),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What the agent says of itself: the shape of `edge-agent status --output json`, which scripts rely on.
+
+use serde::{Deserialize, Serialize};
+use tap_protocol::hello::{ReaderKind, ReaderState};
+use tap_protocol::ids::{BootId, ControllerId, OutboxId, ReaderName};
+use tap_protocol::record::ClockState;
+
+/// The whole agent at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Who.
+    pub controller: ControllerId,
+    /// The agent's version.
+    pub version: String,
+    /// Milliseconds since the agent started.
+    pub uptime_ms: u64,
+    /// Which boot.
+    pub boot_id: BootId,
+    /// Whether the kernel vouches for the wall clock.
+    pub clock: ClockState,
+    /// The link to the broker.
+    pub broker: BrokerStatus,
+    /// Oldest first; the last one is being written.
+    pub outboxes: Vec<OutboxStatus>,
+    /// Records without a receipt, over all outboxes.
+    pub pending: u64,
+    /// How long the oldest of them has waited, as far as this run of the agent can tell; `None` if none waits.
+    pub oldest_unreceipted_age_ms: Option<u64>,
+    /// Every reader.
+    pub readers: Vec<ReaderStatus>,
+    /// What was counted since the agent started.
+    pub counters: Counters,
+    /// What is wrong now, for people; empty if nothing is.
+    pub problems: Vec<String>,
+}
+
+/// The link to the broker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BrokerStatus {
+    /// Whether a session is up.
+    pub connected: bool,
+    /// Where to.
+    pub address: String,
+    /// Why not, if not.
+    pub why: Option<String>,
+    /// Sessions that were up since the agent started.
+    pub sessions: u64,
+    /// How long ago the last authentic receipt came, milliseconds.
+    pub last_receipt_age_ms: Option<u64>,
+}
+
+/// One outbox.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OutboxStatus {
+    /// Which.
+    pub outbox: OutboxId,
+    /// The last record on the medium.
+    pub last_seq: u64,
+    /// The cloud has everything up to here.
+    pub receipted_through: u64,
+    /// Deleted up to here.
+    pub pruned_through: u64,
+}
+
+/// One reader.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReaderStatus {
+    /// Which.
+    pub reader: ReaderName,
+    /// How it is connected.
+    pub kind: ReaderKind,
+    /// Whether it answers.
+    pub state: ReaderState,
+    /// What was found, or why it does not answer and what to do.
+    pub detail: String,
+    /// Taps recorded here since the agent started.
+    pub taps: u64,
+    /// How long ago the last one was, milliseconds.
+    pub last_tap_age_ms: Option<u64>,
+    /// Things shown that gave no tap, by kind.
+    pub rejected: std::collections::BTreeMap<String, u64>,
+}
+
+/// Counted since the agent started.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Taps on the medium.
+    pub taps_recorded: u64,
+    /// Taps that could not be made durable and were refused at the reader.
+    pub taps_refused: u64,
+    /// Reads of a card that had not been away.
+    pub repeats: u64,
+    /// Commits.
+    pub commits: u64,
+    /// Batches given to the broker.
+    pub batches_sent: u64,
+    /// Records in them: more than were recorded, if some were sent again.
+    pub records_sent: u64,
+    /// Authentic receipts.
+    pub receipts: u64,
+    /// Messages from the broker that were not authentic or not for us.
+    pub messages_refused: u64,
+    /// Log lines dropped because the log was slower than the agent.
+    pub log_lines_dropped: u64,
+}

@@ -1,0 +1,246 @@
+//! After an outage: 100,000 buffered taps through Mosquitto, admitted, verified and stored; beside a bare batched insert
+//! of the same rows, and beside a plain Mosquitto bridge that moves as many messages.
+
+use std::{path::Path, process::Stdio, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use edge_agent::outbox::{
+    Outbox,
+    shelf::{Owner, Shelf},
+};
+use rusqlite::{Connection, OpenFlags, types::Value};
+use tap_protocol::{
+    badge::{TokenKey, TokenKeyId},
+    ids::{BootId, OutboxId},
+    record::{Body, ClockState, PreviousStop, Record, Stamp},
+    tap::{Direction, Tap, Verdict},
+};
+use tokio::io::AsyncWriteExt;
+
+use super::{Figure, Goal, median};
+use crate::{
+    rig::{Mosquitto, MosquittoOptions, wait_until},
+    site::{BADGES, CONTROLLER, Site, SiteOptions, badge_uid},
+    stopwatch::Stopwatch,
+};
+
+/// The backlog of a door with 2,000 taps a day after seven weeks offline.
+pub(super) const BACKLOG: u64 = 100_000;
+
+const ROUNDS: usize = 3;
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A tap's share of a TCP stream in a backlog, at most.
+const BYTES_A_TAP: f64 = 64.0;
+
+pub(super) async fn measure() -> anyhow::Result<Vec<Figure>> {
+    let (mut drained, mut inserted, mut bridged, mut bytes) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut live = 0.0;
+    for round in 1..=ROUNDS {
+        eprintln!("  round {round} of {ROUNDS}");
+        let mut site = site_with_backlog(BACKLOG).await?;
+        let sent_before = site.uplink.stats().up_bytes;
+        let taken = Stopwatch::start();
+        site.uplink.restore().await?;
+        wait_until("the backlog to be stored", PATIENCE, &[], async || {
+            site.cloud_ledger().await.is_ok_and(|ledger| ledger.taps >= BACKLOG)
+        })
+        .await;
+        drained.push(BACKLOG as f64 / taken.elapsed().as_secs_f64());
+        bytes.push((site.uplink.stats().up_bytes - sent_before) as f64 / BACKLOG as f64);
+        live = one_live_tap(&site).await?;
+        // Stopped, so that its rows are all in the file and nobody else uses the disk.
+        site.cloud.take().context("cloud-ingest runs")?.terminate(Duration::from_secs(30)).await?;
+        inserted.push(bare_insert(&site.store_path(), &site.dir().join("bare.sqlite"))?);
+        bridged.push(bridge(&site.dir().join("bridge")).await?);
+    }
+    let drain = median(drained);
+    Ok(vec![
+        Figure::new("drain of 100,000 buffered taps", drain, "taps/s")
+            .beside("bare insert of the same rows", median(inserted))
+            .goal(Goal::RatioAtLeast(0.25)),
+        Figure::new("drain of 100,000 buffered taps, mark", drain, "taps/s")
+            .beside("Mosquitto bridge, stored nowhere", median(bridged))
+            .goal(Goal::ValueAtLeast(20_000.0)),
+        Figure::new("TCP payload a tap in a backlog", median(bytes), "B")
+            .goal(Goal::ValueAtMost(BYTES_A_TAP)),
+        Figure::new("TCP payload of a single live tap", live, "B"),
+    ])
+}
+
+/// A site of release binaries.
+pub(super) async fn release_site(options: SiteOptions) -> anyhow::Result<Site> {
+    let broker = MosquittoOptions { max_inflight_messages: Some(64), ..options.broker.clone() };
+    Site::start(SiteOptions { broker, ..options }).await
+}
+
+/// A site whose controller has so many unsent taps on its disk, the link being cut. The legacy API is out of reach
+/// too: delivery has its own pace and is not what is measured.
+pub(super) async fn site_with_backlog(count: u64) -> anyhow::Result<Site> {
+    let mut site = release_site(SiteOptions::default()).await?;
+    site.legacy_line.cut().await?;
+    site.uplink.cut().await?;
+    site.edge.take().context("edge-agent runs")?.terminate(Duration::from_secs(15)).await?;
+    fill(&site, count)?;
+    site.start_edge().await?;
+    Ok(site)
+}
+
+/// Appends records to the outbox as the agent would, a commit per thousand.
+fn fill(site: &Site, count: u64) -> anyhow::Result<()> {
+    let key = std::fs::read_to_string(site.dir().join("keys/token.key"))?;
+    let key = data_encoding::HEXLOWER_PERMISSIVE.decode(key.trim().as_bytes())?;
+    let key = TokenKey::new(TokenKeyId(1), key.try_into().ok().context("a token key has 32 bytes")?);
+    let badges =
+        (0..BADGES).map(|n| Ok(key.seal(&badge_uid(n).parse()?))).collect::<anyhow::Result<Vec<_>>>()?;
+    let path = std::fs::read_dir(site.outbox_dir())?.next().context("there is an outbox")??.path();
+    let owner = { Outbox::open(&path)?.machine().to_vec() };
+    let owner = Owner { controller: CONTROLLER.parse()?, machine: owner };
+    let mut shelf = Shelf::open(&site.outbox_dir(), &owner, || OutboxId([0; 16]))?;
+    let outbox = shelf.newest();
+    let boot_id = BootId([0xbe; 16]);
+    let boot = outbox.boot_number(boot_id)?;
+    let at = |ms: u64| Stamp {
+        boot,
+        boottime_ms: ms,
+        wall_ms: 1_795_000_000_000 + ms as i64,
+        clock: ClockState::Synced,
+    };
+    let started = Body::AgentStarted { boot_id, version: "bench".into(), previous_stop: PreviousStop::Clean };
+    outbox.append(&[Record { at: at(0), body: started }.encode()])?;
+    let tap = |n: u64| {
+        let badge = badges[n as usize % BADGES].clone();
+        let body = Body::Tap(Tap {
+            reader: "entrance".parse().expect("it is a slug"),
+            badge,
+            direction: Direction::In,
+            verdict: Verdict::NoRoster,
+        });
+        Record { at: at(n * 1_000), body }.encode()
+    };
+    for first in (0..count).step_by(1_000) {
+        let records: Vec<_> = (first..count.min(first + 1_000)).map(tap).collect();
+        outbox.append(&records)?;
+    }
+    Ok(())
+}
+
+async fn one_live_tap(site: &Site) -> anyhow::Result<f64> {
+    let taps = site.cloud_ledger().await?.taps;
+    wait_until("quiet", PATIENCE, &[], async || site.edge_status().await.is_ok_and(|s| s.pending == 0)).await;
+    let before = site.uplink.stats().up_bytes;
+    site.tap(1).await?;
+    wait_until("the live tap to be stored", PATIENCE, &[], async || {
+        site.cloud_ledger().await.is_ok_and(|ledger| ledger.taps > taps)
+    })
+    .await;
+    Ok((site.uplink.stats().up_bytes - before) as f64)
+}
+
+/// Copies every row of the store into an empty one of the same schema, 1,000 records a transaction, `synchronous=FULL`;
+/// gives taps per second. What SQLite itself takes for these rows, without admission, verification or network.
+fn bare_insert(from: &Path, to: &Path) -> anyhow::Result<f64> {
+    let source = Connection::open_with_flags(from, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let target = Connection::open(to)?;
+    target.pragma_update(None, "journal_mode", "wal")?;
+    target.pragma_update(None, "synchronous", "full")?;
+    let schema: Vec<String> = source
+        .prepare(
+            "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid",
+        )?
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    target.execute_batch(&schema.join(";\n"))?;
+    // What these rows refer to is there before the clock starts.
+    let others = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN ('events', 'taps', 'deliveries')
+                  AND name NOT LIKE 'sqlite_%' ORDER BY rowid";
+    target.pragma_update(None, "foreign_keys", false)?;
+    let others: Vec<String> =
+        source.prepare(others)?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    for table in &others {
+        let rows = all_rows(&source, table, "1")?;
+        insert_rows(&target, table, &rows)?;
+    }
+    target.pragma_update(None, "foreign_keys", true)?;
+    let tables = ["events", "taps", "deliveries"];
+    let rows =
+        tables.iter().map(|table| all_rows(&source, table, "position")).collect::<anyhow::Result<Vec<_>>>()?;
+    ensure!(rows.iter().all(|rows| rows.len() as u64 >= BACKLOG), "every table has its share of the backlog");
+
+    let taken = Stopwatch::start();
+    for first in (0..rows[0].len()).step_by(1_000) {
+        target.execute_batch("BEGIN IMMEDIATE")?;
+        for (table, rows) in tables.iter().zip(&rows) {
+            let until = rows.len().min(first + 1_000);
+            insert_rows(&target, table, rows.get(first..until).unwrap_or_default())?;
+        }
+        target.execute_batch("COMMIT")?;
+    }
+    Ok(BACKLOG as f64 / taken.elapsed().as_secs_f64())
+}
+
+fn insert_rows(target: &Connection, table: &str, rows: &[Vec<Value>]) -> anyhow::Result<()> {
+    let Some(first) = rows.first() else { return Ok(()) };
+    let places = vec!["?"; first.len()].join(", ");
+    let mut insert = target.prepare_cached(&format!("INSERT OR REPLACE INTO {table} VALUES ({places})"))?;
+    for row in rows {
+        insert.execute(rusqlite::params_from_iter(row))?;
+    }
+    Ok(())
+}
+
+fn all_rows(source: &Connection, table: &str, order: &str) -> anyhow::Result<Vec<Vec<Value>>> {
+    let mut select = source.prepare(&format!("SELECT * FROM {table} ORDER BY {order}"))?;
+    let columns = select.column_count();
+    let rows = select.query_map([], |row| (0..columns).map(|i| row.get(i)).collect())?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// What the field uses instead: a broker at the door with a bridge to the broker in the cloud, QoS 1, both in memory.
+async fn bridge(dir: &Path) -> anyhow::Result<f64> {
+    std::fs::create_dir_all(dir.join("cloud"))?;
+    std::fs::create_dir_all(dir.join("door"))?;
+    let unlimited = |more: Vec<String>| MosquittoOptions {
+        max_queued_messages: Some(0),
+        max_inflight_messages: Some(64),
+        more,
+        ..MosquittoOptions::default()
+    };
+    let mut cloud = Mosquitto::start(&dir.join("cloud"), &unlimited(Vec::new())).await?;
+    let connection = ["connection bridge", "topic tap/# out 1", "cleansession false", "restart_timeout 1"];
+    let mut more: Vec<String> = connection.map(str::to_owned).to_vec();
+    more.insert(1, format!("address {}", cloud.addr()));
+    let door = Mosquitto::start(&dir.join("door"), &unlimited(more)).await?;
+
+    cloud.kill9()?;
+    let door_port = door.addr().port().to_string();
+    let mut publisher = tokio::process::Command::new("mosquitto_pub")
+        .args(["-p", &door_port, "-t", "tap/v1/door/records", "-q", "1", "-l"])
+        .stdin(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut lines = publisher.stdin.take().context("its standard input")?;
+    let line = format!("{}\n", "x".repeat(50)).repeat(1_000);
+    for _ in 0..BACKLOG / 1_000 {
+        lines.write_all(line.as_bytes()).await?;
+    }
+    drop(lines);
+    ensure!(publisher.wait().await?.success(), "mosquitto_pub failed");
+
+    cloud.restart().await?;
+    let cloud_port = cloud.addr().port().to_string();
+    let mut subscriber = tokio::process::Command::new("mosquitto_sub")
+        .args(["-p", &cloud_port, "-t", "tap/#", "-q", "1", "-C", &BACKLOG.to_string(), "-F", "%l"])
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut arrivals = tokio::io::BufReader::new(subscriber.stdout.take().context("its standard output")?);
+    let mut first = String::new();
+    tokio::io::AsyncBufReadExt::read_line(&mut arrivals, &mut first).await?;
+    // From the first arrival on: how long the bridge waits before it reconnects is its own affair.
+    let taken = Stopwatch::start();
+    tokio::io::copy(&mut arrivals, &mut tokio::io::sink()).await?;
+    ensure!(subscriber.wait().await?.success(), "mosquitto_sub failed");
+    Ok(BACKLOG as f64 / taken.elapsed().as_secs_f64())
+}

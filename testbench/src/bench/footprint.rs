@@ -1,0 +1,79 @@
+//! On the controller: resident memory, time from start to the first green, size of the binary.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::{
+    Figure, Goal,
+    drain::{BACKLOG, release_site, site_with_backlog},
+    load::resident_kib,
+    median,
+};
+use crate::{
+    rig::{Program, program_path, wait_until},
+    site::{Site, SiteOptions},
+    stopwatch::Stopwatch,
+};
+
+const ROUNDS: usize = 5;
+const MOST_RESIDENT_MIB: f64 = 12.0;
+const FIRST_TAP_WITHIN_MS: f64 = 150.0;
+
+pub(super) async fn measure() -> anyhow::Result<Vec<Figure>> {
+    let mut idle_site = release_site(SiteOptions::default()).await?;
+    let idle = resident_mib(&idle_site).await?;
+    let empty_start = first_tap_ms(&mut idle_site).await?;
+    drop(idle_site);
+    let mut full_site = site_with_backlog(BACKLOG).await?;
+    let pending = resident_mib(&full_site).await?;
+    let full_start = first_tap_ms(&mut full_site).await?;
+    full_site.uplink.restore().await?;
+    let draining = most_resident_while_draining(&full_site).await?;
+    let size = std::fs::metadata(program_path("edge-agent")?)?.len() as f64 / 1024.0 / 1024.0;
+    let memory =
+        |name: &str, mib: f64| Figure::new(name, mib, "MiB").goal(Goal::ValueAtMost(MOST_RESIDENT_MIB));
+    let start =
+        |name: &str, ms: f64| Figure::new(name, ms, "ms").goal(Goal::ValueAtMost(FIRST_TAP_WITHIN_MS));
+    Ok(vec![
+        memory("resident memory, idle", idle),
+        memory("resident memory, 100,000 pending", pending),
+        Figure::new("resident memory, most while draining", draining, "MiB"),
+        start("start → first tap, empty outbox", empty_start),
+        start("start → first tap, 100,000 pending", full_start),
+        Figure::new("edge-agent, stripped", size, "MiB"),
+    ])
+}
+
+async fn resident_mib(site: &Site) -> anyhow::Result<f64> {
+    site.tap(1).await?;
+    let pid = site.edge.as_ref().context("edge-agent runs")?.pid();
+    Ok(resident_kib(pid)? / 1024.0)
+}
+
+async fn most_resident_while_draining(site: &Site) -> anyhow::Result<f64> {
+    let mut most: f64 = 0.0;
+    wait_until("the backlog to be stored", Duration::from_secs(300), &[], async || {
+        most = most.max(resident_mib(site).await.unwrap_or_default());
+        site.edge_status().await.is_ok_and(|status| status.pending == 0)
+    })
+    .await;
+    Ok(most)
+}
+
+/// From spawning the process to the answer to a tap that was tried as fast as the socket could be found.
+async fn first_tap_ms(site: &mut Site) -> anyhow::Result<f64> {
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
+        site.edge.take().context("edge-agent runs")?.terminate(Duration::from_secs(15)).await?;
+        let config = site.dir().join("edge-agent.toml");
+        let program = Program::new("edge-agent")?.args(["run", "--config"]).args([config]);
+        let taken = Stopwatch::start();
+        site.edge = Some(program.start(site.dir()).await?);
+        while site.tap(1).await.is_err() {
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+        rounds.push(taken.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(median(rounds))
+}

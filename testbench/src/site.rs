@@ -1,0 +1,435 @@
+//! A whole Tapline on this machine: broker, cloud-ingest, legacy API and one controller, as real processes with a
+//! fault proxy in front of the broker and another in front of the legacy API. It knows how they are wired and started;
+//! what is done to them is the test's business.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use edge_agent::{
+    control::{Request, Response, question},
+    status::Status,
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use tap_protocol::{ids::ControllerId, tap::Direction};
+use tempfile::TempDir;
+
+use crate::{
+    fault_proxy::FaultProxy,
+    legacy_sim::LegacySim,
+    rig::{Mosquitto, MosquittoOptions, Program, Ready, Running, free_port, program_path},
+};
+
+/// The one controller's id.
+pub const CONTROLLER: &str = "hq-door-1";
+
+/// The one site's time zone.
+pub const ZONE: &str = "Europe/Berlin";
+
+/// How many badges the directory knows.
+pub const BADGES: usize = 24;
+
+/// How a site is to be built.
+#[derive(Clone, Debug, Default)]
+pub struct SiteOptions {
+    /// The broker's limits.
+    pub broker: MosquittoOptions,
+    /// Extra TOML for edge-agent, such as `[[reader]]` tables.
+    pub readers: String,
+    /// Extra environment for edge-agent.
+    pub edge_env: Vec<(String, String)>,
+    /// Where everything lives; a temporary folder that goes away if not given.
+    pub dir: Option<PathBuf>,
+    /// Seconds until cloud-ingest gives a request up; the product's default if not given.
+    pub destination_timeout_ms: Option<u64>,
+    /// Leave the badges unbound.
+    pub unbound: bool,
+}
+
+/// The running site.
+#[derive(Debug)]
+pub struct Site {
+    /// The real broker.
+    pub broker: Mosquitto,
+    /// What the controller reaches the broker through.
+    pub uplink: FaultProxy,
+    /// What cloud-ingest reaches the legacy API through.
+    pub legacy_line: FaultProxy,
+    /// The legacy API.
+    pub legacy: LegacySim,
+    /// cloud-ingest, while it runs.
+    pub cloud: Option<Running>,
+    /// edge-agent, while it runs.
+    pub edge: Option<Running>,
+    cloud_program: Program,
+    edge_program: Program,
+    http: SocketAddr,
+    client: reqwest::Client,
+    dir: PathBuf,
+    _temporary: Option<TempDir>,
+}
+
+/// A green answer: what the person at the door was promised.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Green {
+    /// Number in the outbox.
+    pub seq: u64,
+    /// Name for ever.
+    pub event_id: String,
+    /// From the card's number to the signal, microseconds, as the agent measured it.
+    pub tap_to_signal_us: u64,
+}
+
+/// cloud-ingest's books.
+#[derive(Clone, Debug, Deserialize)]
+pub struct CloudLedger {
+    /// Records stored.
+    pub records: u64,
+    /// Taps among them.
+    pub taps: u64,
+    /// Whether everything is where it belongs.
+    pub balanced: bool,
+    /// What is not.
+    pub complaints: Vec<String>,
+    /// Per state.
+    pub by_state: Vec<DeliveryCount>,
+}
+
+/// One line of [`CloudLedger`].
+#[derive(Clone, Debug, Deserialize)]
+pub struct DeliveryCount {
+    /// A name of the closed list.
+    pub state: String,
+    /// How many.
+    pub count: u64,
+}
+
+impl CloudLedger {
+    /// How many deliveries are in this state.
+    pub fn in_state(&self, state: &str) -> u64 {
+        self.by_state.iter().filter(|line| line.state == state).map(|line| line.count).sum()
+    }
+}
+
+/// The UID of badge `n`, 7 bytes as NXP makes them.
+pub fn badge_uid(n: usize) -> String {
+    format!("04A1B2C3D4{n:04X}")
+}
+
+/// The person that badge `n` is bound to.
+pub fn badge_person(n: usize) -> String {
+    format!("E{n:04}")
+}
+
+impl Site {
+    /// Builds configuration and keys, starts everything and binds the badges. When it returns, the whole chain works.
+    ///
+    /// # Errors
+    ///
+    /// When a part does not start; the end of its log is in the message.
+    pub async fn start(options: SiteOptions) -> anyhow::Result<Self> {
+        let (dir, temporary) = match options.dir.clone() {
+            Some(dir) => (dir, None),
+            None => {
+                let temporary = TempDir::with_prefix("tapline-")?;
+                (temporary.path().to_owned(), Some(temporary))
+            }
+        };
+        std::fs::create_dir_all(&dir)?;
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let broker = Mosquitto::start(&dir, &options.broker).await?;
+        let uplink = FaultProxy::start(any, broker.addr()).await?;
+        let legacy = LegacySim::start(any).await?;
+        let legacy_line = FaultProxy::start(any, legacy.addr()).await?;
+        let http = SocketAddr::from(([127, 0, 0, 1], free_port()));
+
+        let record_key = make_keys(&dir)?;
+        write_configs(&dir, &options, &broker, &uplink, &legacy_line, http, &record_key)?;
+        let cloud_program = Program::new("cloud-ingest")?
+            .args(["serve", "--config"])
+            .args([dir.join("cloud-ingest.toml")])
+            .ready_when(Ready::Url(format!("http://{http}/health/live")));
+        let edge_program = options
+            .edge_env
+            .iter()
+            .fold(Program::new("edge-agent")?, |program, (key, value)| program.env(key, value))
+            .args(["run", "--config"])
+            .args([dir.join("edge-agent.toml")])
+            .ready_when(Ready::Line("is ready as".into()));
+        let cloud = cloud_program.start(&dir).await?;
+        let edge = edge_program.start(&dir).await?;
+        let site = Site {
+            broker,
+            uplink,
+            legacy_line,
+            legacy,
+            cloud: Some(cloud),
+            edge: Some(edge),
+            cloud_program,
+            edge_program,
+            http,
+            client: crate::http_client(),
+            dir,
+            _temporary: temporary,
+        };
+        if !options.unbound {
+            site.bind_badges()?;
+        }
+        Ok(site)
+    }
+
+    /// Tells the directory whose the badges are.
+    ///
+    /// # Errors
+    ///
+    /// When the import fails; its message is in the error.
+    pub fn bind_badges(&self) -> anyhow::Result<()> {
+        let csv = self.dir.join("badges.csv");
+        let lines: String = (0..BADGES).map(|n| format!("{},{}\n", badge_uid(n), badge_person(n))).collect();
+        std::fs::write(&csv, format!("badge,person\n{lines}"))?;
+        self.cloud_cli(&["badges", "import", &csv.display().to_string()]).map(drop)
+    }
+
+    /// Runs a verb of cloud-ingest against this site's configuration and gives its standard output.
+    ///
+    /// # Errors
+    ///
+    /// When it exits with another code than 0; its standard error is in the message.
+    pub fn cloud_cli(&self, verb: &[&str]) -> anyhow::Result<String> {
+        let config = self.dir.join("cloud-ingest.toml").display().to_string();
+        run("cloud-ingest", &[verb, &["--config", &config]].concat())
+    }
+
+    /// Where everything lives.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// `http://…` of cloud-ingest.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.http)
+    }
+
+    /// The logs that explain a failure.
+    pub fn logs(&self) -> Vec<PathBuf> {
+        ["edge-agent.log", "cloud-ingest.log"].map(|name| self.dir.join(name)).to_vec()
+    }
+
+    /// One simulated tap of badge `n`, answered by the agent.
+    ///
+    /// # Errors
+    ///
+    /// When no agent answers, or the tap is refused.
+    pub async fn tap(&self, n: usize) -> anyhow::Result<Green> {
+        let request = Request::Tap { uid: badge_uid(n), direction: Direction::In };
+        match question(&self.control_socket(), &request).await? {
+            Response::Recorded { seq, event_id, tap_to_signal_us, .. } => {
+                Ok(Green { seq, event_id, tap_to_signal_us })
+            }
+            Response::Refused { why } => bail!("the tap was refused: {why}"),
+            Response::Status(_) => bail!("the agent answered something else"),
+        }
+    }
+
+    /// What the agent says of itself.
+    ///
+    /// # Errors
+    ///
+    /// When no agent answers.
+    pub async fn edge_status(&self) -> anyhow::Result<Status> {
+        match question(&self.control_socket(), &Request::Status).await? {
+            Response::Status(status) => Ok(*status),
+            other => bail!("the agent answered something else: {other:?}"),
+        }
+    }
+
+    /// cloud-ingest's books.
+    ///
+    /// # Errors
+    ///
+    /// When cloud-ingest does not answer.
+    pub async fn cloud_ledger(&self) -> anyhow::Result<CloudLedger> {
+        self.get("/api/v1/ledger").await
+    }
+
+    /// Any JSON of cloud-ingest's API.
+    ///
+    /// # Errors
+    ///
+    /// When cloud-ingest does not answer 200 with that shape.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        let answer = self.client.get(format!("{}{path}", self.url())).send().await?;
+        ensure!(answer.status().is_success(), "{path}: {}", answer.status());
+        Ok(answer.json().await?)
+    }
+
+    /// Any text of cloud-ingest, whatever the status.
+    ///
+    /// # Errors
+    ///
+    /// When cloud-ingest does not answer.
+    pub async fn get_text(&self, path: &str) -> anyhow::Result<(u16, String)> {
+        let answer = self.client.get(format!("{}{path}", self.url())).send().await?;
+        Ok((answer.status().as_u16(), answer.text().await?))
+    }
+
+    /// The agent's local socket.
+    pub fn control_socket(&self) -> PathBuf {
+        self.dir.join("run/control.sock")
+    }
+
+    /// SIGKILL for edge-agent.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be killed.
+    pub fn kill_edge(&mut self) -> anyhow::Result<()> {
+        self.edge.take().context("edge-agent runs")?.kill9().context("killing edge-agent")
+    }
+
+    /// Starts edge-agent again.
+    ///
+    /// # Errors
+    ///
+    /// When it does not get ready.
+    pub async fn start_edge(&mut self) -> anyhow::Result<()> {
+        self.edge = Some(self.edge_program.start(&self.dir).await?);
+        Ok(())
+    }
+
+    /// SIGKILL for cloud-ingest.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be killed.
+    pub fn kill_cloud(&mut self) -> anyhow::Result<()> {
+        self.cloud.take().context("cloud-ingest runs")?.kill9().context("killing cloud-ingest")
+    }
+
+    /// Starts cloud-ingest again, with this environment besides.
+    ///
+    /// # Errors
+    ///
+    /// When it does not get ready.
+    pub async fn start_cloud(&mut self, env: &[(&str, &str)]) -> anyhow::Result<()> {
+        let program =
+            env.iter().fold(self.cloud_program.clone(), |program, (key, value)| program.env(key, value));
+        self.cloud = Some(program.start(&self.dir).await?);
+        Ok(())
+    }
+
+    /// cloud-ingest's database.
+    pub fn store_path(&self) -> PathBuf {
+        self.dir.join("cloud/cloud-ingest.db")
+    }
+
+    /// The controller's outboxes.
+    pub fn outbox_dir(&self) -> PathBuf {
+        self.dir.join("state/outbox")
+    }
+
+    /// Whose outboxes those are.
+    pub fn controller(&self) -> ControllerId {
+        CONTROLLER.parse().expect("it is a slug")
+    }
+}
+
+/// Runs one of our own programs to its end.
+///
+/// # Errors
+///
+/// When it exits with another code than 0; its standard error is in the message.
+pub fn run(program: &str, args: &[&str]) -> anyhow::Result<String> {
+    let output = std::process::Command::new(program_path(program)?).args(args).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program} {} ended with {}:\n{said}", args.join(" "), output.status);
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Makes the keys of both sides, unless they are there from an earlier run, and gives the controller's public key.
+fn make_keys(dir: &Path) -> anyhow::Result<String> {
+    let keys = dir.join("keys");
+    let public = keys.join("record.pub");
+    if let Ok(made_before) = std::fs::read_to_string(&public) {
+        return Ok(made_before.trim().to_owned());
+    }
+    std::fs::create_dir_all(&keys)?;
+    run("cloud-ingest", &["keys", "create", "--dir", &keys.display().to_string()])?;
+    let record_key_file = keys.join("record.key").display().to_string();
+    let record_key = run("edge-agent", &["keys", "create", "--record-key-file", &record_key_file])?;
+    std::fs::write(public, &record_key)?;
+    Ok(record_key.trim().to_owned())
+}
+
+fn write_configs(
+    dir: &Path,
+    options: &SiteOptions,
+    broker: &Mosquitto,
+    uplink: &FaultProxy,
+    legacy_line: &FaultProxy,
+    http: SocketAddr,
+    record_key: &str,
+) -> anyhow::Result<()> {
+    let at = dir.display();
+    let timeout = options.destination_timeout_ms.map(|ms| format!("timeout_ms = {ms}")).unwrap_or_default();
+    let cloud = format!(
+        r#"data_dir = "{at}/cloud"
+
+[broker]
+url = "mqtt://{broker}"
+client_id = "cloud-ingest"
+
+[http]
+listen = "{http}"
+
+[keys]
+receipt_key_file = "{at}/keys/receipt.key"
+token_key_file = "{at}/keys/token.key"
+
+[[site]]
+id = "hq"
+label = "Headquarters"
+zone = "{ZONE}"
+
+[[controller]]
+id = "{CONTROLLER}"
+label = "Main entrance"
+site = "hq"
+record_key = "{record_key}"
+
+[destination]
+name = "legacy"
+url = "http://{legacy_line}/checkins"
+{timeout}
+"#,
+        broker = broker.addr(),
+        legacy_line = legacy_line.addr(),
+    );
+    std::fs::write(dir.join("cloud-ingest.toml"), cloud)?;
+    let edge = format!(
+        r#"controller = "{CONTROLLER}"
+state_dir = "{at}/state"
+runtime_dir = "{at}/run"
+
+[broker]
+url = "mqtt://{uplink}"
+
+[keys]
+record_key_file = "{at}/keys/record.key"
+token_key_file = "{at}/keys/token.key"
+receipt_public_key_file = "{at}/keys/receipt.pub"
+
+{readers}
+"#,
+        uplink = uplink.addr(),
+        readers = options.readers,
+    );
+    std::fs::write(dir.join("edge-agent.toml"), edge)?;
+    Ok(())
+}
+
+/// Long enough for anything to heal on a busy machine: the longest single wait in the product is 30 s.
+pub const HEALS_WITHIN: Duration = Duration::from_secs(150);
