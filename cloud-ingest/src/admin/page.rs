@@ -80,13 +80,18 @@ pub fn event(detail: &EventDetail, destinations: &[DestinationState], zone: &str
             "<section class=\"card\"><div class=\"scroll\"><table><caption>Answers</caption><thead><tr><th scope=\"col\">Attempt</th><th scope=\"col\">Outcome</th><th scope=\"col\">HTTP</th><th scope=\"col\">What was said</th></tr></thead><tbody>"
         );
         for attempt in &detail.attempts {
+            let is_last = !detail
+                .attempts
+                .iter()
+                .any(|a| a.destination == attempt.destination && a.number > attempt.number);
+            let open_end = if is_last { "no answer yet" } else { "not known: the service stopped" };
             let status = attempt.status.map(|status| status.to_string()).unwrap_or_else(|| "–".into());
             put!(
                 page,
                 "<tr><th scope=\"row\">{} · {}</th><td>{}</td><td>{}</td><td><code>{}</code></td></tr>",
                 attempt.destination,
                 attempt.number,
-                attempt.outcome.as_deref().unwrap_or("no answer yet").replace('_', " "),
+                attempt.outcome.as_deref().unwrap_or(open_end).replace('_', " "),
                 status,
                 attempt.answer.as_deref().unwrap_or(""),
             );
