@@ -1,7 +1,7 @@
 //! After an outage: 100,000 buffered taps through Mosquitto, admitted, verified and stored; beside a bare batched insert
 //! of the same rows, and beside a plain Mosquitto bridge that moves as many messages.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{net::SocketAddr, path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use edge_agent::outbox::{
@@ -15,10 +15,11 @@ use tap_protocol::{
     record::{Body, ClockState, PreviousStop, Record, Stamp},
     tap::{Direction, Tap, Verdict},
 };
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use super::{Figure, Goal, median};
 use crate::{
+    fault_proxy::FaultProxy,
     rig::{Mosquitto, MosquittoOptions, wait_until},
     site::{BADGES, CONTROLLER, Site, SiteOptions, badge_uid},
     stopwatch::Stopwatch,
@@ -210,13 +211,22 @@ async fn bridge(dir: &Path) -> anyhow::Result<f64> {
         more,
         ..MosquittoOptions::default()
     };
-    let mut cloud = Mosquitto::start(&dir.join("cloud"), &unlimited(Vec::new())).await?;
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let cloud = Mosquitto::start(&dir.join("cloud"), &unlimited(Vec::new())).await?;
+    let line = FaultProxy::start(any, cloud.addr()).await?;
     let connection = ["connection bridge", "topic tap/# out 1", "cleansession false", "restart_timeout 1"];
     let mut more: Vec<String> = connection.map(str::to_owned).to_vec();
-    more.insert(1, format!("address {}", cloud.addr()));
+    more.insert(1, format!("address {}", line.addr()));
     let door = Mosquitto::start(&dir.join("door"), &unlimited(more)).await?;
+    let cloud_port = cloud.addr().port().to_string();
+    let mut subscriber = tokio::process::Command::new("mosquitto_sub")
+        .args(["-p", &cloud_port, "-t", "tap/#", "-q", "1", "-C", &BACKLOG.to_string(), "-F", "%l"])
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut arrivals = BufReader::new(subscriber.stdout.take().context("its standard output")?);
+    line.cut().await?;
 
-    cloud.kill9()?;
     let door_port = door.addr().port().to_string();
     let mut publisher = tokio::process::Command::new("mosquitto_pub")
         .args(["-p", &door_port, "-t", "tap/v1/door/records", "-q", "1", "-l"])
@@ -224,26 +234,19 @@ async fn bridge(dir: &Path) -> anyhow::Result<f64> {
         .kill_on_drop(true)
         .spawn()?;
     let mut lines = publisher.stdin.take().context("its standard input")?;
-    let line = format!("{}\n", "x".repeat(50)).repeat(1_000);
+    let thousand = format!("{}\n", "x".repeat(50)).repeat(1_000);
     for _ in 0..BACKLOG / 1_000 {
-        lines.write_all(line.as_bytes()).await?;
+        lines.write_all(thousand.as_bytes()).await?;
     }
     drop(lines);
     ensure!(publisher.wait().await?.success(), "mosquitto_pub failed");
 
-    cloud.restart().await?;
-    let cloud_port = cloud.addr().port().to_string();
-    let mut subscriber = tokio::process::Command::new("mosquitto_sub")
-        .args(["-p", &cloud_port, "-t", "tap/#", "-q", "1", "-C", &BACKLOG.to_string(), "-F", "%l"])
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    let mut arrivals = tokio::io::BufReader::new(subscriber.stdout.take().context("its standard output")?);
-    let mut first = String::new();
-    tokio::io::AsyncBufReadExt::read_line(&mut arrivals, &mut first).await?;
+    line.restore().await?;
     // From the first arrival on: how long the bridge waits before it reconnects is its own affair.
+    arrivals.read_line(&mut String::new()).await?;
     let taken = Stopwatch::start();
-    tokio::io::copy(&mut arrivals, &mut tokio::io::sink()).await?;
-    ensure!(subscriber.wait().await?.success(), "mosquitto_sub failed");
+    let mut nowhere = tokio::io::sink();
+    let arrive = tokio::io::copy(&mut arrivals, &mut nowhere);
+    tokio::time::timeout(PATIENCE, arrive).await.context("the bridge did not bring everything")??;
     Ok(BACKLOG as f64 / taken.elapsed().as_secs_f64())
 }
