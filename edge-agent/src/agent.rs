@@ -195,8 +195,12 @@ impl Agent {
     pub fn wake_at_ms(&self) -> u64 {
         let now_ms = clock::boottime_ms();
         let second = now_ms + 1_000;
-        let pause = if self.send_not_before_ms > now_ms { self.send_not_before_ms } else { second };
-        self.relay.wake_at_ms().unwrap_or(second).min(second).min(pause)
+        // While sending pauses, the relay is not asked; it may want to be long since.
+        let sending = match self.send_not_before_ms > now_ms {
+            true => self.send_not_before_ms,
+            false => self.relay.wake_at_ms().unwrap_or(second),
+        };
+        sending.min(second)
     }
 
     /// One line for the service manager.
@@ -335,6 +339,8 @@ impl Agent {
 
     fn not_committed(&mut self, ticket: Ticket, why: &str, now: &Now) {
         let Some(waiting) = self.waiting.remove(&ticket) else { return };
+        // It may have been an anchor; one too many costs nothing.
+        self.anchors.start_over();
         if let Some(reader) = waiting.reader {
             self.counters.taps_refused += 1;
             self.signals.out_of_service(&reader);
@@ -414,6 +420,7 @@ impl Agent {
         let is_new = self.shelf.last().map(|view| view.id) != shelf.last().map(|view| view.id);
         if let (true, Some(newest)) = (is_new, shelf.last()) {
             tracing::info!(outbox = %newest.id, seq = newest.last_seq.0, "writing to this outbox");
+            self.anchors.start_over();
         }
         self.starting_new = false;
         self.shelf = shelf;

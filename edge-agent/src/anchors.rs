@@ -36,6 +36,13 @@ impl Anchors {
         Anchors { boot_id, was_synced: false, hellos: VecDeque::new(), best: None }
     }
 
+    /// What was recorded so far does not count any more: it could not be committed, or another outbox is written from now
+    /// on, and an anchor says nothing about records of another outbox. The next opportunities are taken anew.
+    pub fn start_over(&mut self) {
+        self.was_synced = false;
+        self.best = None;
+    }
+
     /// The clocks were read. Gives an anchor when the kernel begins to vouch for the wall clock.
     pub fn clock_read(&mut self, now: &Now) -> Option<Body> {
         let is_synced = now.clock == ClockState::Synced;
@@ -138,6 +145,19 @@ mod tests {
             anchors.receipt_came(&receipt(BOOT, 100), &now(140, ClockState::Unsynced)),
             Some(expected)
         );
+    }
+
+    #[test]
+    fn an_anchor_that_was_not_recorded_is_made_again() {
+        let mut anchors = Anchors::new(BOOT);
+        anchors.hello_sent(100);
+        assert!(anchors.receipt_came(&receipt(BOOT, 100), &now(140, ClockState::Unsynced)).is_some());
+        assert!(anchors.receipt_came(&receipt(BOOT, 100), &now(150, ClockState::Unsynced)).is_none());
+        anchors.start_over();
+        assert!(anchors.receipt_came(&receipt(BOOT, 100), &now(160, ClockState::Unsynced)).is_some());
+        assert!(anchors.clock_read(&now(170, ClockState::Synced)).is_some());
+        anchors.start_over();
+        assert!(anchors.clock_read(&now(180, ClockState::Synced)).is_some());
     }
 
     #[test]

@@ -51,7 +51,8 @@ struct Lane {
     progress_ms: u64,
     /// When and from where sending last began anew.
     went_back: Option<(u64, Seq)>,
-    /// The cloud contradicts it: it waits for a person, and the others go on. Tried again with every new session.
+    /// The cloud contradicts it: it waits for a person, and the others go on. Over when a receipt agrees again (the cloud
+    /// may have been restored to before the contradiction), and tried again with every new session.
     is_disputed: bool,
 }
 
@@ -162,13 +163,15 @@ impl Relay {
         Some(Send::Batch { outbox: lane.id, from: lane.sent_through.next() })
     }
 
-    /// When to call [`Relay::next`] again though nothing else happens.
+    /// When to call [`Relay::next`] again though nothing else happens. Never a moment at which that would change
+    /// nothing: while a read is under way its answer comes first, and a lane behind another waits for its turn.
     pub fn wake_at_ms(&self) -> Option<u64> {
         if !self.connected {
             return None;
         }
-        let stuck = self.lanes.iter().filter(|lane| !lane.in_flight.is_empty());
-        stuck.map(|lane| lane.progress_ms + RESEND_AFTER_MS).chain([self.hello_due_ms]).min()
+        let sending = self.lanes.iter().find(|lane| lane.has_something_to_send());
+        let stuck = sending.filter(|lane| !self.reading && !lane.in_flight.is_empty());
+        stuck.map(|lane| lane.progress_ms + RESEND_AFTER_MS).into_iter().chain([self.hello_due_ms]).min()
     }
 
     /// The batch that was asked for is on its way: records `from ..= through`.
@@ -201,6 +204,7 @@ impl Relay {
         if own_hash.is_some_and(|own| own != receipt.hash) {
             return lane.dispute(Verdict::Forked);
         }
+        let is_settled = own_hash.is_some() && std::mem::take(&mut lane.is_disputed);
         let mark = Mark { receipted_through: through, store_epoch: Some(receipt.store_epoch) };
         let is_new_epoch = lane.mark.store_epoch.is_some_and(|epoch| receipt.store_epoch > epoch);
         if is_new_epoch && through < lane.mark.receipted_through {
@@ -224,7 +228,7 @@ impl Relay {
         let lane_mark = lane.mark.receipted_through;
         let just_did =
             lane.went_back.is_some_and(|(at, from)| from == lane_mark && now_ms < at + RESEND_HOLDOFF_MS);
-        if receipt.resend && through == lane_mark && !just_did {
+        if is_settled || (receipt.resend && through == lane_mark && !just_did) {
             lane.go_back(now_ms);
         }
         verdict
@@ -377,6 +381,17 @@ mod tests {
     }
 
     #[test]
+    fn it_never_asks_to_be_woken_for_nothing() {
+        let mut relay = relay(&[(A, 10, 0), (B, 5, 0)]);
+        send(&mut relay, 0, 5);
+        assert_eq!(relay.next(0), batch(A, 6), "this read takes very long");
+        assert_eq!(relay.next(RESEND_AFTER_MS), None);
+        assert_eq!(relay.wake_at_ms(), Some(HELLO_EVERY_MS), "the read's answer comes first");
+        relay.not_sent();
+        assert_eq!(relay.wake_at_ms(), Some(RESEND_AFTER_MS));
+    }
+
+    #[test]
     fn a_quiet_hour_is_not_a_lack_of_progress() {
         let mut relay = relay(&[(A, 0, 0)]);
         let hour_ms = 3_600_000;
@@ -434,6 +449,17 @@ mod tests {
         let mut relay = relay(&[(A, 10, 8)]);
         assert_eq!(relay.receipt(&receipt(A, 11), None, 0), Verdict::Rewound);
         assert_eq!(relay.pending(), 2, "nothing is believed");
+    }
+
+    #[test]
+    fn a_dispute_is_over_when_a_receipt_agrees_again() {
+        let mut relay = relay(&[(A, 10, 4)]);
+        send(&mut relay, 0, 3);
+        assert_eq!(relay.receipt(&receipt(A, 6), Some(ChainHash([8; 32])), 0), Verdict::Forked);
+        assert_eq!(relay.next(0), None);
+        let restored = Receipt { store_epoch: StoreEpoch(EPOCH + 1), ..receipt(A, 4) };
+        assert!(matches!(relay.receipt(&restored, Some(HASH), 0), Verdict::Advanced(_)));
+        assert_eq!(relay.next(0), batch(A, 5), "from the mark: what was sent into the dispute was refused");
     }
 
     #[test]

@@ -92,6 +92,12 @@ impl MemoryStore {
             last_lease: 0,
         }
     }
+
+    /// This content, put back from a backup at `now`: another life of the store, with an epoch above all before it.
+    pub fn restored(self, now: UtcMs) -> MemoryStore {
+        let epoch = first_epoch(now).max(StoreEpoch(self.epoch.0 + 1));
+        MemoryStore { epoch, ..self }
+    }
 }
 
 impl EventStore for MemoryStore {
