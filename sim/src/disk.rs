@@ -155,7 +155,9 @@ impl DiskOutbox {
         }
         let hash_before = self.hash_at(Seq(from.0 - 1))?;
         let (mut bytes_total, mut records) = (0, Vec::new());
-        for written in self.records.iter().skip((from.0 - self.pruned.0.0 - 1) as usize).take(MAX_BATCH_RECORDS) {
+        for written in
+            self.records.iter().skip((from.0 - self.pruned.0.0 - 1) as usize).take(MAX_BATCH_RECORDS)
+        {
             bytes_total += written.bytes.len();
             if bytes_total > MAX_BATCH_RECORD_BYTES {
                 break;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use cloud_ingest::delivery::dispatch::LEASE_MS;
 use cloud_ingest::delivery::retry::{self, Decision};
-use cloud_ingest::destination::http_json::{judge, render};
 use cloud_ingest::destination::Outcome;
+use cloud_ingest::destination::http_json::{judge, render};
 use cloud_ingest::event_store::{AttemptEnd, Claimed, EventStore, Lease, Next, UtcMs};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 
@@ -170,9 +170,7 @@ impl Dispatcher {
         let wait_ms = match next_due {
             _ if started == room => LONGEST_WAIT_MS,
             None => LONGEST_WAIT_MS,
-            Some(due) => {
-                u64::try_from(due.0 - now.0).unwrap_or(0).clamp(SHORTEST_WAIT_MS, LONGEST_WAIT_MS)
-            }
+            Some(due) => u64::try_from(due.0 - now.0).unwrap_or(0).clamp(SHORTEST_WAIT_MS, LONGEST_WAIT_MS),
         };
         self.plan_turn(stage, wait_ms);
     }
@@ -219,7 +217,12 @@ impl Dispatcher {
         stage.tally.count("attempts");
         stage.say(
             format_args!("dispatcher"),
-            format_args!("sends position {} of {}, attempt {}", claimed.claim.position.0, claimed.tap.person.0, claimed.attempts + 1),
+            format_args!(
+                "sends position {} of {}, attempt {}",
+                claimed.claim.position.0,
+                claimed.tap.person.0,
+                claimed.attempts + 1
+            ),
         );
         stage.oracle.sent(claimed, &key, &body, &mut vault.store);
         let way_ms = stage.dice.between(1, 30);
@@ -278,7 +281,10 @@ impl Dispatcher {
             Ok(Lease::Held) => stage.oracle.finished(position, &next),
             Ok(Lease::Lost) => {
                 stage.tally.count("lost leases");
-                stage.say(format_args!("dispatcher"), format_args!("position {}: its lease is lost", position.0));
+                stage.say(
+                    format_args!("dispatcher"),
+                    format_args!("position {}: its lease is lost", position.0),
+                );
             }
             Err(_) if stage.utc().0 < end.finished.0 + 2 * LEASE_MS => {
                 stage.tally.count("store calls that failed");

@@ -186,7 +186,9 @@ impl Door {
         match what {
             DoorEvent::Start => {}
             // An earlier tick was planned meanwhile, and has planned the next one.
-            DoorEvent::Wake if agent.next_wake_ms.is_some_and(|planned_ms| stage.now_ms < planned_ms) => return,
+            DoorEvent::Wake if agent.next_wake_ms.is_some_and(|planned_ms| stage.now_ms < planned_ms) => {
+                return;
+            }
             DoorEvent::Wake => {
                 stage.oracle.door_woke(machine.no, stage.now_ms);
                 agent.tick(machine, stage);
@@ -226,7 +228,10 @@ impl Door {
                 machine.commit(stage, &group);
                 stage.tally.count("commits that nobody was told of");
             } else {
-                group.iter().filter_map(|pending| pending.tap).for_each(|(tap, _)| stage.oracle.interrupted(tap));
+                group
+                    .iter()
+                    .filter_map(|pending| pending.tap)
+                    .for_each(|(tap, _)| stage.oracle.interrupted(tap));
             }
         }
         for job in agent.jobs {
@@ -334,7 +339,8 @@ impl Machine {
     fn learn_boot(&mut self, stage: &Stage) -> bool {
         let is_full = stage.now_ms < self.disk_full_until_ms;
         let newest = self.disk.newest();
-        let number = if is_full { newest.known_boot(self.boot_id) } else { Some(newest.boot_number(self.boot_id)) };
+        let number =
+            if is_full { newest.known_boot(self.boot_id) } else { Some(newest.boot_number(self.boot_id)) };
         self.boot = number.unwrap_or(self.boot);
         !is_full
     }
@@ -345,8 +351,11 @@ impl Machine {
         if !self.learn_boot(stage) {
             return;
         }
-        let body =
-            Body::AgentStarted { boot_id: self.boot_id, version: "sim".into(), previous_stop: PreviousStop::None };
+        let body = Body::AgentStarted {
+            boot_id: self.boot_id,
+            version: "sim".into(),
+            previous_stop: PreviousStop::None,
+        };
         let mut records = vec![(Record { at: at.stamp(self.boot), body }.encode(), None)];
         records.extend(self.disk.say_again(rewound));
         stage.tally.add("records said again in a new outbox", records.len() as u64 - 1);
@@ -388,7 +397,10 @@ impl Agent {
         };
         let views = machine.views();
         let agent = Agent {
-            admission: Admission::new(DEFAULT_DEBOUNCE_MS, [place("in", Direction::In), place("out", Direction::Out)]),
+            admission: Admission::new(
+                DEFAULT_DEBOUNCE_MS,
+                [place("in", Direction::In), place("out", Direction::Out)],
+            ),
             relay: Relay::new(
                 views.iter().filter(|view| !view.is_retired).map(|view| (view.id, view.last_seq, view.mark)),
             ),
@@ -494,14 +506,20 @@ impl Agent {
         match std::mem::replace(&mut self.in_hand, InHand::Nothing) {
             InHand::Nothing => {}
             InHand::Commit(group) if stage.now_ms < machine.disk_full_until_ms => {
-                stage.say(format_args!("door {}", machine.no + 1), format_args!("cannot commit {} records", group.len()));
+                stage.say(
+                    format_args!("door {}", machine.no + 1),
+                    format_args!("cannot commit {} records", group.len()),
+                );
                 group.iter().for_each(|pending| self.not_committed(pending, stage));
             }
             InHand::Commit(group) => {
                 let first = machine.commit(stage, &group);
                 stage.tally.count("commits");
                 let last = first.plus(group.len() as u64 - 1);
-                stage.say(format_args!("door {}", machine.no + 1), format_args!("committed {first} to {last}"));
+                stage.say(
+                    format_args!("door {}", machine.no + 1),
+                    format_args!("committed {first} to {last}"),
+                );
                 self.grew(machine.disk.newest().id, last, now.boottime_ms);
                 for (pending, n) in group.iter().zip(0..) {
                     if let Some((no, key)) = pending.tap {
@@ -519,7 +537,10 @@ impl Agent {
             Job::Append(_) => unreachable!("appends are committed in groups"),
             Job::Read(outbox, from) => self.send_batch(machine, stage, outbox, from),
             Job::HashAt(receipt) => {
-                let own = machine.disk.find(receipt.outbox).and_then(|outbox| outbox.hash_at(receipt.stored_through));
+                let own = machine
+                    .disk
+                    .find(receipt.outbox)
+                    .and_then(|outbox| outbox.hash_at(receipt.stored_through));
                 self.receipt_compared(machine, stage, &receipt, own, now);
             }
             Job::SetMark(id, mark) => {
@@ -593,7 +614,10 @@ impl Agent {
 
     fn link_down(&mut self, machine: &Machine, stage: &mut Stage) {
         if let Some(session) = self.session.take() {
-            stage.say(format_args!("door {}", machine.no + 1), format_args!("session {} is over", session.conn));
+            stage.say(
+                format_args!("door {}", machine.no + 1),
+                format_args!("session {} is over", session.conn),
+            );
             if !stage.has(Bait::NoGoBack) {
                 self.relay.disconnected();
             }
@@ -643,7 +667,8 @@ impl Agent {
 
     fn message(&mut self, machine: &Machine, stage: &mut Stage, message: &Message, now: Now) {
         let topic: Option<Topic> = message.topic.parse().ok();
-        let own = topic.is_some_and(|topic| topic.controller == machine.id && topic.channel == Channel::Receipt);
+        let own =
+            topic.is_some_and(|topic| topic.controller == machine.id && topic.channel == Channel::Receipt);
         let receipt = own.then(|| Receipt::open(&message.payload, &machine.id, &machine.receipt_key));
         let Some(Ok(receipt)) = receipt else {
             stage.tally.count("messages refused at a door");
@@ -666,7 +691,9 @@ impl Agent {
         stored_through: Seq,
         now: Now,
     ) {
-        let Some(hash) = machine.disk.find(outbox).and_then(|outbox| outbox.hash_at(stored_through)) else { return };
+        let Some(hash) = machine.disk.find(outbox).and_then(|outbox| outbox.hash_at(stored_through)) else {
+            return;
+        };
         let epoch = self.views.iter().find(|view| view.id == outbox).and_then(|view| view.mark.store_epoch);
         let receipt = Receipt {
             controller: machine.id.clone(),
@@ -774,13 +801,7 @@ impl Agent {
         }
     }
 
-    fn send_batch(
-        &mut self,
-        machine: &mut Machine,
-        stage: &mut Stage,
-        outbox: OutboxId,
-        first_seq: Seq,
-    ) {
+    fn send_batch(&mut self, machine: &mut Machine, stage: &mut Stage, outbox: OutboxId, first_seq: Seq) {
         let now = machine.now(stage);
         let Some(file) = machine.disk.find(outbox) else { return self.relay.not_sent() };
         let Some(chunk) = file.read(first_seq) else {
@@ -862,7 +883,12 @@ impl Machine {
 
 impl Session {
     /// Now or not at all, as the real session.
-    fn try_publish(&mut self, stage: &mut Stage, message: Rc<Message>, batch: Option<(OutboxId, Seq)>) -> bool {
+    fn try_publish(
+        &mut self,
+        stage: &mut Stage,
+        message: Rc<Message>,
+        batch: Option<(OutboxId, Seq)>,
+    ) -> bool {
         if self.waiting.len() >= MAX_WAITING_PACKETS {
             return false;
         }

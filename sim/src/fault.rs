@@ -179,7 +179,9 @@ impl World {
                 stage.shut_out(Client::Cloud, out_ms);
                 cloud_conn.into_iter().for_each(|conn| stage.cut(conn, 100));
             }
-            Fault::DuplicateDelivery => self.broker.doubles_until_ms = now_ms + stage.dice.between(5_000, 60_000),
+            Fault::DuplicateDelivery => {
+                self.broker.doubles_until_ms = now_ms + stage.dice.between(5_000, 60_000)
+            }
             Fault::RedeliveryOutOfOrder => {
                 self.broker.shuffles = true;
                 cloud_conn.into_iter().for_each(|conn| stage.cut(conn, 100));

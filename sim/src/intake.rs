@@ -317,7 +317,9 @@ impl Process {
         }
         if stage.has(Bait::ReceiptIsMax) {
             for (appended, (batch, _)) in work.appended.iter_mut().zip(&work.batches) {
-                if let (Admission::Beyond, Some(hash)) = (&appended.admission, batch.hash_at(batch.last_seq())) {
+                if let (Admission::Beyond, Some(hash)) =
+                    (&appended.admission, batch.hash_at(batch.last_seq()))
+                {
                     (appended.mark.stored_through, appended.mark.hash) = (batch.last_seq(), hash);
                 }
             }
@@ -414,7 +416,8 @@ fn prove(
     };
     let known = keys.get(&topic.controller).copied();
     let arrival = verify(&message.topic, &message.payload, |_| known);
-    let doubtful = matches!(&arrival, Arrival::Reject(r) if matches!(r.kind, "unknown_controller" | "unauthentic"));
+    let doubtful =
+        matches!(&arrival, Arrival::Reject(r) if matches!(r.kind, "unknown_controller" | "unauthentic"));
     if !doubtful {
         return Ok(arrival);
     }

@@ -9,7 +9,8 @@ use std::ops::RangeInclusive;
 
 use cloud_ingest::event_store::memory::MemoryStore;
 use cloud_ingest::event_store::{
-    Claimed, DeliveryRow, DeliveryState, EventFilter, EventRow, EventStore, HeldFor, Next, PersonId, Position, UtcMs,
+    Claimed, DeliveryRow, DeliveryState, EventFilter, EventRow, EventStore, HeldFor, Next, PersonId,
+    Position, UtcMs,
 };
 use tap_protocol::badge::Token;
 use tap_protocol::ids::{BootId, EventId, OutboxId, Seq, StoreEpoch};
@@ -165,7 +166,10 @@ impl Oracle {
         *wakes += 1;
         let wakes = *wakes;
         if wakes > MAX_WAKES_PER_SECOND {
-            self.breaks("no_loop_turns_in_circles", format!("door {} woke {wakes} times in a second", door + 1));
+            self.breaks(
+                "no_loop_turns_in_circles",
+                format!("door {} woke {wakes} times in a second", door + 1),
+            );
         }
     }
 
@@ -217,8 +221,13 @@ impl Oracle {
     pub fn disk_replaced(&mut self, before: &Disk, doors: &[Door]) -> usize {
         let on_disk = self.on_disk(doors);
         let mut destroyed = 0;
-        for tap in before.outboxes.iter().flat_map(|outbox| outbox.records()).filter_map(|(_, written)| written.tap) {
-            if !on_disk.contains(&tap) && !self.taps[tap].stored && self.taps[tap].state == FateState::Committed {
+        for tap in
+            before.outboxes.iter().flat_map(|outbox| outbox.records()).filter_map(|(_, written)| written.tap)
+        {
+            if !on_disk.contains(&tap)
+                && !self.taps[tap].stored
+                && self.taps[tap].state == FateState::Committed
+            {
                 self.taps[tap].state = FateState::Destroyed;
                 destroyed += 1;
             }
@@ -294,7 +303,10 @@ impl Oracle {
     /// 11: green ⊆ committed.
     fn green_is_only_what_is_committed(&mut self, tap: TapNo) {
         if self.taps[tap].state != FateState::Committed {
-            self.breaks("green_is_only_what_is_committed", format!("tap {tap} is {:?}", self.taps[tap].state));
+            self.breaks(
+                "green_is_only_what_is_committed",
+                format!("tap {tap} is {:?}", self.taps[tap].state),
+            );
         }
     }
 
@@ -302,7 +314,8 @@ impl Oracle {
     fn what_is_pruned_is_stored(&mut self, outbox: OutboxId, through: u64) {
         let stored = self.mark(outbox);
         if stored.0 < through {
-            let what = format!("outbox {outbox} was pruned through {through}, the store has it through {stored}");
+            let what =
+                format!("outbox {outbox} was pruned through {through}, the store has it through {stored}");
             self.breaks("what_is_pruned_is_stored", what);
         }
     }
@@ -310,7 +323,10 @@ impl Oracle {
     /// Protocol, "Sending": on a new session sending resumes from the mark, because the broker may have forgotten.
     fn a_new_session_begins_at_the_mark(&mut self, door: usize, mark: Seq, first: Seq) {
         if mark.next() != first {
-            let what = format!("door {}: the mark is {mark}, the session's first batch is asked for from {first}", door + 1);
+            let what = format!(
+                "door {}: the mark is {mark}, the session's first batch is asked for from {first}",
+                door + 1
+            );
             self.breaks("a_new_session_begins_at_the_mark", what);
         }
     }
@@ -365,7 +381,8 @@ impl Oracle {
         if row.event_id != EventId::new(&row.controller, row.outbox, row.seq) {
             return self.breaks(PROMISE, format!("{place}: its id is {}", row.event_id));
         }
-        let bytes = store.record_bytes(&row.controller, row.outbox, row.seq).ok().flatten().unwrap_or_default();
+        let bytes =
+            store.record_bytes(&row.controller, row.outbox, row.seq).ok().flatten().unwrap_or_default();
         let versions = self.written.get(&(row.outbox, row.seq)).map_or(&[][..], Vec::as_slice);
         let Some((_, tap)) = versions.iter().find(|(written, _)| *written == bytes) else {
             return self.breaks(PROMISE, format!("{place}: nobody ever wrote that"));
@@ -407,10 +424,14 @@ impl Oracle {
 
     /// 6 and 11: the states of the closed list sum up to what was ever to be delivered, at every moment.
     fn every_delivery_is_in_one_state(&mut self, store: &mut MemoryStore) {
-        let (counts, totals) = (store.delivery_counts().unwrap_or_default(), store.totals().unwrap_or_default());
+        let (counts, totals) =
+            (store.delivery_counts().unwrap_or_default(), store.totals().unwrap_or_default());
         let sum: u64 = counts.iter().map(|count| count.count).sum();
         self.states_seen.extend(counts.iter().filter(|count| count.count > 0).map(|count| count.state));
-        if sum != totals.deliveries || totals.deliveries != totals.taps || totals.last_position != totals.records {
+        if sum != totals.deliveries
+            || totals.deliveries != totals.taps
+            || totals.last_position != totals.records
+        {
             self.breaks("every_delivery_is_in_one_state", format!("{totals:?}, in states: {sum}"));
         }
     }
@@ -429,7 +450,8 @@ impl Oracle {
             let state = state_of(stored.event_id, store);
             if state.is_some_and(DeliveryState::is_open) {
                 let (at, person) = (position.0, &claimed.tap.person.0);
-                let what = format!("position {at} of {person} is sent while position {} is {state:?}", before + 1);
+                let what =
+                    format!("position {at} of {person} is sent while position {} is {state:?}", before + 1);
                 return self.breaks("only_the_first_in_line_is_sent", what);
             }
             self.stored[before].ended = true;
@@ -461,7 +483,9 @@ impl Oracle {
 
     /// 15, and the point of anchors: the time a destination is told is true within what it is told of doubt.
     fn true_time_is_true(&mut self, claimed: &Claimed) {
-        let Some(tap) = self.stored.get(index(claimed.claim.position)).and_then(|stored| stored.tap) else { return };
+        let Some(tap) = self.stored.get(index(claimed.claim.position)).and_then(|stored| stored.tap) else {
+            return;
+        };
         let (truth, said) = (self.taps[tap].utc, claimed.tap.occurred);
         // Whole milliseconds are rounded on both sides.
         if truth.0.abs_diff(said.0) > claimed.tap.uncertainty_ms + 2 {
@@ -475,9 +499,10 @@ impl Oracle {
     pub fn nothing_accepted_is_lost(&mut self, doors: &[Door]) {
         self.look_for_all = false;
         let on_disk = self.on_disk(doors);
-        let lost = self.taps.iter().enumerate().find(|(tap, fate)| {
-            fate.state == FateState::Committed && !fate.stored && !on_disk.contains(tap)
-        });
+        let lost =
+            self.taps.iter().enumerate().find(|(tap, fate)| {
+                fate.state == FateState::Committed && !fate.stored && !on_disk.contains(tap)
+            });
         if let Some((tap, fate)) = lost {
             let what = format!("tap {tap} of door {} is neither stored nor on a disk", fate.door + 1);
             self.breaks("nothing_accepted_is_lost", what);
@@ -517,8 +542,10 @@ impl Oracle {
         if let Some(count) = counts.iter().find(|count| count.count > 0 && moving.contains(&count.state)) {
             return Some(format!("{} deliveries are {}", count.count, count.state));
         }
-        let held: u64 = counts.iter().filter(|count| count.state == DeliveryState::Held).map(|c| c.count).sum();
-        let parked: u64 = counts.iter().filter(|count| count.state == DeliveryState::Parked).map(|c| c.count).sum();
+        let held: u64 =
+            counts.iter().filter(|count| count.state == DeliveryState::Held).map(|c| c.count).sum();
+        let parked: u64 =
+            counts.iter().filter(|count| count.state == DeliveryState::Parked).map(|c| c.count).sum();
         if held + parked == 0 { None } else { self.what_is_held_in_vain(store, doors) }
     }
 
@@ -528,7 +555,8 @@ impl Oracle {
     /// rewound before the boot has its first anchor, a new outbox is started, the anchor goes there, and taps of this
     /// boot that are already in the outbox between them stay held (seed 2735).
     fn what_is_held_in_vain(&self, store: &mut MemoryStore, doors: &[Door]) -> Option<String> {
-        let rows = store.events(&EventFilter { taps_only: true, limit: usize::MAX, ..EventFilter::default() });
+        let rows =
+            store.events(&EventFilter { taps_only: true, limit: usize::MAX, ..EventFilter::default() });
         let mut rows = rows.unwrap_or_default();
         rows.reverse();
         let with_time = self.boots_with_time();
@@ -543,11 +571,18 @@ impl Oracle {
                     let boot = self.boot_of(index(row.position));
                     let is_current = doors.iter().any(|door| {
                         Some(door.machine.boot_id) == boot
-                            && door.machine.disk.outboxes.last().is_some_and(|newest| newest.id == stored.outbox)
+                            && door
+                                .machine
+                                .disk
+                                .outboxes
+                                .last()
+                                .is_some_and(|newest| newest.id == stored.outbox)
                     });
                     if has_time || is_current {
                         let place = format!("record {} of {}", row.seq, row.outbox);
-                        return Some(format!("{place} is held for its time, which its boot knows or can know"));
+                        return Some(format!(
+                            "{place} is held for its time, which its boot knows or can know"
+                        ));
                     }
                     held_persons.extend(person);
                 }
@@ -562,7 +597,13 @@ impl Oracle {
     }
 
     /// 1, 6, 10, 11 at rest: the books are closed.
-    pub fn the_ledger_balances(&mut self, store: &mut MemoryStore, doors: &[Door], legacy: &Legacy, tally: &mut Tally) {
+    pub fn the_ledger_balances(
+        &mut self,
+        store: &mut MemoryStore,
+        doors: &[Door],
+        legacy: &Legacy,
+        tally: &mut Tally,
+    ) {
         const PROMISE: &str = "the_ledger_balances";
         let disputed = disputed(store, doors);
         let of = |state| self.taps.iter().filter(|fate| fate.state == state).count() as u64;
@@ -585,10 +626,14 @@ impl Oracle {
             tally.add(what, n);
         }
         if committed + refused + interrupted + destroyed + waiting != self.taps.len() as u64 || waiting > 0 {
-            self.breaks(PROMISE, format!("{committed} committed, {refused} refused, {waiting} wait for ever"));
+            self.breaks(
+                PROMISE,
+                format!("{committed} committed, {refused} refused, {waiting} wait for ever"),
+            );
         }
         let mut by_state: BTreeMap<DeliveryState, u64> = BTreeMap::new();
-        let rows = store.events(&EventFilter { taps_only: true, limit: usize::MAX, ..EventFilter::default() });
+        let rows =
+            store.events(&EventFilter { taps_only: true, limit: usize::MAX, ..EventFilter::default() });
         for row in rows.unwrap_or_default() {
             let Some(delivery) = delivery(&row) else {
                 self.breaks(PROMISE, format!("position {} has no delivery", row.position.0));
@@ -597,13 +642,19 @@ impl Oracle {
             *by_state.entry(delivery.state).or_default() += 1;
             let processed = legacy.has(&row.event_id.to_string());
             if (delivery.state == DeliveryState::Delivered) && !processed {
-                self.breaks(PROMISE, format!("{} is delivered, and the legacy API never saw it", row.event_id));
+                self.breaks(
+                    PROMISE,
+                    format!("{} is delivered, and the legacy API never saw it", row.event_id),
+                );
             }
         }
         for count in store.delivery_counts().unwrap_or_default() {
             let counted = by_state.get(&count.state).copied().unwrap_or(0);
             if counted != count.count {
-                self.breaks(PROMISE, format!("{counted} deliveries are {}, {} are counted", count.state, count.count));
+                self.breaks(
+                    PROMISE,
+                    format!("{counted} deliveries are {}, {} are counted", count.state, count.count),
+                );
             }
             tally.add(&format!("at rest: {}", count.state), count.count);
         }
@@ -634,13 +685,20 @@ impl Oracle {
     /// The boot of a stored record. A boot's number alone says too little: a rewound outbox gives it out again.
     fn boot_of(&self, at: usize) -> Option<BootId> {
         let of = &self.stored[at];
-        let before = self.stored[..at].iter().rev().filter(|stored| stored.outbox == of.outbox && stored.boot == of.boot);
+        let before = self.stored[..at]
+            .iter()
+            .rev()
+            .filter(|stored| stored.outbox == of.outbox && stored.boot == of.boot);
         before.filter_map(|stored| stored.starts).next()
     }
 
     /// Boots, by their number in an outbox, that have a stored anchor.
     fn boots_with_time(&self) -> BTreeSet<(OutboxId, u32)> {
-        self.stored.iter().filter(|stored| stored.is_anchor).map(|stored| (stored.outbox, stored.boot)).collect()
+        self.stored
+            .iter()
+            .filter(|stored| stored.is_anchor)
+            .map(|stored| (stored.outbox, stored.boot))
+            .collect()
     }
 }
 

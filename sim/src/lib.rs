@@ -39,6 +39,7 @@ pub use world::{Outcome, Run, Violation, run};
 /// Seeds that ever failed, kept for ever: one a line, with a comment behind `#`.
 pub fn kept_seeds() -> Vec<u64> {
     let lines = include_str!("../seeds.txt").lines();
-    let seeds = lines.map(|line| line.split('#').next().unwrap_or_default().trim()).filter(|text| !text.is_empty());
+    let seeds =
+        lines.map(|line| line.split('#').next().unwrap_or_default().trim()).filter(|text| !text.is_empty());
     seeds.map(|text| text.parse().expect("sim/seeds.txt has one number a line")).collect()
 }

@@ -110,5 +110,8 @@ fn table(total: &Tally) -> Table {
 
 fn parse_bait(text: &str) -> Result<Bait, String> {
     let names = || Bait::ALL.map(|bait| bait.to_string()).join(", ");
-    Bait::ALL.into_iter().find(|bait| bait.to_string().eq_ignore_ascii_case(text)).ok_or_else(|| format!("one of {}", names()))
+    Bait::ALL
+        .into_iter()
+        .find(|bait| bait.to_string().eq_ignore_ascii_case(text))
+        .ok_or_else(|| format!("one of {}", names()))
 }

@@ -24,7 +24,8 @@ impl Trace {
     /// Adds a line: when, who, what.
     pub fn say(&mut self, now_ms: u64, who: fmt::Arguments<'_>, what: fmt::Arguments<'_>) {
         // The oldest line's memory is used again: a run has tens of thousands of lines.
-        let mut line = if self.tail.len() == TAIL_LINES { self.tail.pop_front() } else { None }.unwrap_or_default();
+        let mut line =
+            if self.tail.len() == TAIL_LINES { self.tail.pop_front() } else { None }.unwrap_or_default();
         line.clear();
         let _ = write!(line, "{:>10.3} s  ", now_ms as f64 / 1000.0);
         let start = line.len();

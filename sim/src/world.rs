@@ -336,7 +336,12 @@ impl World {
         }
         let Stage { oracle, trace, tally, now_ms, .. } = self.stage;
         let trace_hash = trace.hash();
-        let violation = oracle.broken.map(|broken| Violation { broken, step: steps, at_ms: now_ms, tail: trace.into_tail() });
+        let violation = oracle.broken.map(|broken| Violation {
+            broken,
+            step: steps,
+            at_ms: now_ms,
+            tail: trace.into_tail(),
+        });
         Outcome { seed, steps, virtual_ms: now_ms, trace_hash, tally, violation }
     }
 

@@ -1,7 +1,7 @@
 //! After an outage: 100,000 buffered taps through Mosquitto, admitted, verified and stored; beside a bare batched insert
 //! of the same rows, and beside a plain Mosquitto bridge that moves as many messages.
 
-use std::{net::SocketAddr, path::Path, process::Stdio, time::Duration};
+use std::{path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use edge_agent::outbox::{
@@ -19,7 +19,6 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use super::{Figure, Goal, median};
 use crate::{
-    fault_proxy::FaultProxy,
     rig::{Mosquitto, MosquittoOptions, wait_until},
     site::{BADGES, CONTROLLER, Site, SiteOptions, badge_uid},
     stopwatch::Stopwatch,
@@ -211,23 +210,32 @@ async fn bridge(dir: &Path) -> anyhow::Result<f64> {
         more,
         ..MosquittoOptions::default()
     };
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let cloud = Mosquitto::start(&dir.join("cloud"), &unlimited(Vec::new())).await?;
-    let line = FaultProxy::start(any, cloud.addr()).await?;
+    let mut cloud = Mosquitto::start(&dir.join("cloud"), &unlimited(Vec::new())).await?;
     let connection = ["connection bridge", "topic tap/# out 1", "cleansession false", "restart_timeout 1"];
     let mut more: Vec<String> = connection.map(str::to_owned).to_vec();
-    more.insert(1, format!("address {}", line.addr()));
+    more.insert(1, format!("address {}", cloud.addr()));
     let door = Mosquitto::start(&dir.join("door"), &unlimited(more)).await?;
     let cloud_port = cloud.addr().port().to_string();
     let mut subscriber = tokio::process::Command::new("mosquitto_sub")
-        .args(["-p", &cloud_port, "-t", "tap/#", "-q", "1", "-C", &BACKLOG.to_string(), "-F", "%l"])
+        .args(["-p", &cloud_port, "-t", "tap/#", "-q", "1", "-C", &(BACKLOG + 1).to_string(), "-F", "%l"])
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()?;
     let mut arrivals = BufReader::new(subscriber.stdout.take().context("its standard output")?);
-    line.cut().await?;
-
+    // Through once, so that the bridge and the subscription stand; then the broker in the cloud holds its breath.
+    let one = ["-t", "tap/v1/door/records", "-q", "1", "-m", "first"];
     let door_port = door.addr().port().to_string();
+    ensure!(
+        tokio::process::Command::new("mosquitto_pub")
+            .args(["-p", &door_port])
+            .args(one)
+            .status()
+            .await?
+            .success()
+    );
+    arrivals.read_line(&mut String::new()).await?;
+    cloud.pause()?;
+
     let mut publisher = tokio::process::Command::new("mosquitto_pub")
         .args(["-p", &door_port, "-t", "tap/v1/door/records", "-q", "1", "-l"])
         .stdin(Stdio::piped())
@@ -241,9 +249,7 @@ async fn bridge(dir: &Path) -> anyhow::Result<f64> {
     drop(lines);
     ensure!(publisher.wait().await?.success(), "mosquitto_pub failed");
 
-    line.restore().await?;
-    // From the first arrival on: how long the bridge waits before it reconnects is its own affair.
-    arrivals.read_line(&mut String::new()).await?;
+    cloud.resume()?;
     let taken = Stopwatch::start();
     let mut nowhere = tokio::io::sink();
     let arrive = tokio::io::copy(&mut arrivals, &mut nowhere);
