@@ -211,7 +211,7 @@ impl Dispatcher {
             }
         }
         let mut key = claimed.event_id.to_string();
-        if stage.has(Bait::NewKeyPerAttempt) {
+        if stage.has(Bait::NewKeyPerAttempt) && claimed.attempts > 0 {
             key = format!("{key}/{}", claimed.attempts);
         }
         stage.tally.count("attempts");

@@ -358,15 +358,9 @@ impl Work {
     /// All that is to be committed. What is done once is not done again if a later part fails.
     fn store(&mut self, stage: &mut Stage, vault: &mut Vault) -> Result<(), StoreError> {
         let (now_ms, now) = (stage.now_ms, stage.utc());
-        while let Some((reject, message)) = self.rejected.last() {
-            let letter = letter(reject, message, now);
-            stage.oracle.decided(message.no);
-            vault.call(now_ms, |store| store.quarantine(&letter))?;
-            stage.tally.count(&format!("quarantined: {}", letter.kind));
-            stage.say(format_args!("intake"), format_args!("puts aside: {}", letter.kind));
-            self.rejected.pop();
-        }
-        if self.appended.is_empty() && !self.batches.is_empty() || stage.has(Bait::ReceiptBeforeCommit) {
+        self.put_aside(stage, vault)?;
+        let is_appended = !self.appended.is_empty() && !stage.has(Bait::ReceiptBeforeCommit);
+        if !is_appended && !self.batches.is_empty() {
             let batches: Vec<_> = self.batches.iter().map(|(batch, _)| batch.clone()).collect();
             self.appended = vault.call(now_ms, |store| store.append(&batches, now))?;
             for (appended, (batch, message)) in self.appended.iter().zip(&self.batches) {
@@ -387,11 +381,7 @@ impl Work {
                 stage.say(format_args!("intake"), format_args!("{what}: {outbox} {from} to {to}"));
             }
         }
-        while let Some((reject, message)) = self.rejected.last() {
-            let letter = letter(reject, message, now);
-            vault.call(now_ms, |store| store.quarantine(&letter))?;
-            self.rejected.pop();
-        }
+        self.put_aside(stage, vault)?;
         while let Some(hello) = self.hellos.first() {
             let marks = vault.call(now_ms, |store| store.note_hello(hello, now))?;
             self.greeted.push((self.hellos.remove(0), marks));
@@ -399,6 +389,18 @@ impl Work {
         while let Some(controller) = self.gone.last() {
             vault.call(now_ms, |store| store.note_gone(controller, now))?;
             self.gone.pop();
+        }
+        Ok(())
+    }
+
+    fn put_aside(&mut self, stage: &mut Stage, vault: &mut Vault) -> Result<(), StoreError> {
+        while let Some((reject, message)) = self.rejected.last() {
+            let letter = letter(reject, message, stage.utc());
+            vault.call(stage.now_ms, |store| store.quarantine(&letter))?;
+            stage.oracle.decided(message.no);
+            stage.tally.count(&format!("quarantined: {}", letter.kind));
+            stage.say(format_args!("intake"), format_args!("puts aside: {}", letter.kind));
+            self.rejected.pop();
         }
         Ok(())
     }

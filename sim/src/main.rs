@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, Table};
 use indicatif::{ProgressBar, ProgressStyle};
 use sim::{Bait, Outcome, Run, Tally, run};
@@ -98,7 +98,7 @@ fn say_violation(outcome: &Outcome, printed: bool) {
 
 fn table(total: &Tally) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(["what was exercised", "how often"]);
+    table.load_style(UTF8_BORDERS_ONLY).set_header(["what was exercised", "how often"]);
     for (what, n) in total.iter() {
         table.add_row([what.to_owned(), n.to_string()]);
     }

@@ -1,0 +1,113 @@
+//! Five hundred seeds, and what they must have exercised between them.
+
+use std::sync::LazyLock;
+
+use sim::fault::Fault;
+use sim::{Run, Tally, kept_seeds, run};
+
+const SEEDS: u64 = 500;
+
+/// Run once for all tests here.
+static TOTAL: LazyLock<Tally> = LazyLock::new(|| {
+    let mut total = Tally::default();
+    (1..=SEEDS).for_each(|seed| total.take_in(&holds(seed)));
+    total
+});
+
+#[track_caller]
+fn holds(seed: u64) -> Tally {
+    let outcome = run(Run { seed, ..Run::default() });
+    if let Some(violation) = outcome.violation {
+        let (broken, tail) = (violation.broken, violation.tail.join("\n"));
+        panic!("{tail}\n\nseed {seed} breaks {}: {}\n\n./dev sim --seed {seed}", broken.promise, broken.what);
+    }
+    outcome.tally
+}
+
+#[track_caller]
+fn was_exercised(what: &str) {
+    assert!(TOTAL.of(what) > 0, "{what:?} never happened in {SEEDS} seeds");
+}
+
+#[test]
+fn five_hundred_seeds_keep_every_promise() {
+    assert!(TOTAL.of("taps stored") > 100 * SEEDS / 2);
+}
+
+#[test]
+fn seeds_that_ever_failed_hold_for_ever() {
+    kept_seeds().into_iter().for_each(|seed| {
+        holds(seed);
+    });
+}
+
+#[test]
+fn every_kind_of_fault_happens() {
+    Fault::ALL.iter().for_each(|fault| was_exercised(&format!("fault: {fault}")));
+}
+
+#[test]
+fn every_admission_is_reached() {
+    ["store", "duplicate", "beyond", "fork"].iter().for_each(|what| was_exercised(&format!("admission: {what}")));
+}
+
+#[test]
+fn every_verdict_of_the_relay_is_reached() {
+    // Not `history gone`: a store is never put back to before what a door has pruned.
+    for what in ["advanced", "nothing", "restored", "rewound", "forked", "foreign"] {
+        was_exercised(&format!("verdict: {what}"));
+    }
+}
+
+#[test]
+fn every_delivery_state_is_reached() {
+    // Not `discarded`: only a person can do that, and no store has the means yet.
+    for state in ["held", "pending", "in_flight", "unknown", "parked", "dead", "delivered"] {
+        was_exercised(&format!("state reached: {state}"));
+    }
+}
+
+#[test]
+fn every_way_a_request_can_end_is_reached() {
+    // All but `refused to connect for another reason than being down`: the eleven words are a closed list.
+    for word in cloud_ingest::destination::Outcome::WORDS {
+        was_exercised(&format!("outcome: {word}"));
+    }
+}
+
+#[test]
+fn the_intake_dies_between_any_two_steps() {
+    for at in ["BeforeCommit", "AfterCommit", "AfterAck"] {
+        was_exercised(&format!("intake crashes: {at}"));
+    }
+}
+
+#[test]
+fn what_is_rare_and_hurts_is_exercised() {
+    for what in [
+        "anchors from receipts",
+        "anchors from the kernel",
+        "commits that nobody was told of",
+        "deliveries released by a binding",
+        "dispatcher crashes before finish",
+        "leases that ran out",
+        "lost leases",
+        "messages doubled by the broker",
+        "messages dropped by a full queue",
+        "messages lost with a session",
+        "outboxes put back",
+        "quarantined: fork",
+        "quarantined: unauthentic",
+        "receipts at a take-over",
+        "receipts that ask to send again",
+        "records pruned",
+        "records said again in a new outbox",
+        "redeliveries out of order",
+        "store calls that failed",
+        "stores put back",
+        "taps refused",
+        "taps that a crash interrupted",
+    ] {
+        was_exercised(what);
+    }
+}
