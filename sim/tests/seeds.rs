@@ -48,7 +48,9 @@ fn every_kind_of_fault_happens() {
 
 #[test]
 fn every_admission_is_reached() {
-    ["store", "duplicate", "beyond", "fork"].iter().for_each(|what| was_exercised(&format!("admission: {what}")));
+    ["store", "duplicate", "beyond", "fork"]
+        .iter()
+        .for_each(|what| was_exercised(&format!("admission: {what}")));
 }
 
 #[test]
