@@ -11,10 +11,13 @@ pub mod delivery;
 pub mod destination;
 pub mod directory;
 pub mod event_store;
+#[cfg(test)]
+mod fixture;
 pub mod health;
 pub mod intake;
 pub mod read_model;
 pub mod receipts;
+pub mod seldom;
 pub mod serve;
 pub mod stop;
 pub mod telemetry;

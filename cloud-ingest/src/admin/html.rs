@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Write};
 
-/// A page in the making. Tags come from literals alone; see [`put!`].
+/// A page in the making. Tags come from literals alone; see `put!`.
 #[derive(Debug, Default)]
 pub struct Html(String);
 
@@ -18,7 +18,7 @@ macro_rules! put {
 pub(crate) use put;
 
 impl Html {
-    /// Appends; use [`put!`] instead.
+    /// Appends; use `put!` instead.
     pub(crate) fn write(&mut self, text: fmt::Arguments<'_>) {
         self.0.write_fmt(text).expect("writing to a String does not fail");
     }

@@ -80,13 +80,18 @@ pub fn event(detail: &EventDetail, destinations: &[DestinationState], zone: &str
             "<section class=\"card\"><div class=\"scroll\"><table><caption>Answers</caption><thead><tr><th scope=\"col\">Attempt</th><th scope=\"col\">Outcome</th><th scope=\"col\">HTTP</th><th scope=\"col\">What was said</th></tr></thead><tbody>"
         );
         for attempt in &detail.attempts {
+            let is_last = !detail
+                .attempts
+                .iter()
+                .any(|a| a.destination == attempt.destination && a.number > attempt.number);
+            let open_end = if is_last { "no answer yet" } else { "not known: the service stopped" };
             let status = attempt.status.map(|status| status.to_string()).unwrap_or_else(|| "–".into());
             put!(
                 page,
                 "<tr><th scope=\"row\">{} · {}</th><td>{}</td><td>{}</td><td><code>{}</code></td></tr>",
                 attempt.destination,
                 attempt.number,
-                attempt.outcome.as_deref().unwrap_or("no answer yet").replace('_', " "),
+                attempt.outcome.as_deref().unwrap_or(open_end).replace('_', " "),
                 status,
                 attempt.answer.as_deref().unwrap_or(""),
             );
@@ -181,6 +186,26 @@ fn health(page: &mut Html, snapshot: &Snapshot) {
             destination.destination,
             destination.held_why.as_deref().unwrap_or("")
         );
+    }
+    let dead = snapshot.ledger.in_state(DeliveryState::Dead);
+    if dead > 0 {
+        lines += 1;
+        put!(
+            page,
+            "<p class=\"banner warn\"><b>Refused for good: {}</b> A person has to look at these taps.</p>",
+            grouped(dead)
+        );
+    }
+    let to_look_at: Vec<_> = snapshot
+        .controllers
+        .iter()
+        .filter(|state| severity(lag::of(state, snapshot.now).cause) == "bad")
+        .map(|state| state.controller.label.as_str())
+        .collect();
+    if let Some((first, more)) = to_look_at.split_first() {
+        lines += 1;
+        let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+        put!(page, "<p class=\"banner warn\"><b>Needs a look</b> {}{}</p>", first, more);
     }
     if lines == 0 {
         put!(
@@ -315,7 +340,14 @@ fn taps(page: &mut Html, snapshot: &Snapshot) {
         let at = tap.occurred.map_or(tap.recorded_wall, |occurred| occurred.at);
         time(page, at, zone, snapshot.now, Precision::Seconds);
         put!(page, "</td><td>{}</td>", who(tap));
-        put!(page, "<td>{} <span class=\"sub\">{} {}</span></td>", row.controller, tap.reader, arrow(tap));
+        put!(
+            page,
+            "<td>{} <span class=\"sub\">{} <span title=\"{}\">{}</span></span></td>",
+            row.controller,
+            tap.reader,
+            tap.direction.name(),
+            arrow(tap)
+        );
         stages(page, explain::stage(tap));
         put!(page, "<td>");
         for delivery in &tap.deliveries {
@@ -385,8 +417,8 @@ fn who(tap: &TapRow) -> String {
 
 fn arrow(tap: &TapRow) -> &'static str {
     match tap.direction {
-        tap_protocol::tap::Direction::In => "→ in",
-        tap_protocol::tap::Direction::Out => "← out",
+        tap_protocol::tap::Direction::In => "→",
+        tap_protocol::tap::Direction::Out => "←",
         tap_protocol::tap::Direction::Unspecified => "",
     }
 }

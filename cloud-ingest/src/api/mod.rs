@@ -15,7 +15,7 @@ use tap_protocol::ids::EventId;
 use crate::clock::Clock;
 use crate::event_store::handle::StoreHandle;
 use crate::health::Health;
-use crate::read_model::ledger::{Ledger, ledger};
+use crate::read_model::ledger::ledger;
 use crate::telemetry::{self, Metrics};
 
 pub mod filter;
@@ -87,9 +87,7 @@ async fn events(State(served): State<Served>, uri: axum::http::Uri) -> Result<Re
     let filter = filter::from_query(uri.query().unwrap_or_default())?;
     let limit = filter.limit;
     let rows = served.store.run(move |store| store.events(&filter)).await?;
-    let next_before = (rows.len() == limit).then(|| rows.last().map(|row| row.position)).flatten();
-    let events: Vec<view::Event> = rows.iter().map(view::Event::of).collect();
-    Ok(axum::Json(json!({ "events": events, "next_before": next_before })).into_response())
+    Ok(axum::Json(view::Events::of(&rows, limit)).into_response())
 }
 
 async fn event(State(served): State<Served>, Path(id): Path<String>) -> Result<Response, Problem> {
@@ -102,18 +100,12 @@ async fn event(State(served): State<Served>, Path(id): Path<String>) -> Result<R
 
 async fn controllers(State(served): State<Served>) -> Result<Response, Problem> {
     let states = served.store.run(|store| store.controllers()).await?;
-    let now = served.clock.now();
-    let controllers: Vec<view::Controller> =
-        states.iter().map(|state| view::Controller::of(state, now)).collect();
-    Ok(axum::Json(json!({ "controllers": controllers })).into_response())
+    Ok(axum::Json(view::Controllers::of(&states, served.clock.now())).into_response())
 }
 
 async fn the_ledger(State(served): State<Served>) -> Result<Response, Problem> {
-    Ok(axum::Json(read_ledger(&served).await?).into_response())
-}
-
-pub(crate) async fn read_ledger(served: &Served) -> Result<Ledger, Problem> {
-    Ok(served.store.run(|store| Ok(ledger(store.totals()?, store.delivery_counts()?))).await?)
+    let ledger = served.store.run(|store| Ok(ledger(store.totals()?, store.delivery_counts()?))).await?;
+    Ok(axum::Json(ledger).into_response())
 }
 
 async fn live() -> Response {
@@ -133,3 +125,6 @@ async fn ready(State(served): State<Served>) -> Response {
 async fn metrics(State(served): State<Served>) -> Response {
     ([(CONTENT_TYPE, telemetry::CONTENT_TYPE)], served.metrics.render(&served.health)).into_response()
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,22 @@ pub fn time(at: UtcMs) -> String {
     }
 }
 
+/// A page of the event list.
+#[derive(Debug, Serialize)]
+pub struct Events {
+    events: Vec<Event>,
+    /// `before` of the next page; `null` on the last.
+    next_before: Option<Position>,
+}
+
+impl Events {
+    /// The rows in the API's words, asked for with that limit.
+    pub fn of(rows: &[EventRow], limit: usize) -> Events {
+        let last = rows.last().filter(|_| rows.len() == limit);
+        Events { events: rows.iter().map(Event::of).collect(), next_before: last.map(|row| row.position) }
+    }
+}
+
 /// One line of the event list.
 #[derive(Debug, Serialize)]
 pub struct Event {
@@ -165,6 +181,19 @@ impl Detail {
             hash: detail.hash.to_string(),
             trace_id: detail.row.event_id.trace_id(),
         }
+    }
+}
+
+/// All controllers.
+#[derive(Debug, Serialize)]
+pub struct Controllers {
+    controllers: Vec<Controller>,
+}
+
+impl Controllers {
+    /// The states in the API's words.
+    pub fn of(states: &[ControllerState], now: UtcMs) -> Controllers {
+        Controllers { controllers: states.iter().map(|state| Controller::of(state, now)).collect() }
     }
 }
 

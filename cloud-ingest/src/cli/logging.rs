@@ -1,5 +1,7 @@
 //! Beside the line: where log lines go: to the journal under systemd, to the terminal otherwise.
 
+use std::io::IsTerminal;
+
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
@@ -17,7 +19,11 @@ pub fn start(verbose: bool) {
     };
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match journal {
         Some(journal) => journal.boxed(),
-        None => tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).boxed(),
+        None => tracing_subscriber::fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_target(false)
+            .boxed(),
     };
     tracing_subscriber::registry().with(layer.with_filter(filter)).init();
 }

@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use comfy_table::{CellAlignment, Table, presets};
-use serde_json::json;
 use tap_protocol::ids::{ControllerId, EventId};
 
 use super::{ConfigFile, Form, Output, print_json};
@@ -89,8 +88,7 @@ fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
     };
     let rows = open(&args.config)?.events(&filter)?;
     if args.output.output == Form::Json {
-        let events: Vec<view::Event> = rows.iter().map(view::Event::of).collect();
-        print_json(&json!({ "events": events }))?;
+        print_json(&view::Events::of(&rows, filter.limit))?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut table =
@@ -135,9 +133,7 @@ pub fn controllers(verb: ControllersVerb) -> anyhow::Result<ExitCode> {
     let states = open(&config)?.controllers()?;
     let now = Clock::system().now();
     if output.output == Form::Json {
-        let controllers: Vec<view::Controller> =
-            states.iter().map(|state| view::Controller::of(state, now)).collect();
-        print_json(&json!({ "controllers": controllers }))?;
+        print_json(&view::Controllers::of(&states, now))?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut table = table(["controller", "label", "site", "status", "to come", "lag s", "last hello"]);
@@ -174,11 +170,8 @@ pub fn the_ledger(config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode> {
         ] {
             table.add_row([what.to_owned(), count.to_string()]);
         }
-        for delivery in &ledger.by_state {
-            table.add_row([
-                format!("{}: {}", delivery.destination, delivery.state),
-                delivery.count.to_string(),
-            ]);
+        for cell in &ledger.by_state {
+            table.add_row([format!("{}: {}", cell.destination, cell.state), cell.count.to_string()]);
         }
         if let Some(column) = table.column_mut(1) {
             column.set_cell_alignment(CellAlignment::Right);

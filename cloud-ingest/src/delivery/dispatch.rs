@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ring::rand::SecureRandom;
+use tap_protocol::ids::EventId;
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep;
 
 use super::retry::{self, Decision};
@@ -22,6 +23,7 @@ use crate::destination::{Answered, Destination};
 use crate::event_store::handle::StoreHandle;
 use crate::event_store::{AttemptEnd, Claimed, EventStore, Lease, Next, StoreError, UtcMs};
 use crate::health::{Health, Loop};
+use crate::seldom::Seldom;
 use crate::stop::Stop;
 use crate::telemetry::{Metrics, with_causes};
 
@@ -63,10 +65,30 @@ pub struct Dispatcher<D> {
     pub wake: Arc<Notify>,
 }
 
+/// Attempts that run, each on its own task.
+type UnderWay = JoinSet<Option<Refusal>>;
+
+/// What a person should hear of an attempt.
+#[derive(Debug)]
+struct Refusal {
+    event: EventId,
+    status: Option<u16>,
+}
+
 /// Runs until told to stop; then waits for the requests that are under way.
 pub async fn run<D: Destination>(dispatcher: Dispatcher<D>, mut stop: Stop) {
     let dispatcher = Arc::new(dispatcher);
-    let mut under_way = JoinSet::new();
+    let mut under_way = UnderWay::new();
+    let mut refusals = Seldom::new();
+    let mut report = |ended: Result<Option<Refusal>, JoinError>, now: UtcMs| match ended {
+        Ok(Some(refusal)) if refusals.speaks(refusal.status, now) => tracing::warn!(
+            event = %refusal.event,
+            status = refusal.status,
+            "refused for good: a person has to look (said once a minute per status)"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::error!(%error, "an attempt ended unexpectedly; its lease will run out"),
+    };
     let mut trouble = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
     let mut said = false;
     while !stop.is_said() {
@@ -92,26 +114,20 @@ pub async fn run<D: Destination>(dispatcher: Dispatcher<D>, mut stop: Stop) {
             () = stop.said() => {}
             () = sleep(wait) => {}
             () = dispatcher.wake.notified(), if !said => {}
-            Some(ended) = under_way.join_next(), if !said => report(ended),
+            Some(ended) = under_way.join_next(), if !said => report(ended, dispatcher.clock.now()),
         }
         while let Some(ended) = under_way.try_join_next() {
-            report(ended);
+            report(ended, dispatcher.clock.now());
         }
     }
     while let Some(ended) = under_way.join_next().await {
-        report(ended);
-    }
-}
-
-fn report(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended {
-        tracing::error!(%error, "an attempt ended unexpectedly; its lease will run out");
+        report(ended, dispatcher.clock.now());
     }
 }
 
 impl<D: Destination> Dispatcher<D> {
     /// Starts what is due and has room. Gives how long nothing more can be due.
-    async fn turn(self: &Arc<Self>, under_way: &mut JoinSet<()>) -> Result<Duration, StoreError> {
+    async fn turn(self: &Arc<Self>, under_way: &mut UnderWay) -> Result<Duration, StoreError> {
         let room = self.max_in_flight - under_way.len();
         if room == 0 {
             return Ok(LONGEST_WAIT);
@@ -147,7 +163,7 @@ impl<D: Destination> Dispatcher<D> {
         })
     }
 
-    async fn attempt(self: Arc<Self>, claimed: Claimed, lease_until: UtcMs) {
+    async fn attempt(self: Arc<Self>, claimed: Claimed, lease_until: UtcMs) -> Option<Refusal> {
         let Claimed { claim, event_id, attempts, body, tap } = claimed;
         let body = body.unwrap_or_else(|| self.destination.render(event_id, &tap));
         let started = {
@@ -163,8 +179,11 @@ impl<D: Destination> Dispatcher<D> {
         };
         match started {
             Some(Lease::Held) => {}
-            Some(Lease::Lost) => return self.metrics.lost_lease(&self.name),
-            None => return,
+            Some(Lease::Lost) => {
+                self.metrics.lost_lease(&self.name);
+                return None;
+            }
+            None => return None,
         }
         crash::point("after-start-attempt");
 
@@ -175,10 +194,8 @@ impl<D: Destination> Dispatcher<D> {
         crash::point("after-answer-before-finish");
 
         let Decision { next, hold } = retry::after(&outcome, attempts + 1, finished, jitter());
-        if next == Next::Dead {
-            tracing::warn!(event = %event_id, ?status, "refused for good: a person has to look");
-        }
         let delivered = next == Next::Delivered;
+        let refusal = (next == Next::Dead).then_some(Refusal { event: event_id, status });
         let end = AttemptEnd { finished, outcome: outcome.word(), status, answer };
         // Written down as long as it may matter: after the lease, others have expired it.
         let give_up = UtcMs(finished.0 + 2 * LEASE_MS);
@@ -208,7 +225,7 @@ impl<D: Destination> Dispatcher<D> {
             Some(Lease::Lost) => self.metrics.lost_lease(&self.name),
             Some(Lease::Held) | None => {}
         }
-        self.wake.notify_one();
+        refusal
     }
 
     /// Asks the store until it answers, or until `give_up`; `None` if it never did or refuses for good.
@@ -260,3 +277,7 @@ fn jitter() -> f64 {
         Err(_) => 0.5,
     }
 }
+
+#[cfg(test)]
+#[path = "dispatch_tests.rs"]
+mod tests;

@@ -10,7 +10,7 @@ mod intake;
 mod random;
 mod reading;
 mod time;
-mod world;
+pub mod world;
 
 use tempfile::TempDir;
 
@@ -20,7 +20,7 @@ use super::sqlite::SqliteStore;
 use super::{EventStore, UtcMs};
 
 /// A store under test, which can be closed and opened again.
-trait UnderTest {
+pub trait UnderTest {
     fn store(&mut self) -> &mut dyn EventStore;
     fn restart(&mut self);
 }

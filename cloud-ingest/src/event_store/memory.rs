@@ -4,6 +4,8 @@
 //! Deterministic: no hash maps, no clock, no randomness. Nothing here fails half-way: what can be refused is refused
 //! before the first change, so a method is a transaction by construction.
 
+mod destination;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use tap_protocol::badge::Token;
@@ -15,13 +17,12 @@ use tap_protocol::time_repair::Anchor;
 
 use super::meaning::{self, Meaning};
 use super::{
-    Appended, AttemptEnd, AttemptRow, Binding, Bound, Claim, Claimed, Controller, ControllerState,
-    DeadLetter, DeliverableTap, DeliveryCount, DeliveryRow, DeliveryState, DestinationName, DestinationState,
-    EventDetail, EventFilter, EventRow, EventStore, HeldFor, HelloState, Lease, MAX_ANSWER_BYTES,
-    MAX_DEAD_LETTER_BYTES, MAX_DEAD_LETTERS, Next, Occurred, OrderKey, OutboxMark, OutboxState, PersonId,
-    Position, Site, StoreError, TapRow, Totals, UtcMs, first_epoch,
+    Appended, AttemptEnd, Binding, Bound, Claim, Claimed, Controller, ControllerState, DeadLetter,
+    DeliverableTap, DeliveryCount, DeliveryState, DestinationState, EventDetail, EventFilter, EventRow,
+    EventStore, HelloState, Lease, MAX_ANSWER_BYTES, MAX_DEAD_LETTER_BYTES, MAX_DEAD_LETTERS, Next, Occurred,
+    OrderKey, OutboxMark, OutboxState, PersonId, Position, Site, StoreError, TapRow, Totals, UtcMs,
+    first_epoch,
 };
-use crate::delivery::order::{self, Change, Standing};
 use crate::intake::admit::{self, Admission, Mark};
 
 /// The event store in memory. A clone is a backup.
@@ -35,7 +36,7 @@ pub struct MemoryStore {
     /// Position 1 is at index 0.
     events: Vec<Event>,
     bindings: BTreeMap<Token, PersonId>,
-    destinations: Vec<Destination>,
+    destinations: Vec<destination::Destination>,
     dead_letters: VecDeque<DeadLetter>,
     totals: Totals,
     last_lease: u64,
@@ -73,37 +74,6 @@ struct Event {
     bytes: Vec<u8>,
     hash: ChainHash,
     occurred: Option<Occurred>,
-}
-
-#[derive(Debug, Clone)]
-struct Destination {
-    name: DestinationName,
-    held_until: Option<UtcMs>,
-    held_why: Option<String>,
-    deliveries: BTreeMap<Position, Delivery>,
-    /// The open deliveries of each order key.
-    lanes: BTreeMap<OrderKey, BTreeSet<Position>>,
-    /// The pending and unknown ones, in the order in which they are due.
-    due: BTreeSet<(UtcMs, Position)>,
-    counts: BTreeMap<DeliveryState, u64>,
-}
-
-#[derive(Debug, Clone)]
-struct Delivery {
-    key: OrderKey,
-    state: DeliveryState,
-    held_for: Option<HeldFor>,
-    due: UtcMs,
-    attempts: Vec<Attempt>,
-    lease: Option<(u64, UtcMs)>,
-    body: Option<String>,
-}
-
-#[derive(Debug, Clone)]
-struct Attempt {
-    lease: u64,
-    started: UtcMs,
-    end: Option<AttemptEnd>,
 }
 
 impl MemoryStore {
@@ -220,7 +190,7 @@ impl EventStore for MemoryStore {
 
     fn put_destination(&mut self, name: &str) -> Result<(), StoreError> {
         if self.destinations.iter().all(|known| known.name != name) {
-            self.destinations.push(Destination::new(name));
+            self.destinations.push(destination::Destination::new(name));
         }
         Ok(())
     }
@@ -260,7 +230,7 @@ impl EventStore for MemoryStore {
         }
         delivery.body = Some(body.to_owned());
         if delivery.attempts.iter().all(|attempt| attempt.lease != claim.lease) {
-            delivery.attempts.push(Attempt { lease: claim.lease, started: now, end: None });
+            delivery.attempts.push(destination::Attempt { lease: claim.lease, started: now, end: None });
             self.totals.attempts += 1;
         }
         Ok(Lease::Held)
@@ -273,7 +243,11 @@ impl EventStore for MemoryStore {
         let Some(delivery) = destination.deliveries.get_mut(&claim.position) else { return Ok(Lease::Lost) };
         let was_started = delivery.attempts.iter().any(|attempt| attempt.lease == claim.lease);
         if is_leased && !was_started {
-            delivery.attempts.push(Attempt { lease: claim.lease, started: attempt.finished, end: None });
+            delivery.attempts.push(destination::Attempt {
+                lease: claim.lease,
+                started: attempt.finished,
+                end: None,
+            });
             self.totals.attempts += 1;
         }
         if let Some(started) = delivery.attempts.iter_mut().find(|attempt| attempt.lease == claim.lease) {
@@ -640,199 +614,4 @@ impl Outbox {
             last_occurred: self.last_occurred,
         }
     }
-}
-
-impl Destination {
-    fn new(name: &str) -> Destination {
-        Destination {
-            name: name.to_owned(),
-            held_until: None,
-            held_why: None,
-            deliveries: BTreeMap::new(),
-            lanes: BTreeMap::new(),
-            due: BTreeSet::new(),
-            counts: BTreeMap::new(),
-        }
-    }
-
-    fn delivery(&mut self, position: Position) -> &mut Delivery {
-        self.deliveries.get_mut(&position).expect("every position in a lane has its delivery")
-    }
-
-    fn leased(&mut self, claim: &Claim) -> Option<&mut Delivery> {
-        let delivery = self.deliveries.get_mut(&claim.position)?;
-        delivery.lease.is_some_and(|(lease, _)| lease == claim.lease).then_some(delivery)
-    }
-
-    fn store(&mut self, position: Position, key: OrderKey, held_for: Option<HeldFor>, due: UtcMs) {
-        let lane = self.lanes.entry(key.clone()).or_default();
-        let state = order::stored(held_for, lane.is_empty());
-        lane.insert(position);
-        let delivery = Delivery { key, state, held_for, due, attempts: Vec::new(), lease: None, body: None };
-        self.deliveries.insert(position, delivery);
-        *self.counts.entry(state).or_default() += 1;
-        if is_waiting(state) {
-            self.due.insert((due, position));
-        }
-    }
-
-    /// The one place where a state changes.
-    fn set_state(&mut self, position: Position, to: DeliveryState) {
-        let delivery = self.delivery(position);
-        let (from, due) = (std::mem::replace(&mut delivery.state, to), delivery.due);
-        if !to.is_open() {
-            let key = delivery.key.clone();
-            if let Some(lane) = self.lanes.get_mut(&key) {
-                lane.remove(&position);
-            }
-            self.lanes.retain(|_, lane| !lane.is_empty());
-        }
-        self.due.remove(&(due, position));
-        if is_waiting(to) {
-            self.due.insert((due, position));
-        }
-        *self.counts.entry(from).or_default() -= 1;
-        *self.counts.entry(to).or_default() += 1;
-    }
-
-    fn change(&mut self, changes: &[Change]) {
-        changes.iter().for_each(|change| self.set_state(change.position, change.to));
-    }
-
-    fn standing(&self, position: Position) -> Standing {
-        let delivery = &self.deliveries[&position];
-        Standing { position, state: delivery.state, held_for: delivery.held_for }
-    }
-
-    fn settle(&mut self, keys: &BTreeSet<OrderKey>) {
-        for lane in keys.iter().filter_map(|key| self.lanes.get(key)).cloned().collect::<Vec<_>>() {
-            let standings: Vec<Standing> = lane.iter().map(|position| self.standing(*position)).collect();
-            self.change(&order::settle(&standings));
-        }
-    }
-
-    /// Moves all that stands in one lane into another; returns how many were held for just that.
-    fn rekey(&mut self, from: &OrderKey, to: &OrderKey) -> usize {
-        let Some(moved) = self.lanes.remove(from) else { return 0 };
-        let mut released = 0;
-        for position in &moved {
-            let delivery = self.delivery(*position);
-            delivery.key = to.clone();
-            released += usize::from(delivery.held_for.take_if(|why| *why == HeldFor::Binding).is_some());
-        }
-        self.lanes.entry(to.clone()).or_default().extend(moved);
-        released
-    }
-
-    /// Releases a delivery from its hold for time; it may be held for its binding from here on. The lane, if it is to
-    /// be settled.
-    fn release_from_time(&mut self, position: Position) -> Option<OrderKey> {
-        let delivery = self.deliveries.get_mut(&position)?;
-        match delivery.key {
-            OrderKey::Person(_) => {
-                delivery.held_for = None;
-                Some(delivery.key.clone())
-            }
-            OrderKey::Token(_) => {
-                delivery.held_for = Some(HeldFor::Binding);
-                None
-            }
-        }
-    }
-
-    /// Takes the lease back and makes it due again then.
-    fn unlease(&mut self, position: Position, due: Option<UtcMs>) {
-        let delivery = self.delivery(position);
-        delivery.lease = None;
-        delivery.due = due.unwrap_or(delivery.due);
-    }
-
-    fn end(&mut self, position: Position, state: DeliveryState) {
-        self.unlease(position, None);
-        let key = self.delivery(position).key.clone();
-        self.set_state(position, state);
-        let first = self.lanes.get(&key).and_then(BTreeSet::first).map(|first| self.standing(*first));
-        self.change(first.and_then(order::next_in_line).as_slice());
-    }
-
-    fn leave_unknown(&mut self, position: Position, due: UtcMs) {
-        self.unlease(position, Some(due));
-        self.set_state(position, DeliveryState::Unknown);
-    }
-
-    fn back_in_line(&mut self, position: Position, due: UtcMs) {
-        self.unlease(position, Some(due));
-        let first = self.lanes[&self.deliveries[&position].key].first().copied().unwrap_or(position);
-        self.change(&order::back_in_line(self.standing(first), self.standing(position)));
-    }
-
-    fn expire_leases(&mut self, now: UtcMs) -> usize {
-        let ran_out = |delivery: &Delivery| delivery.lease.is_some_and(|(_, until)| until <= now);
-        let expired: Vec<(Position, bool)> = self
-            .deliveries
-            .iter()
-            .filter(|(_, delivery)| ran_out(delivery))
-            .map(|(position, delivery)| (*position, delivery.attempts.is_empty()))
-            .collect();
-        for (position, was_never_sent) in &expired {
-            match was_never_sent {
-                true => self.back_in_line(*position, now),
-                false => self.leave_unknown(*position, now),
-            }
-        }
-        expired.len()
-    }
-
-    /// Who stands before a parked delivery: the next lower position, or, for the lowest, the one that is being sent.
-    fn ahead(&self, position: Position) -> Option<Position> {
-        let delivery = &self.deliveries[&position];
-        if delivery.state != DeliveryState::Parked {
-            return None;
-        }
-        let lane = self.lanes.get(&delivery.key)?;
-        let is_sent = |position: &&Position| {
-            matches!(self.deliveries[*position].state, DeliveryState::InFlight | DeliveryState::Unknown)
-        };
-        lane.range(..position).next_back().or_else(|| lane.iter().find(is_sent)).copied()
-    }
-
-    fn delivery_row(&self, position: Position) -> Option<DeliveryRow> {
-        let delivery = self.deliveries.get(&position)?;
-        Some(DeliveryRow {
-            destination: self.name.clone(),
-            state: delivery.state,
-            held_for: delivery.held_for,
-            person: match &delivery.key {
-                OrderKey::Person(person) => Some(person.clone()),
-                OrderKey::Token(_) => None,
-            },
-            attempts: delivery.attempts.len() as u32,
-            next_attempt: is_waiting(delivery.state).then_some(delivery.due),
-            behind: None,
-        })
-    }
-
-    fn attempt_rows(&self, position: Position) -> Vec<AttemptRow> {
-        let attempts = self.deliveries.get(&position).map_or(&[][..], |delivery| &delivery.attempts);
-        let rows = (1..).zip(attempts).map(|(number, attempt)| AttemptRow {
-            destination: self.name.clone(),
-            number,
-            started: attempt.started,
-            finished: attempt.end.as_ref().map(|end| end.finished),
-            outcome: attempt.end.as_ref().map(|end| end.outcome.to_owned()),
-            status: attempt.end.as_ref().and_then(|end| end.status),
-            answer: attempt.end.as_ref().map(|end| end.answer.clone()),
-        });
-        rows.collect()
-    }
-
-    fn body(&self, position: Position) -> Option<(DestinationName, String)> {
-        let body = self.deliveries.get(&position)?.body.clone()?;
-        Some((self.name.clone(), body))
-    }
-}
-
-/// Sent when due.
-fn is_waiting(state: DeliveryState) -> bool {
-    matches!(state, DeliveryState::Pending | DeliveryState::Unknown)
 }

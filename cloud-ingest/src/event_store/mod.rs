@@ -6,8 +6,6 @@
 //! of them let the same pure functions decide: [`crate::intake::admit`] what is stored, `meaning` what it means,
 //! [`crate::delivery::order`] who is next.
 
-#[cfg(test)]
-mod contract;
 pub mod handle;
 mod meaning;
 pub mod memory;
@@ -665,3 +663,6 @@ impl StoreError {
         }
     }
 }
+
+#[cfg(test)]
+mod contract;

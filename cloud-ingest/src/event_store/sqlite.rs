@@ -150,9 +150,9 @@ fn set_and_read_back(conn: &Connection, name: &str, value: impl Into<Value>) -> 
 
 /// Brings the schema up to date, one transaction per version.
 fn migrate(conn: &mut Connection, now: UtcMs) -> Result<(), StoreError> {
-    for version in user_version(conn)?..MIGRATIONS.len() {
+    for (version, script) in MIGRATIONS.iter().enumerate().skip(user_version(conn)?) {
         let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        transaction.execute_batch(MIGRATIONS[version])?;
+        transaction.execute_batch(script)?;
         if version == 0 {
             transaction.execute(sql::CREATE_STORE, [first_epoch(now).0])?;
         }
@@ -204,8 +204,8 @@ impl EventStore for SqliteStore {
         self.write(|writing| intake::quarantine(writing, letter))
     }
 
-    fn bind_badges(&mut self, bindings: &[Binding], _now: UtcMs) -> Result<Bound, StoreError> {
-        self.write(|writing| delivery::bind_badges(writing, bindings))
+    fn bind_badges(&mut self, bindings: &[Binding], now: UtcMs) -> Result<Bound, StoreError> {
+        self.write(|writing| delivery::bind_badges(writing, bindings, now))
     }
 
     fn put_destination(&mut self, name: &str) -> Result<(), StoreError> {
@@ -277,5 +277,155 @@ impl EventStore for SqliteStore {
 
     fn dead_letters(&mut self, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
         self.read(|snapshot| reading::dead_letters(snapshot, limit))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::event_store::contract::world::{self, Door, HR};
+
+    const NOW: UtcMs = UtcMs(1_700_000_000_000);
+
+    struct Folder(TempDir);
+
+    impl Folder {
+        fn new() -> Folder {
+            Folder(tempfile::tempdir().unwrap())
+        }
+
+        fn store(&self) -> PathBuf {
+            self.0.path().join("store.db")
+        }
+
+        /// A store with one door and one destination.
+        fn filled(&self) -> SqliteStore {
+            let mut store = SqliteStore::open(&self.store(), NOW).unwrap();
+            store.put_site(&world::hq()).unwrap();
+            store.put_controller(&world::controller("hq-door-1")).unwrap();
+            store.put_destination(HR).unwrap();
+            store
+        }
+
+        /// What a process finds after the one before was killed: the files as they are now.
+        fn as_after_a_kill(&self) -> Folder {
+            let copy = Folder::new();
+            for file in fs::read_dir(self.0.path()).unwrap().map(Result::unwrap) {
+                fs::copy(file.path(), copy.0.path().join(file.file_name())).unwrap();
+            }
+            copy
+        }
+    }
+
+    /// The next tap of `door` as a batch.
+    fn next_tap(door: &mut Door) -> Vec<VerifiedBatch> {
+        door.tap(1);
+        vec![door.unsent()]
+    }
+
+    #[track_caller]
+    fn is_broken<T: std::fmt::Debug>(opened: Result<T, StoreError>, because: &str) {
+        let Err(StoreError::Broken(reason)) = opened else { panic!("{opened:?} is not broken") };
+        assert!(reason.to_string().contains(because), "{reason}");
+    }
+
+    #[test]
+    fn what_was_committed_outlives_a_kill() {
+        let folder = Folder::new();
+        let mut store = folder.filled();
+        let mut door = Door::new(1);
+        for count in 1..=20 {
+            store.append(&next_tap(&mut door), NOW).unwrap();
+            let copy = folder.as_after_a_kill();
+            let mut found = SqliteStore::open(&copy.store(), UtcMs(NOW.0 + 1)).unwrap();
+            assert_eq!(found.marks().unwrap(), store.marks().unwrap());
+            assert_eq!(found.totals().unwrap().taps, count);
+            assert_eq!(found.store_epoch().unwrap(), store.store_epoch().unwrap());
+            world::check(&mut found);
+        }
+    }
+
+    #[test]
+    fn a_store_of_a_newer_version_is_refused_and_left_alone() {
+        let folder = Folder::new();
+        let store = folder.filled();
+        store.conn.pragma_update(None, "user_version", 99).unwrap();
+        drop(store);
+        let before = fs::read(folder.store()).unwrap();
+        is_broken(SqliteStore::open(&folder.store(), NOW), "written by a newer cloud-ingest");
+        is_broken(SqliteStore::open_reader(&folder.store()), "written by a newer cloud-ingest");
+        assert_eq!(fs::read(folder.store()).unwrap(), before);
+    }
+
+    #[test]
+    fn a_database_of_another_program_is_refused_and_left_alone() {
+        let folder = Folder::new();
+        let other = Connection::open(folder.store()).unwrap();
+        other.execute_batch("CREATE TABLE groceries (name TEXT)").unwrap();
+        drop(other);
+        let before = fs::read(folder.store()).unwrap();
+        is_broken(SqliteStore::open(&folder.store(), NOW), "another program");
+        assert_eq!(fs::read(folder.store()).unwrap(), before);
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_broken() {
+        let folder = Folder::new();
+        fs::write(folder.store(), "not a database, just a text that is long enough to look at").unwrap();
+        is_broken(SqliteStore::open(&folder.store(), NOW), "not a database");
+    }
+
+    #[test]
+    fn a_database_that_cannot_keep_its_promise_is_refused() {
+        is_broken(SqliteStore::open(":memory:".as_ref(), NOW), "journal_mode");
+    }
+
+    #[test]
+    fn a_reader_sees_every_commit_and_changes_nothing() {
+        let folder = Folder::new();
+        let mut store = folder.filled();
+        let mut reader = SqliteStore::open_reader(&folder.store()).unwrap();
+        let mut door = Door::new(1);
+        for taps in 1..=3 {
+            store.append(&next_tap(&mut door), NOW).unwrap();
+            assert_eq!(reader.totals().unwrap().taps, taps);
+        }
+        world::check(&mut reader);
+        is_broken(reader.append(&next_tap(&mut door), NOW), "readonly");
+        is_broken(reader.put_site(&world::hq()), "readonly");
+    }
+
+    #[test]
+    fn a_reader_needs_a_store() {
+        let folder = Folder::new();
+        let missing = SqliteStore::open_reader(&folder.store());
+        assert!(missing.is_err_and(|error| error.is_retryable()), "it may be made at any moment");
+        drop(Connection::open(folder.store()).unwrap().pragma_update(None, "user_version", 0));
+        is_broken(SqliteStore::open_reader(&folder.store()), "open it for writing first");
+    }
+
+    #[test]
+    fn a_full_disk_stores_nothing_and_is_worth_another_try() {
+        let folder = Folder::new();
+        let mut store = folder.filled();
+        let mut door = Door::new(1);
+        store.append(&next_tap(&mut door), NOW).unwrap();
+        let pages: u32 = store.conn.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+        store.conn.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
+        (0..200).for_each(|_| door.tap(2));
+        let batch = vec![door.unsent()];
+        let refused = store.append(&batch, NOW);
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+        assert_eq!(store.totals().unwrap().taps, 1);
+        world::check(&mut store);
+        store.conn.pragma_update_and_check(None, "max_page_count", 10_000, |_| Ok(())).unwrap();
+        store.append(&batch, NOW).unwrap();
+        assert_eq!(store.totals().unwrap().taps, 201);
+        world::check(&mut store);
     }
 }

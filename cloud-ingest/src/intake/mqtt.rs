@@ -21,7 +21,6 @@ use rumqttc::{
     AckMode, AsyncClient, ConnectionError, Event, EventLoop, ManualAck, MqttOptions, Packet, PubAck,
     PublishOptions, QoS, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
 };
-use tap_protocol::limits::MAX_MESSAGE_BYTES;
 use tap_protocol::topic::Channel;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -46,8 +45,10 @@ const MAX_REQUESTS: usize = 1024;
 
 const _: () = assert!(MAX_REQUESTS > 2 * MAX_WAITING + super::worker::MAX_GROUP_MESSAGES);
 
-/// A whole packet: a message, its topic and the header.
-const MAX_PACKET_BYTES: usize = MAX_MESSAGE_BYTES + 1024;
+/// A whole packet, as large as MQTT knows them. Not ours to limit: the library ends the connection over a larger packet
+/// without acknowledging it, and the broker's persistent session would deliver it again, for ever. The broker is told to
+/// limit messages (`message_size_limit`); what still comes in too large is quarantined.
+const MAX_PACKET_BYTES: usize = 256 * 1024 * 1024;
 
 /// Packets that are handled before the loop looks elsewhere.
 const MAX_REQUEST_BATCH: usize = 64;

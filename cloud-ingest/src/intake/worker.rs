@@ -29,6 +29,7 @@ use crate::event_store::{
 };
 use crate::health::{Health, Loop};
 use crate::receipts::{self, Stamp};
+use crate::seldom::Seldom;
 use crate::stop::Stop;
 use crate::telemetry::{Intake, Metrics, with_causes};
 
@@ -37,12 +38,6 @@ pub const MAX_GROUP_MESSAGES: usize = 64;
 
 /// … and about so many records: a commit of these takes well under a second on slow disks.
 pub const MAX_GROUP_RECORDS: usize = 8_192;
-
-/// The same complaint about the same controller is logged once in so long.
-const COMPLAIN_EVERY_MS: i64 = 60_000;
-
-/// So many different complaints are remembered.
-const MAX_COMPLAINTS: usize = 1_024;
 
 /// What the worker needs.
 pub struct Worker<L> {
@@ -69,7 +64,7 @@ pub async fn run<L: BrokerLink>(worker: Worker<L>, mut inbox: mpsc::Receiver<Fro
         worker,
         stop,
         keys: HashMap::new(),
-        complaints: HashMap::new(),
+        complaints: Seldom::new(),
         epoch: None,
     };
     while let Some(group) = running.next_group(&mut inbox).await {
@@ -90,8 +85,8 @@ struct Running<L> {
     backoff: Backoff,
     /// Record keys seen, so that the store is not asked for each message.
     keys: HashMap<ControllerId, PublicKey>,
-    /// When each complaint was last logged.
-    complaints: HashMap<(&'static str, Option<ControllerId>), UtcMs>,
+    /// Which complaints were logged lately.
+    complaints: Seldom<(&'static str, Option<ControllerId>)>,
     epoch: Option<StoreEpoch>,
 }
 
@@ -289,7 +284,7 @@ impl<L: BrokerLink> Running<L> {
     async fn put_aside(&mut self, reject: Reject, message: Message, now: UtcMs) -> Result<(), Stopped> {
         let Reject { kind, reason, controller } = reject;
         self.worker.metrics.quarantined(kind);
-        if self.complains(kind, &controller, now) {
+        if self.complaints.speaks((kind, controller.clone()), now) {
             let controller = controller.as_ref().map_or("?", ControllerId::as_str);
             tracing::warn!(kind, controller, reason, "a message was put aside (said once a minute)");
         }
@@ -299,18 +294,6 @@ impl<L: BrokerLink> Running<L> {
         // What the store refuses for good was logged: then it is lost, and counted as quarantined all the same.
         let _ = self.persist("quarantine a message", move |store| store.quarantine(&letter)).await?;
         Ok(())
-    }
-
-    fn complains(&mut self, kind: &'static str, controller: &Option<ControllerId>, now: UtcMs) -> bool {
-        if self.complaints.len() >= MAX_COMPLAINTS {
-            self.complaints.clear();
-        }
-        let last = self.complaints.entry((kind, controller.clone())).or_insert(UtcMs(i64::MIN));
-        let due = now.0.saturating_sub(last.0) >= COMPLAIN_EVERY_MS;
-        if due {
-            *last = now;
-        }
-        due
     }
 
     fn acknowledge(&self, tickets: &[Ticket]) {
@@ -394,3 +377,7 @@ impl<L: BrokerLink> Running<L> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;

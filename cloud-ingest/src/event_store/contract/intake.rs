@@ -165,7 +165,7 @@ pub fn a_records_bytes_come_back_as_received(world: &mut World) {
         let got = world.store().record_bytes(&door.controller, door.outbox, Seq(seq)).unwrap();
         assert_eq!(got.as_deref(), Some(door.bytes(seq)));
     }
-    for seq in [0, 3, u64::MAX >> 1] {
+    for seq in [0, 3, u64::MAX] {
         assert_eq!(world.store().record_bytes(&door.controller, door.outbox, Seq(seq)).unwrap(), None);
     }
     let other = id("hq-door-2");
@@ -284,7 +284,7 @@ pub fn dead_letters_are_kept_newest_first_and_cut(world: &mut World) {
 pub fn only_the_newest_dead_letters_are_kept(world: &mut World) {
     let sent = MAX_DEAD_LETTERS + 2;
     (1..=sent).for_each(|n| world.store().quarantine(&letter(n, 1)).unwrap());
-    let kept = world.store().dead_letters(usize::MAX >> 1).unwrap();
+    let kept = world.store().dead_letters(usize::MAX).unwrap();
     assert_eq!(kept.len(), MAX_DEAD_LETTERS);
     assert_eq!((&kept[0], &kept[MAX_DEAD_LETTERS - 1]), (&letter(sent, 1), &letter(3, 1)));
     assert_eq!(world.store().totals().unwrap().quarantined, sent as u64);

@@ -12,8 +12,8 @@ use tap_protocol::envelope::VerifiedBatch;
 use super::world::{self, Door, HR, hq, person, token};
 use super::{InFile, InMemory, UnderTest};
 use crate::event_store::{
-    AttemptEnd, Binding, Claimed, DeadLetter, DeliveryState, EventFilter, EventStore, Next, Position,
-    StoreError, UtcMs,
+    AttemptEnd, Binding, Claimed, DeadLetter, DeliveryState, EventDetail, EventFilter, EventRow, EventStore,
+    Next, Position, StoreError, UtcMs,
 };
 
 const CASES: u32 = 256;
@@ -231,11 +231,11 @@ fn answer<T: Debug>(result: Result<T, StoreError>) -> Answer {
     Answer { said, given: Vec::new() }
 }
 
-/// All that a store shows to anybody.
-fn shown(store: &mut dyn EventStore, doors: &[Door]) -> Vec<String> {
+/// What a store shows of everything, in lists.
+fn lists(store: &mut dyn EventStore, doors: &[Door]) -> (Vec<EventRow>, Vec<String>) {
     let all = EventFilter { limit: 1_000, ..EventFilter::default() };
     let events = store.events(&all).unwrap();
-    let mut shown = vec![
+    let mut lists = vec![
         format!("{:?}", store.marks().unwrap()),
         format!("{:?}", store.controllers().unwrap()),
         format!("{:?}", store.delivery_counts().unwrap()),
@@ -243,19 +243,23 @@ fn shown(store: &mut dyn EventStore, doors: &[Door]) -> Vec<String> {
         format!("{:?}", store.totals().unwrap()),
         format!("{:?}", store.dead_letters(10).unwrap()),
     ];
-    shown.extend(DESTINATIONS.map(|name| answer(store.next_due(name)).said));
+    lists.extend(DESTINATIONS.map(|name| answer(store.next_due(name)).said));
     for state in DeliveryState::ALL {
         let before = events.get(1).map(|row| row.position);
-        let filter = EventFilter { state: Some(state), before, limit: 3, ..EventFilter::default() };
-        shown.push(positions(store, &filter));
+        lists.push(positions(store, &EventFilter { state: Some(state), before, limit: 3, ..all.clone() }));
     }
     for door in doors {
         let controller = Some(door.controller.clone());
-        let filter = EventFilter { controller, taps_only: true, limit: 3, ..EventFilter::default() };
-        shown.push(positions(store, &filter));
+        lists.push(positions(store, &EventFilter { controller, taps_only: true, limit: 3, ..all.clone() }));
     }
-    shown.extend(events.iter().map(|row| format!("{:?}", store.event(row.event_id).unwrap())));
-    shown
+    (events, lists)
+}
+
+/// What a store shows of each event by itself.
+fn details(store: &mut dyn EventStore) -> Vec<Option<EventDetail>> {
+    let all = EventFilter { limit: 1_000, ..EventFilter::default() };
+    let events = store.events(&all).unwrap();
+    events.iter().map(|row| store.event(row.event_id).unwrap()).collect()
 }
 
 fn positions(store: &mut dyn EventStore, filter: &EventFilter) -> String {
@@ -288,8 +292,10 @@ proptest! {
             prop_assert_eq!(&given, &outside.take(step, &batches, file.as_mut()), "{:?}", step);
             outside.claims.extend(given.given);
             world::check(memory.store());
-            let shown_by_memory = shown(memory.store(), &outside.doors);
-            prop_assert_eq!(shown_by_memory, shown(file.store(), &outside.doors), "after {:?}", step);
+            let expected = lists(memory.store(), &outside.doors);
+            prop_assert_eq!(expected, lists(file.store(), &outside.doors), "after {:?}", step);
         }
+        let [memory, file] = &mut stores;
+        prop_assert_eq!(details(memory.store()), details(file.store()));
     }
 }

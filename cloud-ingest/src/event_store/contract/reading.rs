@@ -34,10 +34,10 @@ pub fn events_are_paged_newest_first(world: &mut World) {
     };
     assert_eq!(page(world, None, 4), [6, 5, 4, 3]);
     assert_eq!(page(world, Some(3), 4), [2, 1]);
-    assert_eq!(page(world, Some(1), 4), []);
-    assert_eq!(page(world, Some(0), 4), []);
-    assert_eq!(page(world, Some(99), 1), [6]);
-    assert_eq!(page(world, None, 0), []);
+    assert_eq!(page(world, Some(1), 4), [0; 0]);
+    assert_eq!(page(world, Some(0), 4), [0; 0]);
+    assert_eq!(page(world, Some(u64::MAX), 1), [6]);
+    assert_eq!(page(world, None, 0), [0; 0]);
 }
 
 pub fn events_are_filtered_by_controller_kind_and_state(world: &mut World) {
@@ -55,11 +55,11 @@ pub fn events_are_filtered_by_controller_kind_and_state(world: &mut World) {
     assert_eq!(listed(world, in_state(DeliveryState::Pending)), [4]);
     assert_eq!(listed(world, in_state(DeliveryState::Parked)), [6]);
     assert_eq!(listed(world, in_state(DeliveryState::Held)), [5]);
-    assert_eq!(listed(world, in_state(DeliveryState::Discarded)), []);
+    assert_eq!(listed(world, in_state(DeliveryState::Discarded)), [0; 0]);
     let dead_of_two = EventFilter { state: Some(DeliveryState::Dead), ..of_two.clone() };
     assert_eq!(listed(world, dead_of_two), [2]);
     let delivered_of_two = EventFilter { state: Some(DeliveryState::Delivered), ..of_two };
-    assert_eq!(listed(world, delivered_of_two), []);
+    assert_eq!(listed(world, delivered_of_two), [0; 0]);
 }
 
 pub fn an_event_is_found_by_its_id_with_all_that_happened(world: &mut World) {

@@ -154,7 +154,7 @@ impl World {
     }
 
     pub fn events(&mut self) -> Vec<EventRow> {
-        self.store().events(&EventFilter { limit: usize::MAX >> 1, ..EventFilter::default() }).unwrap()
+        self.store().events(&EventFilter { limit: usize::MAX, ..EventFilter::default() }).unwrap()
     }
 
     /// Where each tap's delivery to [`HR`] is, in the order of positions: `pending`, `held for time`, ….
@@ -195,7 +195,7 @@ impl World {
 /// What must hold in every store at any time.
 #[track_caller]
 pub fn check(store: &mut dyn EventStore) {
-    let everything = EventFilter { limit: usize::MAX >> 1, ..EventFilter::default() };
+    let everything = EventFilter { limit: usize::MAX, ..EventFilter::default() };
     let mut events = store.events(&everything).unwrap();
     events.reverse();
     let totals = store.totals().unwrap();

@@ -7,6 +7,7 @@ use rusqlite::Row;
 use tap_protocol::ids::{EventId, OutboxId, Seq};
 
 use super::sql;
+use super::values::capped;
 use super::writing::{Lane, Writing};
 use crate::delivery::order::{self, Standing};
 use crate::event_store::meaning::{self, Meaning};
@@ -37,7 +38,7 @@ pub fn hold_destination(
     }
 }
 
-pub fn bind_badges(writing: &mut Writing<'_>, bindings: &[Binding]) -> Result<Bound, StoreError> {
+pub fn bind_badges(writing: &mut Writing<'_>, bindings: &[Binding], now: UtcMs) -> Result<Bound, StoreError> {
     let destinations: Vec<i64> = writing.all(sql::DESTINATIONS, [], |row| row.get(0))?;
     let mut bound = Bound::default();
     let mut lanes = BTreeSet::new();
@@ -51,7 +52,7 @@ pub fn bind_badges(writing: &mut Writing<'_>, bindings: &[Binding]) -> Result<Bo
             Some(_) => bound.changed += 1,
             None => bound.new += 1,
         }
-        writing.execute(sql::PUT_BINDING, (token.0, &person.0))?;
+        writing.execute(sql::PUT_BINDING, (token.0, &person.0, now))?;
         for destination in &destinations {
             let to = (*destination, OrderKey::Person(person.clone()));
             bound.released += rekey(writing, &OrderKey::Token(*token), &to)?;
@@ -91,7 +92,7 @@ pub fn claim(
     if held_until.is_some_and(|until| now < until) {
         return Ok(Vec::new());
     }
-    let due: Vec<Due> = writing.all(sql::CLAIMABLE, (no, now, limit), Due::read)?;
+    let due: Vec<Due> = writing.all(sql::CLAIMABLE, (no, now, capped(limit as u64)), Due::read)?;
     let claimed = due.into_iter().map(|due| {
         writing.last_lease += 1;
         let lease = writing.last_lease;

@@ -9,6 +9,7 @@ use tap_protocol::keys::PublicKey;
 use tap_protocol::limits::MAX_MESSAGE_BYTES;
 
 use super::sql;
+use super::values::capped;
 use super::writing::{all, counters, one};
 use crate::event_store::meaning::Meaning;
 use crate::event_store::{
@@ -101,7 +102,7 @@ fn outbox_state(row: &Row<'_>) -> rusqlite::Result<OutboxState> {
 }
 
 pub fn dead_letters(snapshot: &Snapshot<'_>, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
-    all(snapshot, sql::DEAD_LETTERS, [limit], |row| {
+    all(snapshot, sql::DEAD_LETTERS, [capped(limit as u64)], |row| {
         Ok(DeadLetter {
             received: row.get(0)?,
             topic: row.get(1)?,
@@ -174,7 +175,7 @@ pub fn record_bytes(
     outbox: OutboxId,
     seq: Seq,
 ) -> Result<Option<Vec<u8>>, StoreError> {
-    one(snapshot, sql::RECORD_BYTES, (controller.as_str(), outbox.0, seq.0), |row| row.get(0))
+    one(snapshot, sql::RECORD_BYTES, (controller.as_str(), outbox.0, capped(seq.0)), |row| row.get(0))
 }
 
 pub fn events(snapshot: &Snapshot<'_>, filter: &EventFilter) -> Result<Vec<EventRow>, StoreError> {
@@ -192,14 +193,14 @@ fn newest(
     filter: &EventFilter,
     destinations: &[Destination],
 ) -> Result<Vec<Position>, StoreError> {
-    let before = filter.before.unwrap_or(Position(i64::MAX as u64));
-    let (limit, taps_only) = (filter.limit, filter.taps_only);
+    let before = filter.before.map_or(i64::MAX, |before| capped(before.0));
+    let (limit, taps_only) = (capped(filter.limit as u64), filter.taps_only);
     let controller = filter.controller.as_ref().map(ControllerId::as_str);
     let mut found: Vec<Position> = Vec::new();
     match (filter.state, controller) {
         (Some(state), _) => {
             let sql = match state {
-                DeliveryState::Delivered => sql::NEWEST_DELIVERED,
+                DeliveryState::Delivered => sql::NEWEST_IN_STATE,
                 _ => sql::NEWEST_UNDONE,
             };
             for Destination { no, .. } in destinations {
@@ -219,7 +220,7 @@ fn newest(
     }
     found.sort_unstable_by(|one, other| other.cmp(one));
     found.dedup();
-    found.truncate(limit);
+    found.truncate(filter.limit);
     Ok(found)
 }
 

@@ -87,7 +87,8 @@ CREATE TABLE anchors (
 
 CREATE TABLE bindings (
     token BLOB PRIMARY KEY,
-    person TEXT NOT NULL
+    person TEXT NOT NULL,
+    since_ms INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE destinations (

@@ -94,8 +94,8 @@ pub const DEAD_LETTERS: &str =
 // Directory.
 
 pub const PERSON: &str = "SELECT person FROM bindings WHERE token = ?1";
-pub const PUT_BINDING: &str = "INSERT INTO bindings VALUES (?1, ?2) \
-     ON CONFLICT (token) DO UPDATE SET person = excluded.person";
+pub const PUT_BINDING: &str = "INSERT INTO bindings VALUES (?1, ?2, ?3) \
+     ON CONFLICT (token) DO UPDATE SET person = excluded.person, since_ms = excluded.since_ms";
 
 // Delivery.
 
@@ -190,7 +190,7 @@ pub const NEWEST_UNDONE: &str = concat!(
     undone!(),
     " AND d.position < ?1 AND (?2 IS NULL OR c.id = ?2) ORDER BY d.position DESC LIMIT ?3"
 );
-pub const NEWEST_DELIVERED: &str = "SELECT d.position FROM deliveries d JOIN events e ON e.position = d.position \
+pub const NEWEST_IN_STATE: &str = "SELECT d.position FROM deliveries d JOIN events e ON e.position = d.position \
      JOIN outboxes o ON o.no = e.outbox_no JOIN controllers c ON c.no = o.controller_no \
      WHERE d.destination_no = ?4 AND d.state = ?5 AND d.position < ?1 AND (?2 IS NULL OR c.id = ?2) \
      ORDER BY d.position DESC LIMIT ?3";
@@ -237,7 +237,7 @@ mod tests {
         NEWEST,
         NEWEST_OF_OUTBOX,
         NEWEST_UNDONE,
-        NEWEST_DELIVERED,
+        NEWEST_IN_STATE,
         EVENT,
         POSITION_OF,
         RECORD_BYTES,

@@ -109,3 +109,8 @@ impl FromSql for OrderKey {
         }
     }
 }
+
+/// A number from outside, where one beyond all that is stored means just that.
+pub fn capped(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,317 @@
+//! The dispatcher against a store in memory, a destination that asks the test what to answer, and a clock that the test
+//! moves. Nothing sleeps.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use tap_protocol::ids::EventId;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::destination::{Outcome, http_json};
+use crate::event_store::handle::StoreThread;
+use crate::event_store::{DeliverableTap, DeliveryState, EventFilter};
+use crate::fixture::{self, Door, LEGACY, START};
+use crate::stop::{self, Stopper};
+
+/// A request that waits for the test's answer.
+#[derive(Debug)]
+struct Request {
+    event: EventId,
+    body: String,
+    answer: oneshot::Sender<Outcome>,
+}
+
+struct AskTheTest(mpsc::Sender<Request>);
+
+impl Destination for AskTheTest {
+    fn render(&self, event: EventId, tap: &DeliverableTap) -> String {
+        http_json::render(event, tap)
+    }
+
+    async fn send(&self, event: EventId, body: String) -> Answered {
+        let (answer, outcome) = oneshot::channel();
+        self.0.send(Request { event, body, answer }).await.expect("the test listens");
+        let outcome = outcome.await.expect("the test answers");
+        Answered { outcome, status: None, answer: String::new() }
+    }
+}
+
+struct World {
+    requests: mpsc::Receiver<Request>,
+    store: StoreHandle,
+    thread: StoreThread,
+    now: Arc<AtomicI64>,
+    wake: Arc<Notify>,
+    metrics: Arc<Metrics>,
+    stopper: Stopper,
+    running: JoinHandle<()>,
+}
+
+fn world(max_in_flight: usize) -> World {
+    let (store, thread) = StoreHandle::spawn("store", fixture::store()).unwrap();
+    let (ask, requests) = mpsc::channel(64);
+    let now = Arc::new(AtomicI64::new(START.0 + 60_000));
+    let (stopper, stop) = stop::pair();
+    let wake = Arc::new(Notify::new());
+    let metrics = Arc::new(Metrics::new(LEGACY));
+    let shown = Arc::clone(&now);
+    let dispatcher = Dispatcher {
+        name: LEGACY.into(),
+        destination: AskTheTest(ask),
+        timeout: Duration::from_secs(5),
+        max_in_flight,
+        store: store.clone(),
+        clock: Clock::from_fn(move || UtcMs(shown.load(Ordering::SeqCst))),
+        metrics: Arc::clone(&metrics),
+        health: Arc::default(),
+        wake: Arc::clone(&wake),
+    };
+    let running = tokio::spawn(run(dispatcher, stop));
+    World { requests, store, thread, now, wake, metrics, stopper, running }
+}
+
+impl World {
+    /// One door, at which these badges are shown in turn.
+    async fn taps(&self, badges: &[u8]) {
+        let mut door = Door::new(1);
+        badges.iter().for_each(|badge| {
+            door.tap(*badge);
+        });
+        let batch = door.batch();
+        self.store.run(move |store| store.append(&[batch], START)).await.unwrap();
+        self.wake.notify_one();
+    }
+
+    async fn request(&mut self) -> Request {
+        self.requests.recv().await.expect("the dispatcher runs")
+    }
+
+    async fn answer(&mut self, outcome: Outcome) -> (EventId, String) {
+        let Request { event, body, answer } = self.request().await;
+        answer.send(outcome).expect("the dispatcher waits");
+        (event, body)
+    }
+
+    fn pass(&self, ms: i64) {
+        self.now.fetch_add(ms, Ordering::SeqCst);
+        self.wake.notify_one();
+    }
+
+    async fn count(&self, state: DeliveryState) -> u64 {
+        let counts = self.store.run(|store| store.delivery_counts()).await.unwrap();
+        counts.iter().filter(|count| count.state == state).map(|count| count.count).sum()
+    }
+
+    /// Asks the store, turn by turn, until so many are in that state.
+    async fn until(&self, state: DeliveryState, wanted: u64) {
+        while self.count(state).await != wanted {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn held_until(&self) -> Option<i64> {
+        let destinations = self.store.run(|store| store.destinations()).await.unwrap();
+        destinations[0].held_until.map(|until| until.0 - START.0 - 60_000)
+    }
+
+    async fn end(self) {
+        self.stopper.stop();
+        self.running.await.unwrap();
+        self.thread.close().await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_due_is_sent_once_and_done() {
+    let mut world = world(8);
+    world.taps(&[1, 2, 3]).await;
+    let mut sent = Vec::new();
+    for _ in 0..3 {
+        sent.push(world.answer(Outcome::Delivered).await.0);
+    }
+    world.until(DeliveryState::Delivered, 3).await;
+    sent.sort();
+    sent.dedup();
+    assert_eq!(sent.len(), 3);
+    assert!(world.requests.try_recv().is_err());
+    world.end().await;
+}
+
+#[tokio::test]
+async fn taps_of_one_person_go_one_after_the_other() {
+    let mut world = world(8);
+    world.taps(&[1, 1, 1]).await;
+    let mut seqs = Vec::new();
+    for _ in 0..3 {
+        let request = world.request().await;
+        assert_eq!(world.count(DeliveryState::InFlight).await, 1);
+        assert!(world.requests.try_recv().is_err());
+        seqs.push(request.event.seq().0);
+        request.answer.send(Outcome::Delivered).unwrap();
+    }
+    assert_eq!(seqs, [2, 3, 4]);
+    world.until(DeliveryState::Delivered, 3).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn no_more_than_the_limit_are_under_way() {
+    let mut world = world(2);
+    world.taps(&[1, 2, 3, 4, 5]).await;
+    let (first, second) = (world.request().await, world.request().await);
+    assert_eq!(world.count(DeliveryState::InFlight).await, 2);
+    assert_eq!(world.count(DeliveryState::Pending).await, 3);
+    first.answer.send(Outcome::Delivered).unwrap();
+    let third = world.request().await;
+    assert_eq!(world.count(DeliveryState::InFlight).await, 2);
+    second.answer.send(Outcome::Delivered).unwrap();
+    third.answer.send(Outcome::Delivered).unwrap();
+    world.answer(Outcome::Delivered).await;
+    world.answer(Outcome::Delivered).await;
+    world.until(DeliveryState::Delivered, 5).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_request_without_a_clear_answer_is_repeated_to_the_byte() {
+    let mut world = world(8);
+    world.taps(&[1]).await;
+    let first = world.answer(Outcome::TimedOut).await;
+    world.until(DeliveryState::Unknown, 1).await;
+    world.pass(500);
+    let second = world.answer(Outcome::NotUnderstood("html".into())).await;
+    world.until(DeliveryState::Unknown, 1).await;
+    world.pass(1_000);
+    let third = world.answer(Outcome::Duplicate).await;
+    world.until(DeliveryState::Delivered, 1).await;
+    assert!(first == second && second == third);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn retry_after_holds_everything_and_for_exactly_that_long() {
+    let mut world = world(1);
+    world.taps(&[1, 2, 3]).await;
+    world.answer(Outcome::RateLimited { retry_after_ms: Some(7_000) }).await;
+    world.until(DeliveryState::InFlight, 0).await;
+    assert_eq!(world.held_until().await, Some(7_000));
+    world.pass(6_999);
+    let due = world.store.run(|store| store.next_due(LEGACY)).await.unwrap();
+    assert_eq!(due, Some(UtcMs(START.0 + 67_000)));
+    assert!(world.requests.try_recv().is_err());
+    world.pass(1);
+    for _ in 0..3 {
+        world.answer(Outcome::Delivered).await;
+    }
+    world.until(DeliveryState::Delivered, 3).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn of_two_holds_the_later_counts() {
+    let mut world = world(2);
+    world.taps(&[1, 2]).await;
+    let (first, second) = (world.request().await, world.request().await);
+    first.answer.send(Outcome::RateLimited { retry_after_ms: Some(60_000) }).unwrap();
+    world.until(DeliveryState::InFlight, 1).await;
+    second.answer.send(Outcome::RateLimited { retry_after_ms: Some(1_000) }).unwrap();
+    world.until(DeliveryState::InFlight, 0).await;
+    assert_eq!(world.held_until().await, Some(60_000));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_closed_door_holds_everything_and_nothing_dies() {
+    let mut world = world(1);
+    world.taps(&[1, 2]).await;
+    world.answer(Outcome::Unauthorized).await;
+    world.until(DeliveryState::InFlight, 0).await;
+    assert_eq!(world.held_until().await, Some(60_000));
+    assert_eq!(world.count(DeliveryState::Dead).await, 0);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_refused_tap_lets_the_next_of_its_person_pass() {
+    let mut world = world(8);
+    world.taps(&[1, 1]).await;
+    world.answer(Outcome::Refused(422)).await;
+    world.answer(Outcome::Delivered).await;
+    world.until(DeliveryState::Delivered, 1).await;
+    assert_eq!(world.count(DeliveryState::Dead).await, 1);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn an_attempt_is_in_the_store_before_its_request_goes_out() {
+    let mut world = world(8);
+    world.taps(&[1]).await;
+    let request = world.request().await;
+    let event = request.event;
+    let detail = world.store.run(move |store| store.event(event)).await.unwrap().unwrap();
+    assert_eq!(detail.attempts.len(), 1);
+    assert_eq!(detail.attempts[0].finished, None);
+    assert_eq!(detail.bodies, [(LEGACY.to_owned(), request.body)]);
+    request.answer.send(Outcome::Delivered).unwrap();
+    world.until(DeliveryState::Delivered, 1).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn told_to_stop_it_writes_the_last_answers_down_and_sends_no_more() {
+    let mut world = world(1);
+    world.taps(&[1, 2]).await;
+    let request = world.request().await;
+    world.stopper.stop();
+    request.answer.send(Outcome::Delivered).unwrap();
+    let World { running, store, mut requests, thread, .. } = world;
+    running.await.unwrap();
+    assert!(requests.try_recv().is_err());
+    let rows = store
+        .run(|store| {
+            store.events(&EventFilter {
+                state: Some(DeliveryState::Delivered),
+                limit: 9,
+                ..EventFilter::default()
+            })
+        })
+        .await
+        .unwrap();
+    assert_eq!(rows.len(), 1);
+    thread.close().await;
+}
+
+#[tokio::test]
+async fn an_answer_after_its_lease_changes_nothing() {
+    let mut world = world(8);
+    world.taps(&[1]).await;
+    let late = world.request().await;
+    world.pass(LEASE_MS);
+    let again = world.request().await;
+    assert_eq!((again.event, &again.body), (late.event, &late.body));
+    late.answer.send(Outcome::Refused(422)).unwrap();
+    while !world.metrics.render(&Health::default()).contains("lost_lease_total{destination=\"legacy\"} 1") {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.count(DeliveryState::Dead).await, 0);
+    again.answer.send(Outcome::Duplicate).unwrap();
+    world.until(DeliveryState::Delivered, 1).await;
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_away_makes_no_hot_loop() {
+    let World { thread, stopper, running, metrics, .. } = world(8);
+    thread.close().await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let scrape = metrics.render(&Health::default());
+    let turns: u32 = scrape
+        .lines()
+        .find_map(|line| line.strip_prefix("cloud_ingest_store_errors_total{loop=\"dispatch\"} "))
+        .and_then(|count| count.parse().ok())
+        .unwrap();
+    assert!((60..=140).contains(&turns), "{turns} turns in ten minutes");
+    stopper.stop();
+    running.await.unwrap();
+}

@@ -1,0 +1,246 @@
+//! The worker against a store in memory and a broker's connection that remembers what it was told.
+
+use std::sync::Mutex;
+
+use tap_protocol::ids::Seq;
+use tap_protocol::keys::PublicKey;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::event_store::handle::StoreThread;
+use crate::fixture::{self, Door, LEGACY, START};
+use crate::intake::inbox;
+use crate::stop::{self, Stopper};
+
+/// What the worker told the connection, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Told {
+    Acknowledged(u16),
+    /// Outbox (its first byte), mark, resend, the echoed boottime.
+    Receipt(u8, u64, bool, Option<u64>),
+}
+
+#[derive(Clone)]
+struct Remembering {
+    told: Arc<Mutex<Vec<Told>>>,
+    receipt_key: PublicKey,
+}
+
+impl BrokerLink for Remembering {
+    fn acknowledge(&self, ticket: Ticket) {
+        self.told.lock().unwrap().push(Told::Acknowledged(ticket.packet_id));
+    }
+
+    fn publish(&self, topic: String, payload: Vec<u8>) -> bool {
+        let topic: Topic = topic.parse().unwrap();
+        assert_eq!(topic.channel, Channel::Receipt);
+        let receipt = Receipt::open(&payload, &topic.controller, &self.receipt_key).unwrap();
+        assert_eq!(receipt.cloud_utc_ms, START.0 + 5);
+        let echo = receipt.echo.map(|echo| echo.boottime_ms);
+        let told = Told::Receipt(receipt.outbox.0[0], receipt.stored_through.0, receipt.resend, echo);
+        self.told.lock().unwrap().push(told);
+        true
+    }
+}
+
+struct World {
+    inbox: mpsc::Sender<FromBroker>,
+    told: Arc<Mutex<Vec<Told>>>,
+    store: StoreHandle,
+    thread: StoreThread,
+    stopper: Stopper,
+    running: JoinHandle<()>,
+}
+
+/// A worker that finds these messages waiting; packet ids count from 1.
+async fn world(waiting: Vec<(&str, Vec<u8>)>) -> World {
+    let (store, thread) = StoreHandle::spawn("store", fixture::store()).unwrap();
+    let (inbox, from_broker) = inbox();
+    for (i, (topic, payload)) in waiting.into_iter().enumerate() {
+        let ticket = Some(Ticket { connection: 1, packet_id: i as u16 + 1 });
+        inbox.send(FromBroker::Message(Message { topic: topic.into(), payload, ticket })).await.unwrap();
+    }
+    let receipt_key = SigningKey::from_seed(&[9; 32]);
+    let told = Arc::default();
+    let (stopper, stop) = stop::pair();
+    let worker = Worker {
+        store: store.clone(),
+        link: Remembering { told: Arc::clone(&told), receipt_key: receipt_key.public() },
+        receipt_key,
+        clock: Clock::from_fn(|| UtcMs(START.0 + 5)),
+        metrics: Arc::new(Metrics::new(LEGACY)),
+        health: Arc::default(),
+        wake: Arc::default(),
+    };
+    let running = tokio::spawn(run(worker, from_broker, stop));
+    World { inbox, told, store, thread, stopper, running }
+}
+
+impl World {
+    /// No more messages: the worker ends when it has worked off what waits.
+    async fn told(self) -> (Vec<Told>, StoreHandle, StoreThread) {
+        drop(self.inbox);
+        self.running.await.unwrap();
+        let told = self.told.lock().unwrap().clone();
+        (told, self.store, self.thread)
+    }
+}
+
+fn door_with(taps: u8) -> Door {
+    let mut door = Door::new(1);
+    (0..taps).for_each(|n| {
+        door.tap(n);
+    });
+    door
+}
+
+const RECORDS: &str = "tap/v1/door-1/records";
+const HELLO: &str = "tap/v1/door-1/hello";
+
+#[tokio::test]
+async fn a_group_is_stored_then_acknowledged_in_order_then_answered_once() {
+    let door = door_with(5);
+    let world = world(vec![
+        (RECORDS, door.message(1, 2)),
+        (RECORDS, door.message(3, 4)),
+        (RECORDS, door.message(5, 6)),
+    ])
+    .await;
+    let (told, store, thread) = world.told().await;
+    use Told::*;
+    assert_eq!(told, [Acknowledged(1), Acknowledged(2), Acknowledged(3), Receipt(1, 6, false, None)]);
+    assert_eq!(store.run(|store| store.totals()).await.unwrap().records, 6);
+    thread.close().await;
+}
+
+#[tokio::test]
+async fn what_came_before_or_twice_is_answered_with_the_mark() {
+    let door = door_with(5);
+    let world = world(vec![
+        (RECORDS, door.message(1, 2)),
+        (RECORDS, door.message(1, 2)),
+        (RECORDS, door.message(5, 6)),
+    ])
+    .await;
+    let (told, store, thread) = world.told().await;
+    assert_eq!(told.last(), Some(&Told::Receipt(1, 2, true, None)));
+    assert_eq!(store.run(|store| store.totals()).await.unwrap().records, 2);
+    thread.close().await;
+}
+
+#[tokio::test]
+async fn rubbish_is_quarantined_and_acknowledged_and_keeps_nobody_from_being_stored() {
+    let door = door_with(1);
+    let mut forged = door_with(1);
+    forged.key = SigningKey::from_seed(&[77; 32]);
+    let world = world(vec![
+        (RECORDS, b"rubbish".to_vec()),
+        ("tap/v1/nobody/records", door.message(1, 2)),
+        ("some/where/else", vec![]),
+        (RECORDS, forged.message(1, 2)),
+        (RECORDS, door.message(1, 2)),
+    ])
+    .await;
+    let (told, store, thread) = world.told().await;
+    let mut expected: Vec<Told> = (1..=5).map(Told::Acknowledged).collect();
+    expected.push(Told::Receipt(1, 2, false, None));
+    assert_eq!(told, expected);
+    let letters = store.run(|store| store.dead_letters(9)).await.unwrap();
+    let mut kinds: Vec<&str> = letters.iter().map(|letter| &*letter.kind).collect();
+    kinds.reverse();
+    assert_eq!(kinds, ["undecodable", "unknown_controller", "unknown_topic", "unauthentic"]);
+    thread.close().await;
+}
+
+#[tokio::test]
+async fn a_fork_is_quarantined_and_gets_no_receipt() {
+    let mut other_life = Door::new(1);
+    other_life.tap(7);
+    let world = world(vec![(RECORDS, door_with(1).message(1, 2)), (RECORDS, other_life.message(1, 2))]).await;
+    let (told, store, thread) = world.told().await;
+    assert_eq!(told.last(), Some(&Told::Receipt(1, 2, false, None)));
+    let letters = store.run(|store| store.dead_letters(9)).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].kind, "fork");
+    thread.close().await;
+}
+
+#[tokio::test]
+async fn a_hello_is_answered_with_its_echo() {
+    let door = door_with(1);
+    let world = world(vec![(HELLO, door.hello()), (RECORDS, door.message(1, 2))]).await;
+    let (told, store, thread) = world.told().await;
+    use Told::*;
+    assert_eq!(
+        told,
+        [Acknowledged(1), Acknowledged(2), Receipt(1, 2, false, None), Receipt(1, 2, false, Some(123))]
+    );
+    let controllers = store.run(|store| store.controllers()).await.unwrap();
+    assert!(controllers[0].hello.is_some());
+    thread.close().await;
+}
+
+#[tokio::test]
+async fn on_every_connection_all_known_outboxes_are_asked_to_send_again() {
+    let door = door_with(1);
+    let world = world(vec![(RECORDS, door.message(1, 2))]).await;
+    world.inbox.send(FromBroker::Connected).await.unwrap();
+    let (told, _store, thread) = world.told().await;
+    assert!(told.contains(&Told::Receipt(1, 2, true, None)), "{told:?}");
+    thread.close().await;
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_noted() {
+    let world = world(vec![(HELLO, door_with(0).hello()), ("tap/v1/door-1/gone", vec![])]).await;
+    let (_told, store, thread) = world.told().await;
+    let controllers = store.run(|store| store.controllers()).await.unwrap();
+    assert_eq!(controllers[0].gone, Some(UtcMs(START.0 + 5)));
+    thread.close().await;
+}
+
+#[tokio::test]
+async fn a_changed_record_key_is_noticed() {
+    let mut door = door_with(1);
+    let world = world(vec![(RECORDS, door.message(1, 1))]).await;
+    while world.told.lock().unwrap().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    door.key = SigningKey::from_seed(&[55; 32]);
+    let key = door.key.public();
+    world
+        .store
+        .run(move |store| {
+            let mut controller = store.controller(&"door-1".parse().unwrap())?.unwrap();
+            controller.record_key = key;
+            store.put_controller(&controller)
+        })
+        .await
+        .unwrap();
+    let payload = door.message(2, 2);
+    let ticket = Some(Ticket { connection: 1, packet_id: 2 });
+    world.inbox.send(FromBroker::Message(Message { topic: RECORDS.into(), payload, ticket })).await.unwrap();
+    let (told, store, thread) = world.told().await;
+    assert_eq!(told.last(), Some(&Told::Receipt(1, 2, false, None)));
+    let marks = store.run(|store| store.marks()).await.unwrap();
+    assert_eq!(marks[0].stored_through, Seq(2));
+    thread.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_acknowledged_while_the_store_is_away() {
+    let World { inbox, told, thread, stopper, running, .. } = world(vec![]).await;
+    thread.close().await;
+    let message = Message {
+        topic: RECORDS.into(),
+        payload: door_with(1).message(1, 2),
+        ticket: Some(Ticket { connection: 1, packet_id: 1 }),
+    };
+    inbox.send(FromBroker::Message(message)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert!(!running.is_finished());
+    assert_eq!(*told.lock().unwrap(), []);
+    stopper.stop();
+    running.await.unwrap();
+    assert_eq!(*told.lock().unwrap(), []);
+}
