@@ -268,3 +268,14 @@ async fn an_older_outbox_on_the_disk_is_drained_first() {
     let changes = order.windows(2).filter(|pair| pair[0] != pair[1]).count();
     assert_eq!(changes, 1, "one outbox after the other");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_sides_reach_the_broker_over_tls_and_over_nothing_older() {
+    let site = site(SiteOptions { tls: true, ..SiteOptions::default() }).await;
+    let mut taps = Taps::seeded(12);
+    let mut greens = taps.tap(&site, 250).await;
+    site.uplink.cut_after(testbench::fault_proxy::Direction::Up, 10_000).await.unwrap();
+    greens.extend(taps.tap(&site, 250).await);
+    site.uplink.restore().await.unwrap();
+    settles_and_keeps_the_promise(&site, &greens).await;
+}
