@@ -22,11 +22,11 @@ const FIRST_TAP_WITHIN_MS: f64 = 150.0;
 
 pub(super) async fn measure() -> anyhow::Result<Vec<Figure>> {
     let mut idle_site = release_site(SiteOptions::default()).await?;
-    let idle = resident_mib(&idle_site).await?;
+    let idle = resident_after_a_tap_mib(&idle_site).await?;
     let empty_start = first_tap_ms(&mut idle_site).await?;
     drop(idle_site);
     let mut full_site = site_with_backlog(BACKLOG).await?;
-    let pending = resident_mib(&full_site).await?;
+    let pending = resident_after_a_tap_mib(&full_site).await?;
     let full_start = first_tap_ms(&mut full_site).await?;
     full_site.uplink.restore().await?;
     let draining = most_resident_while_draining(&full_site).await?;
@@ -45,8 +45,12 @@ pub(super) async fn measure() -> anyhow::Result<Vec<Figure>> {
     ])
 }
 
-async fn resident_mib(site: &Site) -> anyhow::Result<f64> {
+async fn resident_after_a_tap_mib(site: &Site) -> anyhow::Result<f64> {
     site.tap(1).await?;
+    resident_mib(site)
+}
+
+fn resident_mib(site: &Site) -> anyhow::Result<f64> {
     let pid = site.edge.as_ref().context("edge-agent runs")?.pid();
     Ok(resident_kib(pid)? / 1024.0)
 }
@@ -54,7 +58,7 @@ async fn resident_mib(site: &Site) -> anyhow::Result<f64> {
 async fn most_resident_while_draining(site: &Site) -> anyhow::Result<f64> {
     let mut most: f64 = 0.0;
     wait_until("the backlog to be stored", Duration::from_secs(300), &[], async || {
-        most = most.max(resident_mib(site).await.unwrap_or_default());
+        most = most.max(resident_mib(site).unwrap_or_default());
         site.edge_status().await.is_ok_and(|status| status.pending == 0)
     })
     .await;
