@@ -47,6 +47,8 @@ pub struct SiteOptions {
     pub destination_timeout_ms: Option<u64>,
     /// Leave the badges unbound.
     pub unbound: bool,
+    /// The broker speaks TLS 1.3 alone, with a certificate made for it.
+    pub tls: bool,
 }
 
 /// The running site.
@@ -140,7 +142,11 @@ impl Site {
         };
         std::fs::create_dir_all(&dir)?;
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let broker = Mosquitto::start(&dir, &options.broker).await?;
+        let mut broker_options = options.broker.clone();
+        if options.tls {
+            broker_options.more.extend(make_certificate(&dir)?);
+        }
+        let broker = Mosquitto::start(&dir, &broker_options).await?;
         let uplink = FaultProxy::start(any, broker.addr()).await?;
         let legacy = LegacySim::start(any).await?;
         let legacy_line = FaultProxy::start(any, legacy.addr()).await?;
@@ -349,6 +355,27 @@ pub fn run(program: &str, args: &[&str]) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Makes a certificate for 127.0.0.1 and gives the broker's lines for it.
+fn make_certificate(dir: &Path) -> anyhow::Result<[String; 3]> {
+    let (cert, key) = (dir.join("broker.crt"), dir.join("broker.key"));
+    let made = std::process::Command::new("openssl")
+        .args(
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=broker"
+                .split(' '),
+        )
+        .args(["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&cert)
+        .output()
+        .context("openssl is installed")?;
+    ensure!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
+    let lines = [format!("certfile {}", cert.display()), format!("keyfile {}", key.display())];
+    let [cert, key] = lines;
+    Ok([cert, key, "tls_version tlsv1.3".into()])
+}
+
 /// Makes the keys of both sides, unless they are there from an earlier run, and gives the controller's public key.
 fn make_keys(dir: &Path) -> anyhow::Result<String> {
     let keys = dir.join("keys");
@@ -374,13 +401,18 @@ fn write_configs(
     record_key: &str,
 ) -> anyhow::Result<()> {
     let at = dir.display();
+    let (scheme, ca) = match options.tls {
+        true => ("mqtts", format!("ca_file = \"{at}/broker.crt\"")),
+        false => ("mqtt", String::new()),
+    };
     let timeout = options.destination_timeout_ms.map(|ms| format!("timeout_ms = {ms}")).unwrap_or_default();
     let cloud = format!(
         r#"data_dir = "{at}/cloud"
 
 [broker]
-url = "mqtt://{broker}"
+url = "{scheme}://{broker}"
 client_id = "cloud-ingest"
+{ca}
 
 [http]
 listen = "{http}"
@@ -415,7 +447,8 @@ state_dir = "{at}/state"
 runtime_dir = "{at}/run"
 
 [broker]
-url = "mqtt://{uplink}"
+url = "{scheme}://{uplink}"
+{ca}
 
 [keys]
 record_key_file = "{at}/keys/record.key"

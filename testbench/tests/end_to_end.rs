@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use cloud_ingest::event_store::{EventFilter, EventStore, sqlite::SqliteStore};
 use testbench::{
     legacy_sim::{Garbage, Mode, Script},
     oracle::{Committed, check_promise, committed},
@@ -238,5 +239,43 @@ async fn every_program_stops_cleanly_and_goes_on_where_it_was() {
     site.start_cloud(&[]).await.unwrap();
     site.start_edge().await.unwrap();
     greens.extend(taps.tap(&site, 250).await);
+    settles_and_keeps_the_promise(&site, &greens).await;
+}
+
+/// The card of a controller was cloned into another machine: what it had not sent yet goes first, the new outbox after.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_outbox_on_the_disk_is_drained_first() {
+    let mut site = site(SiteOptions::default()).await;
+    let mut taps = Taps::seeded(11);
+    site.uplink.cut().await.unwrap();
+    let mut greens = taps.tap(&site, 300).await;
+    site.edge.as_mut().unwrap().terminate(Duration::from_secs(15)).await.unwrap();
+    let older = std::fs::read_dir(site.outbox_dir()).unwrap().next().unwrap().unwrap().path();
+    let moved = rusqlite::Connection::open(&older).unwrap();
+    moved.execute("UPDATE outbox SET machine = x'00'", []).unwrap();
+    drop(moved);
+    site.start_edge().await.unwrap();
+    greens.extend(taps.tap(&site, 300).await);
+    assert_eq!(site.edge_status().await.unwrap().outboxes.len(), 2);
+    site.uplink.restore().await.unwrap();
+    let committed = settles_and_keeps_the_promise(&site, &greens).await;
+
+    // Stored in the order of the outboxes: nothing of the new one before the last of the old one.
+    let mut store = SqliteStore::open_reader(&site.store_path()).unwrap();
+    let newest_first = store.events(&EventFilter { limit: 1_000, ..EventFilter::default() }).unwrap();
+    let order: Vec<_> = newest_first.iter().rev().map(|row| row.outbox).collect();
+    assert_eq!(order.len(), committed.records.len());
+    let changes = order.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    assert_eq!(changes, 1, "one outbox after the other");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_sides_reach_the_broker_over_tls_and_over_nothing_older() {
+    let site = site(SiteOptions { tls: true, ..SiteOptions::default() }).await;
+    let mut taps = Taps::seeded(12);
+    let mut greens = taps.tap(&site, 250).await;
+    site.uplink.cut_after(testbench::fault_proxy::Direction::Up, 10_000).await.unwrap();
+    greens.extend(taps.tap(&site, 250).await);
+    site.uplink.restore().await.unwrap();
     settles_and_keeps_the_promise(&site, &greens).await;
 }

@@ -618,6 +618,12 @@ mod tests {
         assert_eq!(outbox.boot_number(BootId([1; 16])).unwrap(), 1);
     }
 
+    /// 3.51.3 mends the WAL-reset bug that could lose committed transactions.
+    #[test]
+    fn the_sqlite_inside_is_new_enough() {
+        assert!(rusqlite::version_number() >= 3_051_003, "SQLite {}", rusqlite::version());
+    }
+
     #[test]
     fn other_files_and_newer_versions_are_refused_by_name() {
         let folder = tempfile::tempdir().unwrap();
