@@ -133,7 +133,7 @@ impl Broker {
         }
         let which = stage.dice.below(self.old_receipts.len() as u64) as usize;
         let (door, message) = self.old_receipts[which].clone();
-        self.to_door(stage, door, &message);
+        self.pass_to_door(stage, door, &message);
     }
 
     /// The connection of a client, if it has one.
@@ -165,31 +165,31 @@ impl Broker {
         let Ok(topic) = message.topic.parse::<Topic>() else { return };
         match topic.channel {
             Channel::Records | Channel::Hello | Channel::Gone => {
-                self.to_cloud(stage, message);
+                self.pass_to_cloud(stage, message);
                 if stage.now_ms < self.doubles_until_ms && stage.dice.percent(50) {
                     stage.tally.count("messages doubled by the broker");
-                    self.to_cloud(stage, message);
+                    self.pass_to_cloud(stage, message);
                 }
             }
             Channel::Receipt => {
                 if let Some(door) = door_number(&topic) {
                     self.old_receipts.truncate(15);
                     self.old_receipts.push_front((door, Rc::clone(message)));
-                    self.to_door(stage, door, message);
+                    self.pass_to_door(stage, door, message);
                 }
             }
             Channel::Roster | Channel::Command => {}
         }
     }
 
-    fn to_door(&mut self, stage: &mut Stage, door: usize, message: &Rc<Message>) {
+    fn pass_to_door(&mut self, stage: &mut Stage, door: usize, message: &Rc<Message>) {
         if let Some(conn) = self.conn(Client::Door(door)) {
             self.next_id = self.next_id.wrapping_add(1);
             stage.publish(conn, Way::Down, self.next_id, message);
         }
     }
 
-    fn to_cloud(&mut self, stage: &mut Stage, message: &Rc<Message>) {
+    fn pass_to_cloud(&mut self, stage: &mut Stage, message: &Rc<Message>) {
         let mut message = Rc::clone(message);
         if self.tamper > 0 && !message.payload.is_empty() {
             self.tamper -= 1;

@@ -223,6 +223,10 @@ impl World {
                 door.die(stage);
                 door.machine.reboot(stage, back_in_ms);
                 door.start(stage, back_in_ms);
+                if stage.dice.percent(25) {
+                    let full_ms = back_in_ms + stage.dice.between(1_000, 30_000);
+                    door.machine.disk_full_until_ms = now_ms + full_ms;
+                }
             }
             Fault::DiskFull => door.machine.disk_full_until_ms = now_ms + stage.dice.between(1_000, 30_000),
             Fault::DiskSlow => door.machine.disk_slow_until_ms = now_ms + stage.dice.between(5_000, 60_000),

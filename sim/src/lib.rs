@@ -11,7 +11,7 @@
 //! thread, no hash map, no clock. **What is deliberately absent**: anything that could run in two ways.
 //!
 //! Read in this order: [`world`] (one seed from beginning to end), [`stage`] (time and events), [`edge`], [`broker`],
-//! [`intake`], [`vault`], [`dispatcher`], [`legacy`] (who acts), [`fault`] (what breaks), [`invariants`] (what must
+//! [`intake`], [`vault`], [`dispatcher`], [`legacy`] (who acts), [`fault`] (what breaks), [`oracle`] (what must
 //! hold), [`bait`] (what must be caught).
 
 pub mod bait;
@@ -22,9 +22,9 @@ pub mod dispatcher;
 pub mod edge;
 pub mod fault;
 pub mod intake;
-pub mod invariants;
 pub mod legacy;
 pub mod net;
+pub mod oracle;
 pub mod stage;
 pub mod tally;
 pub mod trace;

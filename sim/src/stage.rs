@@ -12,8 +12,8 @@ use crate::bait::Bait;
 use crate::dice::Dice;
 use crate::disk::TapNo;
 use crate::fault::Fault;
-use crate::invariants::Oracle;
 use crate::net::{Client, ConnNo, Message, Net, Packet, Way};
+use crate::oracle::Oracle;
 use crate::tally::Tally;
 use crate::trace::Trace;
 
@@ -195,7 +195,7 @@ impl Stage {
     }
 
     /// The next thing that happens; time moves on to it.
-    pub fn next(&mut self) -> Option<Event> {
+    pub fn next_event(&mut self) -> Option<Event> {
         let ((at_ms, _), event) = self.queue.pop_first()?;
         self.now_ms = at_ms;
         Some(event)

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt::{self, Write};
+use std::io::{self, Write as _};
 
 /// Lines kept for the report of a violation.
 const TAIL_LINES: usize = 60;
@@ -40,7 +41,8 @@ impl Trace {
         }
         self.lines += 1;
         if self.print {
-            println!("{line}");
+            // Whoever reads may stop reading.
+            let _ = writeln!(io::stdout(), "{line}");
         }
         self.tail.push_back(line);
     }

@@ -10,9 +10,9 @@ use crate::dispatcher::{Dispatcher, LEGACY, TIMEOUT_MS};
 use crate::edge::{Badge, Door};
 use crate::fault::Fault;
 use crate::intake::Intake;
-use crate::invariants::Broken;
 use crate::legacy::{Legacy, Reply};
 use crate::net::{Client, ConnNo, Packet, Way};
+use crate::oracle::Broken;
 use crate::stage::{DispatchEvent, Event, Stage};
 use crate::tally::Tally;
 use crate::vault::Vault;
@@ -112,7 +112,7 @@ pub fn run(run: Run) -> Outcome {
     let mut steps = 0;
     while !world.done
         && world.stage.oracle.broken.is_none()
-        && let Some(event) = world.stage.next()
+        && let Some(event) = world.stage.next_event()
     {
         steps += 1;
         world.step(event);

@@ -1,307 +1,22 @@
-//! The oracle: it sees what really happened (lights, disks, commits, requests on the wire) and says when a promise of
-//! `docs/promises.md` is broken. It decides nothing, and no actor ever asks it what to do.
-//!
-//! Each promise is a function that is named after it. What cannot have changed is not looked at again: the store is
-//! looked at after every step that called it, a door after every step that was its own.
+//! What must hold: each promise is a function that is named after it, and says it in one line. They see only what the
+//! oracle has seen.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::RangeInclusive;
 
 use cloud_ingest::event_store::memory::MemoryStore;
-use cloud_ingest::event_store::{
-    Claimed, DeliveryRow, DeliveryState, EventFilter, EventRow, EventStore, HeldFor, Next, PersonId,
-    Position, UtcMs,
-};
-use tap_protocol::badge::Token;
-use tap_protocol::ids::{BootId, EventId, OutboxId, Seq, StoreEpoch};
+use cloud_ingest::event_store::{Claimed, DeliveryState, EventFilter, EventRow, EventStore, HeldFor};
+use tap_protocol::ids::{EventId, OutboxId, Seq};
 use tap_protocol::receipt::Receipt;
 use tap_protocol::record::{Body, Record};
 
+use super::{FateState, Oracle, Stored, delivery, disputed, index, state_of};
 use crate::disk::{Disk, TapNo};
 use crate::edge::Door;
 use crate::legacy::Legacy;
 use crate::tally::Tally;
-
-/// A door that wakes more often than this within a second turns in circles.
-const MAX_WAKES_PER_SECOND: u32 = 400;
-
-/// What was broken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Broken {
-    /// The promise: the name of the function that found it.
-    pub promise: &'static str,
-    /// What was seen.
-    pub what: String,
-}
-
-/// Who knows the truth.
-#[derive(Debug, Default)]
-pub struct Oracle {
-    /// The first promise that was broken.
-    pub broken: Option<Broken>,
-    taps: Vec<Fate>,
-    /// Every version of every record that was ever on a medium.
-    written: BTreeMap<(OutboxId, Seq), Vec<(Vec<u8>, Option<TapNo>)>>,
-    door_of: BTreeMap<OutboxId, usize>,
-    /// Position 1 is at index 0.
-    stored: Vec<Stored>,
-    marks: BTreeMap<OutboxId, Seq>,
-    epoch: Option<StoreEpoch>,
-    persons: BTreeMap<Token, PersonId>,
-    /// First sent body of each key.
-    bodies: BTreeMap<String, String>,
-    /// Since when a position has been in front of its lane.
-    in_front_since_ms: BTreeMap<Position, u64>,
-    /// Messages that the store has decided about.
-    decided: BTreeSet<u64>,
-    states_seen: BTreeSet<DeliveryState>,
-    wakes: BTreeMap<usize, (u64, u32)>,
-    /// Something may have been lost since all accepted taps were last looked for.
-    pub look_for_all: bool,
-}
-
-/// What became of one tap.
-#[derive(Debug)]
-struct Fate {
-    door: usize,
-    utc: UtcMs,
-    state: FateState,
-    green: bool,
-    stored: bool,
-    said_again: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum FateState {
-    /// On its way to the medium.
-    Waiting,
-    /// Accepted.
-    Committed,
-    /// Refused at the reader.
-    Refused,
-    /// The process died before the light; it may be on the medium, but then it is `Committed`.
-    Interrupted,
-    /// Accepted, and then a disaster took every copy: a disk put back to an older state, a store put back as well.
-    Destroyed,
-}
-
-#[derive(Debug)]
-struct Stored {
-    outbox: OutboxId,
-    event_id: EventId,
-    tap: Option<TapNo>,
-    token: Option<Token>,
-    /// When it came into its person's lane.
-    joined_ms: Option<u64>,
-    ended: bool,
-    boot: u32,
-    /// Which boot starts with it.
-    starts: Option<BootId>,
-    is_anchor: bool,
-}
-
-/// What the actors do, as it is seen.
 impl Oracle {
-    /// A card was read, and it is a tap.
-    pub fn read(&mut self, door: usize, utc: UtcMs) -> TapNo {
-        let state = FateState::Waiting;
-        self.taps.push(Fate { door, utc, state, green: false, stored: false, said_again: false });
-        self.taps.len() - 1
-    }
-
-    /// A record is on the medium.
-    pub fn committed(&mut self, door: usize, outbox: OutboxId, seq: Seq, bytes: Vec<u8>, tap: Option<TapNo>) {
-        if let Some(tap) = tap {
-            self.taps[tap].state = FateState::Committed;
-        }
-        self.door_of.insert(outbox, door);
-        self.written.entry((outbox, seq)).or_default().push((bytes, tap));
-    }
-
-    /// The light was green.
-    pub fn green(&mut self, tap: TapNo) {
-        self.taps[tap].green = true;
-        self.green_is_only_what_is_committed(tap);
-    }
-
-    /// The light was red.
-    pub fn refused(&mut self, tap: TapNo) {
-        self.taps[tap].state = FateState::Refused;
-    }
-
-    /// The process died before it could say anything.
-    pub fn interrupted(&mut self, tap: TapNo) {
-        self.taps[tap].state = FateState::Interrupted;
-    }
-
-    /// It was written once more, into a new outbox.
-    pub fn said_again(&mut self, tap: TapNo) {
-        self.taps[tap].said_again = true;
-    }
-
-    /// Records were deleted.
-    pub fn pruned(&mut self, outbox: OutboxId, range: RangeInclusive<u64>) {
-        if !range.is_empty() {
-            self.look_for_all = true;
-            self.what_is_pruned_is_stored(outbox, *range.end());
-        }
-    }
-
-    /// The agent asked its outbox for what is deleted: the real one panics.
-    pub fn read_of_pruned(&mut self, door: usize, from: Seq) {
-        self.breaks("an_outbox_is_never_asked_for_what_is_pruned", format!("door {}: {from}", door + 1));
-    }
-
-    /// The first batch of a session is asked for.
-    pub fn session_began(&mut self, door: usize, mark: Seq, first: Seq) {
-        self.a_new_session_begins_at_the_mark(door, mark, first);
-    }
-
-    /// A door's loop turned.
-    pub fn door_woke(&mut self, door: usize, now_ms: u64) {
-        let (second, wakes) = self.wakes.entry(door).or_default();
-        if *second != now_ms / 1_000 {
-            (*second, *wakes) = (now_ms / 1_000, 0);
-        }
-        *wakes += 1;
-        let wakes = *wakes;
-        if wakes > MAX_WAKES_PER_SECOND {
-            self.breaks(
-                "no_loop_turns_in_circles",
-                format!("door {} woke {wakes} times in a second", door + 1),
-            );
-        }
-    }
-
-    /// The store has answered for a message, or it was put aside.
-    pub fn decided(&mut self, message: u64) {
-        self.decided.insert(message);
-    }
-
-    /// A message with records was acknowledged to the broker.
-    pub fn acknowledged(&mut self, message: u64) {
-        self.what_is_acknowledged_is_decided(message);
-    }
-
-    /// A receipt was made.
-    pub fn receipt_made(&mut self, receipt: &Receipt) {
-        self.a_receipt_says_only_what_is_stored(receipt);
-    }
-
-    /// A badge was bound.
-    pub fn bound(&mut self, token: Token, person: PersonId, now_ms: u64) {
-        self.persons.insert(token, person);
-        for stored in self.stored.iter_mut().filter(|stored| stored.token == Some(token)) {
-            stored.joined_ms.get_or_insert(now_ms);
-        }
-    }
-
-    /// A delivery was claimed.
-    pub fn claimed(&mut self, claimed: &Claimed, now_ms: u64, store: &mut MemoryStore) {
-        self.in_front_since_ms.entry(claimed.claim.position).or_insert(now_ms);
-        self.only_the_first_in_line_is_sent(claimed, store);
-        self.true_time_is_true(claimed);
-    }
-
-    /// A request left.
-    pub fn sent(&mut self, claimed: &Claimed, key: &str, body: &str, store: &mut MemoryStore) {
-        self.only_the_first_in_line_is_sent(claimed, store);
-        self.one_key_and_one_body_per_delivery(claimed, key, body);
-        self.a_request_is_a_started_attempt(claimed, store);
-    }
-
-    /// An attempt was written down.
-    pub fn finished(&mut self, position: Position, next: &Next) {
-        if let Next::RetryAt(_) = next {
-            self.in_front_since_ms.remove(&position);
-        }
-    }
-
-    /// A disk was put back to an older state, or replaced: what only it had is destroyed.
-    pub fn disk_replaced(&mut self, before: &Disk, doors: &[Door]) -> usize {
-        let on_disk = self.on_disk(doors);
-        let mut destroyed = 0;
-        for tap in
-            before.outboxes.iter().flat_map(|outbox| outbox.records()).filter_map(|(_, written)| written.tap)
-        {
-            if !on_disk.contains(&tap)
-                && !self.taps[tap].stored
-                && self.taps[tap].state == FateState::Committed
-            {
-                self.taps[tap].state = FateState::Destroyed;
-                destroyed += 1;
-            }
-        }
-        destroyed
-    }
-
-    /// The store was put back: what no disk has any more either is destroyed.
-    pub fn store_replaced(&mut self, store: &mut MemoryStore, doors: &[Door], now_ms: u64) -> usize {
-        self.stored.clear();
-        self.marks.clear();
-        self.bodies.clear();
-        self.in_front_since_ms.clear();
-        self.taps.iter_mut().for_each(|fate| fate.stored = false);
-        self.look_at_store(store, now_ms);
-        // What was sent when the backup was taken is in front; badges that are bound again come behind it.
-        for state in [DeliveryState::InFlight, DeliveryState::Unknown] {
-            let filter = EventFilter { state: Some(state), limit: usize::MAX, ..EventFilter::default() };
-            let sent = store.events(&filter).unwrap_or_default();
-            self.in_front_since_ms.extend(sent.iter().map(|row| (row.position, 0)));
-        }
-        let on_disk = self.on_disk(doors);
-        let mut destroyed = 0;
-        for (tap, fate) in self.taps.iter_mut().enumerate() {
-            if fate.state == FateState::Committed && !fate.stored && !on_disk.contains(&tap) {
-                fate.state = FateState::Destroyed;
-                destroyed += 1;
-            }
-        }
-        destroyed
-    }
-
-    /// The store's epoch.
-    pub fn epoch(&self) -> Option<StoreEpoch> {
-        self.epoch
-    }
-
-    /// After a step that called the store: what is new in it?
-    pub fn look_at_store(&mut self, store: &mut MemoryStore, now_ms: u64) {
-        self.epoch = store.store_epoch().ok();
-        let totals = store.totals().unwrap_or_default();
-        let new = usize::try_from(totals.records).unwrap_or(0).saturating_sub(self.stored.len());
-        let filter = EventFilter { limit: new, ..EventFilter::default() };
-        if new > 0 {
-            for row in store.events(&filter).unwrap_or_default().into_iter().rev() {
-                self.what_is_stored_is_what_was_written(&row, store, now_ms);
-            }
-        }
-        self.every_delivery_is_in_one_state(store);
-    }
-
-    /// After a step of a door.
-    pub fn look_at_door(&mut self, door: &Door) {
-        self.a_mark_says_only_what_is_stored(&door.machine.disk);
-    }
-
-    /// Bait for the dispatcher: who stands behind this one?
-    pub fn next_of_same_person(&self, head: &Claimed) -> Option<Claimed> {
-        let behind = self.stored.iter().enumerate().skip(index(head.claim.position) + 1);
-        let next = behind.map(|(at, stored)| (Position(at as u64 + 1), stored)).find(|(_, stored)| {
-            !stored.ended && self.person(stored).is_some_and(|person| *person == head.tap.person)
-        });
-        next.map(|(position, stored)| {
-            let mut claimed = head.clone();
-            (claimed.claim.position, claimed.event_id) = (position, stored.event_id);
-            claimed
-        })
-    }
-}
-
-/// The promises, checked as things happen.
-impl Oracle {
-    /// 11: green ⊆ committed.
-    fn green_is_only_what_is_committed(&mut self, tap: TapNo) {
+    /// Green ⊆ committed.
+    pub(super) fn green_is_only_what_is_committed(&mut self, tap: TapNo) {
         if self.taps[tap].state != FateState::Committed {
             self.breaks(
                 "green_is_only_what_is_committed",
@@ -310,8 +25,8 @@ impl Oracle {
         }
     }
 
-    /// 7: pruned ⇒ a receipt covered it ⇒ the store had committed it.
-    fn what_is_pruned_is_stored(&mut self, outbox: OutboxId, through: u64) {
+    /// Pruned ⇒ a receipt covered it ⇒ the store had committed it.
+    pub(super) fn what_is_pruned_is_stored(&mut self, outbox: OutboxId, through: u64) {
         let stored = self.mark(outbox);
         if stored.0 < through {
             let what =
@@ -321,7 +36,7 @@ impl Oracle {
     }
 
     /// Protocol, "Sending": on a new session sending resumes from the mark, because the broker may have forgotten.
-    fn a_new_session_begins_at_the_mark(&mut self, door: usize, mark: Seq, first: Seq) {
+    pub(super) fn a_new_session_begins_at_the_mark(&mut self, door: usize, mark: Seq, first: Seq) {
         if mark.next() != first {
             let what = format!(
                 "door {}: the mark is {mark}, the session's first batch is asked for from {first}",
@@ -332,15 +47,15 @@ impl Oracle {
     }
 
     /// Protocol, "Receiving": PUBACK to the broker only after the store's commit.
-    fn what_is_acknowledged_is_decided(&mut self, message: u64) {
+    pub(super) fn what_is_acknowledged_is_decided(&mut self, message: u64) {
         if !self.decided.contains(&message) {
             let what = format!("message {message} was acknowledged before the store had it");
             self.breaks("what_is_acknowledged_is_decided", what);
         }
     }
 
-    /// 4: every seq ≤ a receipt's mark is stored.
-    fn a_receipt_says_only_what_is_stored(&mut self, receipt: &Receipt) {
+    /// Every seq ≤ a receipt's mark is stored.
+    pub(super) fn a_receipt_says_only_what_is_stored(&mut self, receipt: &Receipt) {
         let stored = self.mark(receipt.outbox);
         if receipt.stored_through > stored && self.epoch == Some(receipt.store_epoch) {
             let what = format!(
@@ -351,8 +66,8 @@ impl Oracle {
         }
     }
 
-    /// 4, at the edge: whatever a mark covers is stored, as long as it is of this life of the store.
-    fn a_mark_says_only_what_is_stored(&mut self, disk: &Disk) {
+    /// Whatever a mark covers is stored, as long as it is of this life of the store.
+    pub(super) fn a_mark_says_only_what_is_stored(&mut self, disk: &Disk) {
         for outbox in &disk.outboxes {
             let stored = self.mark(outbox.id);
             if outbox.mark.store_epoch.is_some()
@@ -366,9 +81,14 @@ impl Oracle {
         }
     }
 
-    /// 2, 3, 4, 14: each record is stored once, under the next number of its outbox, byte for byte as its own controller
+    /// Each record is stored once, under the next number of its outbox, byte for byte as its own controller
     /// wrote it.
-    fn what_is_stored_is_what_was_written(&mut self, row: &EventRow, store: &mut MemoryStore, now_ms: u64) {
+    pub(super) fn what_is_stored_is_what_was_written(
+        &mut self,
+        row: &EventRow,
+        store: &mut MemoryStore,
+        now_ms: u64,
+    ) {
         const PROMISE: &str = "what_is_stored_is_what_was_written";
         let place = format!("position {}, record {} of {}", row.position.0, row.seq, row.outbox);
         if index(row.position) != self.stored.len() {
@@ -422,8 +142,8 @@ impl Oracle {
         self.stored.push(stored);
     }
 
-    /// 6 and 11: the states of the closed list sum up to what was ever to be delivered, at every moment.
-    fn every_delivery_is_in_one_state(&mut self, store: &mut MemoryStore) {
+    /// The states of the closed list sum up to what was ever to be delivered, at every moment.
+    pub(super) fn every_delivery_is_in_one_state(&mut self, store: &mut MemoryStore) {
         let (counts, totals) =
             (store.delivery_counts().unwrap_or_default(), store.totals().unwrap_or_default());
         let sum: u64 = counts.iter().map(|count| count.count).sum();
@@ -436,9 +156,9 @@ impl Oracle {
         }
     }
 
-    /// 5: a delivery is sent only when everything before it in its lane is done, but for what a late binding has put
+    /// A delivery is sent only when everything before it in its lane is done, but for what a late binding has put
     /// before it while it was already in front.
-    fn only_the_first_in_line_is_sent(&mut self, claimed: &Claimed, store: &mut MemoryStore) {
+    pub(super) fn only_the_first_in_line_is_sent(&mut self, claimed: &Claimed, store: &mut MemoryStore) {
         let position = claimed.claim.position;
         let since_ms = self.in_front_since_ms.get(&position).copied().unwrap_or(u64::MAX);
         for before in 0..index(position) {
@@ -458,8 +178,8 @@ impl Oracle {
         }
     }
 
-    /// 6: one idempotency key and one body per delivery, over all attempts; the key is the event's id.
-    fn one_key_and_one_body_per_delivery(&mut self, claimed: &Claimed, key: &str, body: &str) {
+    /// One idempotency key and one body per delivery, over all attempts; the key is the event's id.
+    pub(super) fn one_key_and_one_body_per_delivery(&mut self, claimed: &Claimed, key: &str, body: &str) {
         const PROMISE: &str = "one_key_and_one_body_per_delivery";
         let event_id = self.stored.get(index(claimed.claim.position)).map(|stored| stored.event_id);
         if event_id.map(|id| id.to_string()).as_deref() != Some(key) {
@@ -474,15 +194,15 @@ impl Oracle {
     }
 
     /// A crash leaves `unknown`, never a request that nobody knows of; and nobody sends without a lease.
-    fn a_request_is_a_started_attempt(&mut self, claimed: &Claimed, store: &mut MemoryStore) {
+    pub(super) fn a_request_is_a_started_attempt(&mut self, claimed: &Claimed, store: &mut MemoryStore) {
         if state_of(claimed.event_id, store) != Some(DeliveryState::InFlight) {
             let what = format!("position {} is sent without a lease", claimed.claim.position.0);
             self.breaks("a_request_is_a_started_attempt", what);
         }
     }
 
-    /// 15, and the point of anchors: the time a destination is told is true within what it is told of doubt.
-    fn true_time_is_true(&mut self, claimed: &Claimed) {
+    /// The time that a destination is told is true within what it is told of doubt, whatever a wall clock showed.
+    pub(super) fn true_time_is_true(&mut self, claimed: &Claimed) {
         let Some(tap) = self.stored.get(index(claimed.claim.position)).and_then(|stored| stored.tap) else {
             return;
         };
@@ -495,7 +215,7 @@ impl Oracle {
         }
     }
 
-    /// 1: accepted ⊆ store ∪ surviving outbox.
+    /// Accepted ⊆ store ∪ surviving outbox.
     pub fn nothing_accepted_is_lost(&mut self, doors: &[Door]) {
         self.look_for_all = false;
         let on_disk = self.on_disk(doors);
@@ -509,24 +229,24 @@ impl Oracle {
         }
     }
 
-    /// 9: every queue has a bound.
+    /// Every queue has a bound.
     pub fn every_queue_is_bounded(&mut self, what: &str, is: usize, at_most: usize) {
         if is > at_most {
             self.breaks("every_queue_is_bounded", format!("{what}: {is} of {at_most}"));
         }
     }
 
-    /// 10: after healing, everything is done within its time.
+    /// After healing, everything is done within its time.
     pub fn everything_is_done_in_time(&mut self, left: &str, since_ms: u64) {
         self.breaks("everything_is_done_in_time", format!("{} s after healing {left}", since_ms / 1_000));
     }
 
-    /// A run ends.
+    /// No run goes on for ever.
     pub fn every_run_ends(&mut self, steps: u64) {
         self.breaks("every_run_ends", format!("{steps} steps, and no end"));
     }
 
-    /// 10: what is still to be done, if anything: `None` when everything is delivered that can be.
+    /// What is still to be done, if anything: `None` when everything is delivered that can be.
     pub fn what_is_left(&mut self, store: &mut MemoryStore, doors: &[Door]) -> Option<String> {
         let disputed = disputed(store, doors);
         let left = self.taps.iter().enumerate().find(|(tap, fate)| match fate.state {
@@ -554,7 +274,7 @@ impl Oracle {
     /// A known limit, allowed here: an anchor counts for the outbox it is in. If an *older* outbox turns out to be
     /// rewound before the boot has its first anchor, a new outbox is started, the anchor goes there, and taps of this
     /// boot that are already in the outbox between them stay held (seed 2735).
-    fn what_is_held_in_vain(&self, store: &mut MemoryStore, doors: &[Door]) -> Option<String> {
+    pub(super) fn what_is_held_in_vain(&self, store: &mut MemoryStore, doors: &[Door]) -> Option<String> {
         let rows =
             store.events(&EventFilter { taps_only: true, limit: usize::MAX, ..EventFilter::default() });
         let mut rows = rows.unwrap_or_default();
@@ -596,7 +316,7 @@ impl Oracle {
         None
     }
 
-    /// 1, 6, 10, 11 at rest: the books are closed.
+    /// At rest: read = committed + refused + interrupted, and stored taps = the sum over the delivery states.
     pub fn the_ledger_balances(
         &mut self,
         store: &mut MemoryStore,
@@ -662,66 +382,4 @@ impl Oracle {
             tally.count(&format!("state reached: {state}"));
         }
     }
-}
-
-impl Oracle {
-    fn breaks(&mut self, promise: &'static str, what: String) {
-        self.broken.get_or_insert(Broken { promise, what });
-    }
-
-    fn mark(&self, outbox: OutboxId) -> Seq {
-        self.marks.get(&outbox).copied().unwrap_or(Seq::ZERO)
-    }
-
-    fn person(&self, stored: &Stored) -> Option<&PersonId> {
-        self.persons.get(&stored.token?)
-    }
-
-    fn on_disk(&self, doors: &[Door]) -> BTreeSet<TapNo> {
-        let outboxes = doors.iter().flat_map(|door| &door.machine.disk.outboxes);
-        outboxes.flat_map(|outbox| outbox.records()).filter_map(|(_, written)| written.tap).collect()
-    }
-
-    /// The boot of a stored record. A boot's number alone says too little: a rewound outbox gives it out again.
-    fn boot_of(&self, at: usize) -> Option<BootId> {
-        let of = &self.stored[at];
-        let before = self.stored[..at]
-            .iter()
-            .rev()
-            .filter(|stored| stored.outbox == of.outbox && stored.boot == of.boot);
-        before.filter_map(|stored| stored.starts).next()
-    }
-
-    /// Boots, by their number in an outbox, that have a stored anchor.
-    fn boots_with_time(&self) -> BTreeSet<(OutboxId, u32)> {
-        self.stored
-            .iter()
-            .filter(|stored| stored.is_anchor)
-            .map(|stored| (stored.outbox, stored.boot))
-            .collect()
-    }
-}
-
-/// Taps on disks whose outbox contradicts the store: a person must look at those.
-fn disputed(store: &mut MemoryStore, doors: &[Door]) -> BTreeSet<TapNo> {
-    let marks = store.marks().unwrap_or_default();
-    let contradicts = |outbox: &&crate::disk::DiskOutbox| {
-        let mark = marks.iter().find(|mark| mark.outbox == outbox.id);
-        mark.is_some_and(|mark| outbox.hash_at(mark.stored_through).is_some_and(|own| own != mark.hash))
-    };
-    let outboxes = doors.iter().flat_map(|door| &door.machine.disk.outboxes).filter(contradicts);
-    outboxes.flat_map(|outbox| outbox.records()).filter_map(|(_, written)| written.tap).collect()
-}
-
-fn delivery(row: &EventRow) -> Option<&DeliveryRow> {
-    row.tap.as_ref()?.deliveries.first()
-}
-
-fn state_of(event_id: EventId, store: &mut MemoryStore) -> Option<DeliveryState> {
-    let detail = store.event(event_id).ok()??;
-    delivery(&detail.row).map(|delivery| delivery.state)
-}
-
-fn index(position: Position) -> usize {
-    position.0 as usize - 1
 }

@@ -1,0 +1,362 @@
+//! The oracle: it sees what really happens (lights, disks, commits, requests on the wire) and says when a promise is
+//! broken; see [`promises`]. It decides nothing, and no actor ever asks it what to do.
+//!
+//! What cannot have changed is not looked at again: the store is looked at after every step that called it, a door after
+//! every step that was its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+
+use cloud_ingest::event_store::memory::MemoryStore;
+use cloud_ingest::event_store::{
+    Claimed, DeliveryRow, DeliveryState, EventFilter, EventRow, EventStore, Next, PersonId, Position, UtcMs,
+};
+use tap_protocol::badge::Token;
+use tap_protocol::ids::{BootId, EventId, OutboxId, Seq, StoreEpoch};
+use tap_protocol::receipt::Receipt;
+
+use crate::disk::{Disk, TapNo};
+use crate::edge::Door;
+
+mod promises;
+
+/// A door that wakes more often than this within a second turns in circles.
+const MAX_WAKES_PER_SECOND: u32 = 400;
+
+/// What was broken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    /// The promise: the name of the function that found it.
+    pub promise: &'static str,
+    /// What was seen.
+    pub what: String,
+}
+
+/// Who knows the truth.
+#[derive(Debug, Default)]
+pub struct Oracle {
+    /// The first promise that was broken.
+    pub broken: Option<Broken>,
+    taps: Vec<Fate>,
+    /// Every version of every record that was ever on a medium.
+    written: BTreeMap<(OutboxId, Seq), Vec<Version>>,
+    door_of: BTreeMap<OutboxId, usize>,
+    /// Position 1 is at index 0.
+    stored: Vec<Stored>,
+    marks: BTreeMap<OutboxId, Seq>,
+    epoch: Option<StoreEpoch>,
+    persons: BTreeMap<Token, PersonId>,
+    /// First sent body of each key.
+    bodies: BTreeMap<String, String>,
+    /// Since when a position has been in front of its lane.
+    in_front_since_ms: BTreeMap<Position, u64>,
+    /// Messages that the store has decided about.
+    decided: BTreeSet<u64>,
+    states_seen: BTreeSet<DeliveryState>,
+    wakes: BTreeMap<usize, (u64, u32)>,
+    /// Something may have been lost since all accepted taps were last looked for.
+    pub look_for_all: bool,
+}
+
+/// A record's bytes, and which tap it is.
+type Version = (Vec<u8>, Option<TapNo>);
+
+/// What became of one tap.
+#[derive(Debug)]
+struct Fate {
+    door: usize,
+    utc: UtcMs,
+    state: FateState,
+    green: bool,
+    stored: bool,
+    said_again: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FateState {
+    /// On its way to the medium.
+    Waiting,
+    /// Accepted.
+    Committed,
+    /// Refused at the reader.
+    Refused,
+    /// The process died before the light; it may be on the medium, but then it is `Committed`.
+    Interrupted,
+    /// Accepted, and then a disaster took every copy: a disk put back to an older state, a store put back as well.
+    Destroyed,
+}
+
+#[derive(Debug)]
+struct Stored {
+    outbox: OutboxId,
+    event_id: EventId,
+    tap: Option<TapNo>,
+    token: Option<Token>,
+    /// When it came into its person's lane.
+    joined_ms: Option<u64>,
+    ended: bool,
+    boot: u32,
+    /// Which boot starts with it.
+    starts: Option<BootId>,
+    is_anchor: bool,
+}
+
+/// What the actors do, as it is seen.
+impl Oracle {
+    /// A card was read, and it is a tap.
+    pub fn read(&mut self, door: usize, utc: UtcMs) -> TapNo {
+        let state = FateState::Waiting;
+        self.taps.push(Fate { door, utc, state, green: false, stored: false, said_again: false });
+        self.taps.len() - 1
+    }
+
+    /// A record is on the medium.
+    pub fn committed(&mut self, door: usize, outbox: OutboxId, seq: Seq, bytes: Vec<u8>, tap: Option<TapNo>) {
+        if let Some(tap) = tap {
+            self.taps[tap].state = FateState::Committed;
+        }
+        self.door_of.insert(outbox, door);
+        self.written.entry((outbox, seq)).or_default().push((bytes, tap));
+    }
+
+    /// The light was green.
+    pub fn green(&mut self, tap: TapNo) {
+        self.taps[tap].green = true;
+        self.green_is_only_what_is_committed(tap);
+    }
+
+    /// The light was red.
+    pub fn refused(&mut self, tap: TapNo) {
+        self.taps[tap].state = FateState::Refused;
+    }
+
+    /// The process died before it could say anything.
+    pub fn interrupted(&mut self, tap: TapNo) {
+        self.taps[tap].state = FateState::Interrupted;
+    }
+
+    /// It was written once more, into a new outbox.
+    pub fn said_again(&mut self, tap: TapNo) {
+        self.taps[tap].said_again = true;
+    }
+
+    /// Records were deleted.
+    pub fn pruned(&mut self, outbox: OutboxId, range: RangeInclusive<u64>) {
+        if !range.is_empty() {
+            self.look_for_all = true;
+            self.what_is_pruned_is_stored(outbox, *range.end());
+        }
+    }
+
+    /// The agent asked its outbox for what is deleted: the real one panics.
+    pub fn read_of_pruned(&mut self, door: usize, from: Seq) {
+        self.breaks("an_outbox_is_never_asked_for_what_is_pruned", format!("door {}: {from}", door + 1));
+    }
+
+    /// The first batch of a session is asked for.
+    pub fn session_began(&mut self, door: usize, mark: Seq, first: Seq) {
+        self.a_new_session_begins_at_the_mark(door, mark, first);
+    }
+
+    /// A door's loop turned.
+    pub fn door_woke(&mut self, door: usize, now_ms: u64) {
+        let (second, wakes) = self.wakes.entry(door).or_default();
+        if *second != now_ms / 1_000 {
+            (*second, *wakes) = (now_ms / 1_000, 0);
+        }
+        *wakes += 1;
+        let wakes = *wakes;
+        if wakes > MAX_WAKES_PER_SECOND {
+            self.breaks(
+                "no_loop_turns_in_circles",
+                format!("door {} woke {wakes} times in a second", door + 1),
+            );
+        }
+    }
+
+    /// The store has answered for a message, or it was put aside.
+    pub fn decided(&mut self, message: u64) {
+        self.decided.insert(message);
+    }
+
+    /// A message with records was acknowledged to the broker.
+    pub fn acknowledged(&mut self, message: u64) {
+        self.what_is_acknowledged_is_decided(message);
+    }
+
+    /// A receipt was made.
+    pub fn receipt_made(&mut self, receipt: &Receipt) {
+        self.a_receipt_says_only_what_is_stored(receipt);
+    }
+
+    /// A badge was bound.
+    pub fn bound(&mut self, token: Token, person: PersonId, now_ms: u64) {
+        self.persons.insert(token, person);
+        for stored in self.stored.iter_mut().filter(|stored| stored.token == Some(token)) {
+            stored.joined_ms.get_or_insert(now_ms);
+        }
+    }
+
+    /// A delivery was claimed.
+    pub fn claimed(&mut self, claimed: &Claimed, now_ms: u64, store: &mut MemoryStore) {
+        self.in_front_since_ms.entry(claimed.claim.position).or_insert(now_ms);
+        self.only_the_first_in_line_is_sent(claimed, store);
+        self.true_time_is_true(claimed);
+    }
+
+    /// A request left.
+    pub fn sent(&mut self, claimed: &Claimed, key: &str, body: &str, store: &mut MemoryStore) {
+        self.only_the_first_in_line_is_sent(claimed, store);
+        self.one_key_and_one_body_per_delivery(claimed, key, body);
+        self.a_request_is_a_started_attempt(claimed, store);
+    }
+
+    /// An attempt was written down.
+    pub fn finished(&mut self, position: Position, next: &Next) {
+        if let Next::RetryAt(_) = next {
+            self.in_front_since_ms.remove(&position);
+        }
+    }
+
+    /// A disk was put back to an older state, or replaced: what only it had is destroyed.
+    pub fn disk_replaced(&mut self, before: &Disk, doors: &[Door]) -> usize {
+        let on_disk = self.on_disk(doors);
+        let mut destroyed = 0;
+        for tap in
+            before.outboxes.iter().flat_map(|outbox| outbox.records()).filter_map(|(_, written)| written.tap)
+        {
+            if !on_disk.contains(&tap)
+                && !self.taps[tap].stored
+                && self.taps[tap].state == FateState::Committed
+            {
+                self.taps[tap].state = FateState::Destroyed;
+                destroyed += 1;
+            }
+        }
+        destroyed
+    }
+
+    /// The store was put back: what no disk has any more either is destroyed.
+    pub fn store_replaced(&mut self, store: &mut MemoryStore, doors: &[Door], now_ms: u64) -> usize {
+        self.stored.clear();
+        self.marks.clear();
+        self.bodies.clear();
+        self.in_front_since_ms.clear();
+        self.taps.iter_mut().for_each(|fate| fate.stored = false);
+        self.look_at_store(store, now_ms);
+        // What was sent when the backup was taken is in front; badges that are bound again come behind it.
+        for state in [DeliveryState::InFlight, DeliveryState::Unknown] {
+            let filter = EventFilter { state: Some(state), limit: usize::MAX, ..EventFilter::default() };
+            let sent = store.events(&filter).unwrap_or_default();
+            self.in_front_since_ms.extend(sent.iter().map(|row| (row.position, 0)));
+        }
+        let on_disk = self.on_disk(doors);
+        let mut destroyed = 0;
+        for (tap, fate) in self.taps.iter_mut().enumerate() {
+            if fate.state == FateState::Committed && !fate.stored && !on_disk.contains(&tap) {
+                fate.state = FateState::Destroyed;
+                destroyed += 1;
+            }
+        }
+        destroyed
+    }
+
+    /// The store's epoch.
+    pub fn epoch(&self) -> Option<StoreEpoch> {
+        self.epoch
+    }
+
+    /// After a step that called the store: what is new in it?
+    pub fn look_at_store(&mut self, store: &mut MemoryStore, now_ms: u64) {
+        self.epoch = store.store_epoch().ok();
+        let totals = store.totals().unwrap_or_default();
+        let new = usize::try_from(totals.records).unwrap_or(0).saturating_sub(self.stored.len());
+        let filter = EventFilter { limit: new, ..EventFilter::default() };
+        if new > 0 {
+            for row in store.events(&filter).unwrap_or_default().into_iter().rev() {
+                self.what_is_stored_is_what_was_written(&row, store, now_ms);
+            }
+        }
+        self.every_delivery_is_in_one_state(store);
+    }
+
+    /// After a step of a door.
+    pub fn look_at_door(&mut self, door: &Door) {
+        self.a_mark_says_only_what_is_stored(&door.machine.disk);
+    }
+
+    /// Bait for the dispatcher: who stands behind this one?
+    pub fn next_of_same_person(&self, head: &Claimed) -> Option<Claimed> {
+        let behind = self.stored.iter().enumerate().skip(index(head.claim.position) + 1);
+        let next = behind.map(|(at, stored)| (Position(at as u64 + 1), stored)).find(|(_, stored)| {
+            !stored.ended && self.person(stored).is_some_and(|person| *person == head.tap.person)
+        });
+        next.map(|(position, stored)| {
+            let mut claimed = head.clone();
+            (claimed.claim.position, claimed.event_id) = (position, stored.event_id);
+            claimed
+        })
+    }
+}
+
+impl Oracle {
+    fn breaks(&mut self, promise: &'static str, what: String) {
+        self.broken.get_or_insert(Broken { promise, what });
+    }
+
+    fn mark(&self, outbox: OutboxId) -> Seq {
+        self.marks.get(&outbox).copied().unwrap_or(Seq::ZERO)
+    }
+
+    fn person(&self, stored: &Stored) -> Option<&PersonId> {
+        self.persons.get(&stored.token?)
+    }
+
+    fn on_disk(&self, doors: &[Door]) -> BTreeSet<TapNo> {
+        let outboxes = doors.iter().flat_map(|door| &door.machine.disk.outboxes);
+        outboxes.flat_map(|outbox| outbox.records()).filter_map(|(_, written)| written.tap).collect()
+    }
+
+    /// The boot of a stored record. A boot's number alone says too little: a rewound outbox gives it out again.
+    fn boot_of(&self, at: usize) -> Option<BootId> {
+        let of = &self.stored[at];
+        let before = self.stored[..at]
+            .iter()
+            .rev()
+            .filter(|stored| stored.outbox == of.outbox && stored.boot == of.boot);
+        before.filter_map(|stored| stored.starts).next()
+    }
+
+    /// Boots, by their number in an outbox, that have a stored anchor.
+    fn boots_with_time(&self) -> BTreeSet<(OutboxId, u32)> {
+        self.stored
+            .iter()
+            .filter(|stored| stored.is_anchor)
+            .map(|stored| (stored.outbox, stored.boot))
+            .collect()
+    }
+}
+
+/// Taps on disks whose outbox contradicts the store: a person must look at those.
+fn disputed(store: &mut MemoryStore, doors: &[Door]) -> BTreeSet<TapNo> {
+    let marks = store.marks().unwrap_or_default();
+    let contradicts = |outbox: &&crate::disk::DiskOutbox| {
+        let mark = marks.iter().find(|mark| mark.outbox == outbox.id);
+        mark.is_some_and(|mark| outbox.hash_at(mark.stored_through).is_some_and(|own| own != mark.hash))
+    };
+    let outboxes = doors.iter().flat_map(|door| &door.machine.disk.outboxes).filter(contradicts);
+    outboxes.flat_map(|outbox| outbox.records()).filter_map(|(_, written)| written.tap).collect()
+}
+
+fn delivery(row: &EventRow) -> Option<&DeliveryRow> {
+    row.tap.as_ref()?.deliveries.first()
+}
+
+fn state_of(event_id: EventId, store: &mut MemoryStore) -> Option<DeliveryState> {
+    let detail = store.event(event_id).ok()??;
+    delivery(&detail.row).map(|delivery| delivery.state)
+}
+
+fn index(position: Position) -> usize {
+    position.0 as usize - 1
+}
