@@ -62,8 +62,8 @@ pub struct Machine {
     frozen_ms: Option<i64>,
     clock: ClockState,
     keep_receipted: u64,
-    /// What stands for this boot in the newest outbox, as the outbox's thread last learned it; 0 before that.
-    boot: u32,
+    /// The outbox in which this run's start is written, and this boot's number there.
+    started: Option<(OutboxId, u32)>,
 }
 
 impl Door {
@@ -88,7 +88,7 @@ impl Door {
             frozen_ms: None,
             clock: if synced { ClockState::Synced } else { ClockState::Unsynced },
             keep_receipted,
-            boot: 0,
+            started: None,
         };
         Door { machine, agent: None }
     }
@@ -240,8 +240,14 @@ impl Machine {
         first
     }
 
+    /// As `Worker::commit`, which writes down the start first where that could not be done at the start.
     fn commit(&mut self, stage: &mut Stage, group: &[Pending]) -> Seq {
-        let boot = self.boot;
+        let newest = self.disk.newest().id;
+        let boot = match (self.started, group.first()) {
+            (Some((outbox, boot)), _) if outbox == newest => boot,
+            (_, Some(first)) => self.begin_run(stage, first.now),
+            (_, None) => unreachable!("a group has a record"),
+        };
         let encode = |pending: &Pending| {
             let record = Record { at: pending.now.stamp(boot), body: pending.body.clone() };
             (record.encode(), pending.tap.map(|(tap, _)| tap))
@@ -249,48 +255,45 @@ impl Machine {
         self.append(stage, group.iter().map(encode).collect())
     }
 
-    /// As `Worker::begin_run`: the first record of every run.
-    fn begin_run(&mut self, stage: &mut Stage, now: Now) {
-        if !self.learn_boot(stage) {
-            return;
-        }
-        let (boot, newest) = (self.boot, self.disk.newest());
+    /// As `Worker::begin_run`: the first record of every run. Gives this boot's number in the newest outbox.
+    fn begin_run(&mut self, stage: &mut Stage, now: Now) -> u32 {
+        let newest = self.disk.newest();
+        let boot = newest.boot_number(self.boot_id);
         let previous_stop = match (newest.last().0, newest.stopped_cleanly) {
             (Seq::ZERO, _) => PreviousStop::None,
             (_, true) => PreviousStop::Clean,
             (_, false) => PreviousStop::Unclean,
         };
         newest.stopped_cleanly = false;
-        let body = Body::AgentStarted { boot_id: self.boot_id, version: "sim".into(), previous_stop };
-        self.append(stage, vec![(Record { at: now.stamp(boot), body }.encode(), None)]);
+        self.started = Some((newest.id, boot));
+        let start = self.start_record(now, boot, previous_stop);
+        self.append(stage, vec![start]);
+        boot
     }
 
-    /// The number of this boot in the newest outbox. A full disk cannot mint one, and cannot write anything else either.
-    fn learn_boot(&mut self, stage: &Stage) -> bool {
-        let is_full = stage.now_ms < self.disk_full_until_ms;
-        let newest = self.disk.newest();
-        let number =
-            if is_full { newest.known_boot(self.boot_id) } else { Some(newest.boot_number(self.boot_id)) };
-        self.boot = number.unwrap_or(self.boot);
-        !is_full
-    }
-
-    /// As `Worker::start_new` and `Worker::say_again`: all of it in one commit.
+    /// As `Worker::start_new` and `Worker::say_again`: all of it in one commit, or nothing.
     fn say_again(&mut self, stage: &mut Stage, rewound: OutboxId, at: Now) {
-        self.mint_outbox(stage);
-        if !self.learn_boot(stage) {
+        if self.is_full(stage) {
             return;
         }
-        let body = Body::AgentStarted {
-            boot_id: self.boot_id,
-            version: "sim".into(),
-            previous_stop: PreviousStop::None,
-        };
-        let mut records = vec![(Record { at: at.stamp(self.boot), body }.encode(), None)];
+        self.mint_outbox(stage);
+        let newest = self.disk.newest();
+        let boot = newest.boot_number(self.boot_id);
+        self.started = Some((newest.id, boot));
+        let mut records = vec![self.start_record(at, boot, PreviousStop::None)];
         records.extend(self.disk.say_again(rewound));
         stage.tally.add("records said again in a new outbox", records.len() as u64 - 1);
         records.iter().filter_map(|(_, tap)| *tap).for_each(|tap| stage.oracle.said_again(tap));
         self.append(stage, records);
+    }
+
+    fn start_record(&self, at: Now, boot: u32, previous_stop: PreviousStop) -> (Vec<u8>, Option<TapNo>) {
+        let body = Body::AgentStarted { boot_id: self.boot_id, version: "sim".into(), previous_stop };
+        (Record { at: at.stamp(boot), body }.encode(), None)
+    }
+
+    fn is_full(&self, stage: &Stage) -> bool {
+        stage.now_ms < self.disk_full_until_ms
     }
 
     fn mint_outbox(&mut self, stage: &mut Stage) {

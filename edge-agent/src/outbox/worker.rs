@@ -206,7 +206,7 @@ impl OutboxThread {
         answers: Sender<Done>,
     ) -> std::io::Result<OutboxThread> {
         let (jobs, queue) = sync_channel(MAX_WAITING_JOBS);
-        let worker = Worker { shelf, owner, boot_id, boot: 0, answers };
+        let worker = Worker { shelf, owner, boot_id, started: None, answers };
         let thread = std::thread::Builder::new().name("outbox".into()).spawn(move || worker.run(&queue))?;
         Ok(OutboxThread { jobs, thread })
     }
@@ -230,8 +230,8 @@ struct Worker {
     shelf: Shelf,
     owner: Owner,
     boot_id: BootId,
-    /// What stands for `boot_id` in the newest outbox.
-    boot: u32,
+    /// The outbox in which this run's start is written, and what stands for `boot_id` there.
+    started: Option<(OutboxId, u32)>,
     answers: Sender<Done>,
 }
 
@@ -270,7 +270,7 @@ impl Worker {
 
     fn begin_run(&mut self, now: Now) -> Result<(), OutboxError> {
         let newest = self.shelf.newest();
-        self.boot = newest.boot_number(self.boot_id)?;
+        let boot = newest.boot_number(self.boot_id)?;
         let previous_stop = match (newest.last_seq(), newest.stopped_cleanly()) {
             (Seq::ZERO, _) => PreviousStop::None,
             (_, true) => PreviousStop::Clean,
@@ -279,7 +279,8 @@ impl Worker {
         newest.set_stopped_cleanly(false)?;
         let version = short_text(env!("CARGO_PKG_VERSION"));
         let body = Body::AgentStarted { boot_id: self.boot_id, version, previous_stop };
-        newest.append(&[Record { at: now.stamp(self.boot), body }.encode()])?;
+        newest.append(&[Record { at: now.stamp(boot), body }.encode()])?;
+        self.started = Some((newest.id(), boot));
         Ok(())
     }
 
@@ -292,15 +293,31 @@ impl Worker {
         let _ = self.answers.try_send(Done::Stopped);
     }
 
+    /// The boot's number in the newest outbox. If the start could not be written when it happened (the disk was full), it
+    /// is written now: a record under a number that stands for no boot, or for two, would be given a wrong time.
+    fn boot_started(&mut self, now: Now) -> Result<u32, OutboxError> {
+        let newest = self.shelf.newest().id();
+        match self.started {
+            Some((outbox, boot)) if outbox == newest => Ok(boot),
+            _ => {
+                self.begin_run(now)?;
+                Ok(self.started.expect("a run that began is noted").1)
+            }
+        }
+    }
+
     /// One transaction for all that wait.
     fn commit(&mut self, group: &mut Vec<(Ticket, Now, Body)>) {
-        if group.is_empty() {
-            return;
-        }
-        let (tickets, records): (Vec<Ticket>, Vec<Record>) = group
-            .drain(..)
-            .map(|(ticket, now, body)| (ticket, Record { at: now.stamp(self.boot), body }))
-            .unzip();
+        let Some((_, now, _)) = group.first() else { return };
+        let boot = match self.boot_started(*now) {
+            Ok(boot) => boot,
+            Err(error) => {
+                let tickets = group.drain(..).map(|(ticket, _, _)| ticket).collect();
+                return self.answer(Done::AppendFailed { tickets, error });
+            }
+        };
+        let (tickets, records): (Vec<Ticket>, Vec<Record>) =
+            group.drain(..).map(|(ticket, now, body)| (ticket, Record { at: now.stamp(boot), body })).unzip();
         let bytes: Vec<Vec<u8>> = records.iter().map(Record::encode).collect();
         let started_us = clock::boottime_us();
         let newest = self.shelf.newest();
@@ -361,7 +378,7 @@ impl Worker {
     /// cannot read is said again as it is.
     fn say_again(&mut self, rewound: OutboxId, now: Now) -> Result<(), OutboxError> {
         let Some((newest, old)) = self.shelf.newest_and(rewound) else { return Ok(()) };
-        self.boot = newest.boot_number(self.boot_id)?;
+        let boot = newest.boot_number(self.boot_id)?;
         let mut boots = BTreeMap::new();
         for (number, boot_id) in old.boots()? {
             boots.insert(number, newest.boot_number(boot_id)?);
@@ -379,7 +396,7 @@ impl Worker {
         };
         let version = short_text(env!("CARGO_PKG_VERSION"));
         let body = Body::AgentStarted { boot_id: self.boot_id, version, previous_stop: PreviousStop::None };
-        let mut own_start = Some(vec![Record { at: now.stamp(self.boot), body }.encode()]);
+        let mut own_start = Some(vec![Record { at: now.stamp(boot), body }.encode()]);
         let mut from = old_mark.next();
         newest.append_continuing(rewound, || {
             if let Some(start) = own_start.take() {
@@ -389,6 +406,7 @@ impl Worker {
             from = from.plus(chunk.records.len() as u64);
             Ok((!chunk.records.is_empty()).then(|| chunk.records.iter().map(translate).collect()))
         })?;
+        self.started = Some((newest.id(), boot));
         Ok(())
     }
 
@@ -463,6 +481,23 @@ mod tests {
         }
         assert_eq!(seen, (0..100).map(|n| (n, n + 2)).collect::<Vec<_>>());
         thread.stop();
+    }
+
+    #[test]
+    fn a_start_that_could_not_be_written_is_written_before_the_first_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let owner = Owner { controller: "hq-door-1".parse().unwrap(), machine: b"pi".to_vec() };
+        let shelf = Shelf::open(folder.path(), &owner, || mint_outbox_id().unwrap()).unwrap();
+        let (answers, _done) = channel(64);
+        let mut worker = Worker { shelf, owner, boot_id: BootId([1; 16]), started: None, answers };
+        let body = Body::ReaderUp { reader: "in".parse().unwrap() };
+        worker.commit(&mut vec![(Ticket(1), NOW, body.clone())]);
+        worker.commit(&mut vec![(Ticket(2), NOW, body)]);
+        let outbox = worker.shelf.newest().id();
+        let chunk = worker.shelf.read(outbox, Seq(1)).unwrap().unwrap();
+        let records: Vec<Record> = chunk.records.iter().map(|bytes| Record::decode(bytes).unwrap()).collect();
+        let kinds: Vec<_> = records.iter().map(|record| (record.body.kind(), record.at.boot)).collect();
+        assert_eq!(kinds, [("agent_started", 1), ("reader_up", 1), ("reader_up", 1)]);
     }
 
     #[test]

@@ -93,11 +93,13 @@ impl Agent {
     pub(super) fn start(machine: &mut Machine, stage: &mut Stage) -> Agent {
         stage.say(format_args!("door {}", machine.no + 1), format_args!("agent starts"));
         let now = machine.now(stage);
-        machine.boot = 0;
+        machine.started = None;
         if machine.disk.outboxes.is_empty() || std::mem::take(&mut machine.moved) {
             machine.mint_outbox(stage);
         }
-        machine.begin_run(stage, now);
+        if !machine.is_full(stage) {
+            machine.begin_run(stage, now);
+        }
         let place = |reader: &str, direction| Place {
             reader: reader.parse().expect("it is a slug"),
             kind: ReaderKind::Serial,
