@@ -230,7 +230,11 @@ async fn rubbish_from_cards_is_counted_and_a_good_card_goes_through() {
         let before = doorway.reader("in").await.rejected.get(kind).copied().unwrap_or_default();
         let card = VirtualCard::with_uid(&uid).answering(answer);
         // Longer than the agent goes on asking a card that answers oddly.
-        doorway.cards.present(card, 2 * HOLD).await.unwrap_or_else(|error| panic!("fixture {nth}: {error:#}"));
+        doorway
+            .cards
+            .present(card, 2 * HOLD)
+            .await
+            .unwrap_or_else(|error| panic!("fixture {nth}: {error:#}"));
         doorway.has_rejected("in", kind, before + 1).await;
     }
     assert_eq!(doorway.reader("in").await.taps, 0);
