@@ -1,5 +1,5 @@
 //! The oracle: it sees what really happens (lights, disks, commits, requests on the wire) and says when a promise is
-//! broken; see [`promises`]. It decides nothing, and no actor ever asks it what to do.
+//! broken; see `promises`. It decides nothing, and no actor ever asks it what to do.
 //!
 //! What cannot have changed is not looked at again: the store is looked at after every step that called it, a door after
 //! every step that was its own.

@@ -71,7 +71,6 @@ fn every_delivery_state_is_reached() {
 
 #[test]
 fn every_way_a_request_can_end_is_reached() {
-    // All but `refused to connect for another reason than being down`: the eleven words are a closed list.
     for word in cloud_ingest::destination::Outcome::WORDS {
         was_exercised(&format!("outcome: {word}"));
     }
