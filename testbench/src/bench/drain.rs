@@ -225,8 +225,9 @@ async fn bridge(dir: &Path) -> anyhow::Result<f64> {
         .kill_on_drop(true)
         .spawn()?;
     let mut arrivals = BufReader::new(subscriber.stdout.take().context("its standard output")?);
-    // Through once, so that the bridge and the subscription stand; then the broker in the cloud holds its breath.
-    let one = ["-t", "tap/v1/door/records", "-q", "1", "-m", "first"];
+    // Through once, so that the bridge and the subscription stand (retained: whichever of them stands first); then the
+    // broker in the cloud holds its breath.
+    let one = ["-t", "tap/v1/door/records", "-q", "1", "-r", "-m", "first"];
     let door_port = door.addr().port().to_string();
     ensure!(
         tokio::process::Command::new("mosquitto_pub")
