@@ -9,7 +9,7 @@ use tap_protocol::ids::{EventId, OutboxId, Seq};
 use tap_protocol::receipt::Receipt;
 use tap_protocol::record::{Body, Record};
 
-use super::{FateState, Oracle, Stored, delivery, disputed, index, state_of};
+use super::{FateState, ForAPerson, Oracle, Stored, delivery, index, state_of};
 use crate::disk::{Disk, TapNo};
 use crate::edge::Door;
 use crate::legacy::Legacy;
@@ -248,10 +248,10 @@ impl Oracle {
 
     /// What is still to be done, if anything: `None` when everything is delivered that can be.
     pub fn what_is_left(&mut self, store: &mut MemoryStore, doors: &[Door]) -> Option<String> {
-        let disputed = disputed(store, doors);
+        let for_a_person = ForAPerson::on(doors, store);
         let left = self.taps.iter().enumerate().find(|(tap, fate)| match fate.state {
             FateState::Waiting => true,
-            FateState::Committed => !fate.stored && !disputed.contains(tap),
+            FateState::Committed => !fate.stored && !for_a_person.has(*tap),
             FateState::Refused | FateState::Interrupted | FateState::Destroyed => false,
         });
         if let Some((tap, fate)) = left {
@@ -325,7 +325,10 @@ impl Oracle {
         tally: &mut Tally,
     ) {
         const PROMISE: &str = "the_ledger_balances";
-        let disputed = disputed(store, doors);
+        let for_a_person = ForAPerson::on(doors, store);
+        let unstored =
+            |taps: &BTreeSet<TapNo>| taps.iter().filter(|tap| !self.taps[**tap].stored).count() as u64;
+        let (disputed, retired) = (unstored(&for_a_person.disputed), unstored(&for_a_person.retired));
         let of = |state| self.taps.iter().filter(|fate| fate.state == state).count() as u64;
         let (committed, refused) = (of(FateState::Committed), of(FateState::Refused));
         let (interrupted, destroyed) = (of(FateState::Interrupted), of(FateState::Destroyed));
@@ -339,7 +342,8 @@ impl Oracle {
             ("taps destroyed by a disaster", destroyed),
             ("taps stored", stored),
             ("taps said again in a new outbox", said_again),
-            ("taps in a disputed outbox", disputed.len() as u64),
+            ("taps left in a disputed outbox", disputed),
+            ("taps left in a retired outbox", retired),
             ("records stored", self.stored.len() as u64),
             ("calls at the legacy API", legacy.calls()),
         ] {
