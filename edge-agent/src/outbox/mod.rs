@@ -29,6 +29,9 @@ const PAGE_BYTES: u32 = 1024;
 /// The log is checkpointed into the file at this many pages, and cut back to this size.
 const WAL_PAGES: u32 = 1000;
 
+/// What a new outbox's file ends in until it is whole.
+const DRAFT: &str = "draft";
+
 /// SQLite's page cache, KiB: enough for appending and for reading a batch.
 const CACHE_KIB: i32 = 256;
 
@@ -73,14 +76,16 @@ impl Outbox {
         ordinal: u32,
     ) -> Result<Outbox, OutboxError> {
         let at = |source| OutboxError::Create { path: path.to_owned(), source };
+        // Under another name until it is whole: a power cut in between must not leave a file that is taken for an outbox.
+        let draft = path.with_extension(DRAFT);
         std::fs::OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
-            .open(path)
-            .map_err(|source| OutboxError::Folder { path: path.to_owned(), source })?;
+            .open(&draft)
+            .map_err(|source| OutboxError::Folder { path: draft.clone(), source })?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut db = Connection::open_with_flags(path, flags).map_err(at)?;
+        let mut db = Connection::open_with_flags(&draft, flags).map_err(at)?;
         db.pragma_update(None, "page_size", PAGE_BYTES).map_err(at)?;
         db.pragma_update(None, "journal_mode", "wal").map_err(at)?;
         db.pragma_update(None, "synchronous", "full").map_err(at)?;
@@ -95,7 +100,12 @@ impl Outbox {
         first.pragma_update(None, "application_id", APPLICATION_ID).map_err(at)?;
         first.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(at)?;
         first.commit().map_err(at)?;
-        drop(db);
+        // Closing brings the log into the file and removes it.
+        db.close().map_err(|(_, source)| at(source))?;
+        std::fs::File::open(&draft)
+            .and_then(|file| file.sync_all())
+            .and_then(|()| std::fs::rename(&draft, path))
+            .map_err(|source| OutboxError::Folder { path: draft.clone(), source })?;
         sync_folder(path)?;
         Outbox::open(path)
     }
@@ -255,7 +265,9 @@ impl Outbox {
     /// Up to a batch of records from `from` on; fewer at the end, none behind it.
     pub fn read(&self, from: Seq) -> Result<Chunk, OutboxError> {
         let at = |source| OutboxError::Read { source };
-        assert!(from > self.pruned.0, "records up to {} are pruned; {from} was asked for", self.pruned.0);
+        if from <= self.pruned.0 {
+            return Err(OutboxError::Hole { at: from });
+        }
         let before = Seq(from.0 - 1);
         let hash_before = self.hash_at(before)?.ok_or(OutboxError::Hole { at: before })?;
         let mut rows = self
@@ -300,6 +312,10 @@ impl Outbox {
     /// cut only means that some records are sent once more, and a write per receipt would double an SD card's wear.
     pub fn set_mark(&mut self, mark: Mark) {
         assert!(mark.receipted_through <= self.last.0, "a receipt for records that were never written");
+        // The cloud was restored to before what is still here: what is gone cannot be sent again, and the mark says so.
+        if mark.receipted_through < self.pruned.0 {
+            return;
+        }
         self.mark_is_dirty |= mark != self.mark;
         self.mark = mark;
     }
@@ -607,6 +623,21 @@ mod tests {
         let mut reopened = Outbox::open(&path).unwrap();
         assert_eq!(reopened.last, last);
         assert_eq!(reopened.append(&records(4..=4)).unwrap(), Seq(4));
+    }
+
+    #[test]
+    fn a_mark_never_falls_below_what_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut outbox = new_outbox(folder.path());
+        outbox.append(&records(1..=10)).unwrap();
+        outbox.set_mark(Mark { receipted_through: Seq(8), store_epoch: Some(StoreEpoch(1)) });
+        outbox.prune(Seq(6), 100).unwrap();
+        outbox.set_mark(Mark { receipted_through: Seq(5), store_epoch: Some(StoreEpoch(2)) });
+        assert!(matches!(outbox.read(Seq(6)), Err(OutboxError::Hole { at: Seq(6) })));
+        outbox.flush_mark().unwrap();
+        let path = outbox.path().to_owned();
+        drop(outbox);
+        assert_eq!(Outbox::open(&path).unwrap().mark().receipted_through, Seq(8));
     }
 
     #[test]

@@ -139,6 +139,16 @@ mod tests {
     }
 
     #[test]
+    fn an_outbox_that_was_never_finished_stops_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        open(folder.path(), b"pi-1", 1);
+        for stray in ["0a.draft", "0a.draft-wal", "0a.draft-shm"] {
+            std::fs::write(folder.path().join(stray), b"cut off").unwrap();
+        }
+        assert_eq!(open(folder.path(), b"pi-1", 2).newest().id(), OutboxId([1; 16]));
+    }
+
+    #[test]
     fn a_cloned_disk_in_another_machine_starts_its_own_outbox_and_keeps_the_old_one_for_draining() {
         let folder = tempfile::tempdir().unwrap();
         open(folder.path(), b"pi-1", 9).newest().append(&[b"one".to_vec()]).unwrap();

@@ -364,6 +364,9 @@ impl Worker {
     /// An outbox was rewound: what it says without a receipt is said again in a new one, so that it reaches the cloud
     /// under numbers that were never used. The old one stays on the disk, retired.
     fn start_new(&mut self, rewound: OutboxId, now: Now) {
+        if self.shelf.is_retired(rewound) {
+            return self.answer_shelf();
+        }
         let started = mint_outbox_id()
             .map_err(|source| OutboxError::Folder { path: "/dev/urandom".into(), source })
             .and_then(|id| self.shelf.start_new(&self.owner, id))
