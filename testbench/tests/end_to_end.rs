@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use cloud_ingest::event_store::{EventFilter, EventStore, sqlite::SqliteStore};
 use testbench::{
+    fault_proxy::Direction,
     legacy_sim::{Garbage, Mode, Script},
     oracle::{Committed, check_promise, committed},
     rig::{MosquittoOptions, wait_until},
@@ -78,10 +79,22 @@ async fn the_link_is_cut_and_restored() {
     site.uplink.restore().await.unwrap();
     greens.extend(taps.tap(&site, 100).await);
     // And once in the middle of a packet, with the broker's answers lost on the way.
-    site.uplink.cut_after(testbench::fault_proxy::Direction::Up, 1_000).await.unwrap();
+    cut_in_the_middle_of_a_packet(&site).await;
     greens.extend(taps.tap(&site, 50).await);
     site.uplink.restore().await.unwrap();
     settles_and_keeps_the_promise(&site, &greens).await;
+}
+
+/// Waits until the line is really cut: the controller may still be about to connect, and has to say something first.
+async fn cut_in_the_middle_of_a_packet(site: &Site) {
+    site.uplink.cut_after(Direction::Up, 1_000).await.unwrap();
+    let log = site.dir().join("edge-agent.log");
+    wait_until("the line to be cut", HEALS_WITHIN, &[&log], async || {
+        // One tap after the other, so that there is something to send.
+        site.tap(0).await.unwrap();
+        tokio::net::TcpStream::connect(site.uplink.addr()).await.is_err()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -274,7 +287,7 @@ async fn both_sides_reach_the_broker_over_tls_and_over_nothing_older() {
     let site = site(SiteOptions { tls: true, ..SiteOptions::default() }).await;
     let mut taps = Taps::seeded(12);
     let mut greens = taps.tap(&site, 250).await;
-    site.uplink.cut_after(testbench::fault_proxy::Direction::Up, 10_000).await.unwrap();
+    cut_in_the_middle_of_a_packet(&site).await;
     greens.extend(taps.tap(&site, 250).await);
     site.uplink.restore().await.unwrap();
     settles_and_keeps_the_promise(&site, &greens).await;
