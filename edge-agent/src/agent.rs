@@ -10,7 +10,6 @@ use tap_protocol::badge::Credential;
 use tap_protocol::envelope::Batch;
 use tap_protocol::hello::{Hello, ReaderHello, ReaderKind, ReaderState};
 use tap_protocol::ids::{BootId, ControllerId, EventId, OutboxId, ReaderName, Seq};
-use tap_protocol::limits::MAX_HELLO_OUTBOXES;
 use tap_protocol::receipt::Receipt;
 use tap_protocol::record::{Body, short_text};
 use tap_protocol::tap::{Direction, Tap, Verdict as RosterVerdict};
@@ -26,7 +25,7 @@ use crate::control::{Asked, Request, Response};
 use crate::identity::Identity;
 use crate::now::Now;
 use crate::outbox::Chunk;
-use crate::outbox::worker::{Committed, Done, Job, OutboxThread, OutboxView, Ticket};
+use crate::outbox::worker::{Committed, Done, Job, OutboxThread, OutboxView, Ticket, told_in_hello};
 use crate::reader::ReaderEvent;
 use crate::reader::card_read::CardRead;
 use crate::relay::{Relay, Send, Verdict};
@@ -553,12 +552,11 @@ impl Agent {
 
     fn send_hello(&mut self, now: &Now) {
         let Some(session) = &self.session else { return };
+        let oldest_ms = self.ages.oldest_ms(now.boottime_ms);
         let newest = self.shelf.last().map(|view| view.id);
-        let skipped = self.shelf.len().saturating_sub(MAX_HELLO_OUTBOXES);
-        let outboxes =
-            self.shelf.iter().skip(skipped).map(|view| {
-                view.hello(self.ages.oldest_ms(now.boottime_ms).filter(|_| newest == Some(view.id)))
-            });
+        let outboxes = told_in_hello(&self.shelf)
+            .into_iter()
+            .map(|view| view.hello(oldest_ms.filter(|_| newest == Some(view.id))));
         let hello = Hello {
             controller: self.setup.controller.clone(),
             boot_id: self.setup.boot_id,

@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use tap_protocol::chain::ChainHash;
 use tap_protocol::hello::OutboxHello;
 use tap_protocol::ids::{BootId, OutboxId, Seq};
+use tap_protocol::limits::MAX_HELLO_OUTBOXES;
 use tap_protocol::record::{Body, PreviousStop, Record, short_text};
 use tap_protocol::tap::Tap;
 use tokio::sync::mpsc::Sender;
@@ -184,6 +184,14 @@ impl OutboxView {
             oldest_unreceipted_age_ms,
         }
     }
+}
+
+/// The outboxes that a hello names: the newest, and before it the oldest of those that still wait for a receipt, because
+/// they are drained first. A retired one is said again elsewhere, and a drained one needs no answer.
+pub fn told_in_hello(shelf: &[OutboxView]) -> Vec<&OutboxView> {
+    let Some((newest, older)) = shelf.split_last() else { return Vec::new() };
+    let waits = |view: &&OutboxView| !view.is_retired && view.mark.receipted_through < view.last_seq;
+    older.iter().filter(waits).take(MAX_HELLO_OUTBOXES - 1).chain([newest]).collect()
 }
 
 /// The running thread.
@@ -439,9 +447,6 @@ pub fn mint_outbox_id() -> std::io::Result<OutboxId> {
     Ok(OutboxId(id))
 }
 
-/// How long a clean stop may take before the service manager is told that something hangs.
-pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -468,6 +473,23 @@ mod tests {
                 return views;
             }
         }
+    }
+
+    #[test]
+    fn a_hello_names_the_newest_and_the_oldest_that_wait() {
+        let view = |n: u8, receipted: u64, is_retired: bool| OutboxView {
+            id: OutboxId([n; 16]),
+            last_seq: Seq(5),
+            mark: Mark { receipted_through: Seq(receipted), store_epoch: None },
+            pruned_through: Seq(0),
+            is_retired,
+        };
+        let mut shelf = vec![view(0, 5, false), view(1, 2, true)];
+        shelf.extend((2..30).map(|n| view(n, 2, false)));
+        shelf.push(view(30, 5, false));
+        let told: Vec<u8> = told_in_hello(&shelf).iter().map(|view| view.id.0[0]).collect();
+        assert_eq!(told, [(2..17).collect(), vec![30]].concat(), "neither the drained nor the retired one");
+        assert!(told_in_hello(&[]).is_empty());
     }
 
     #[test]
