@@ -10,6 +10,7 @@ use edge_agent::admission::{Admission, Place};
 use edge_agent::agent::{Agent, Event, Setup};
 use edge_agent::config::{Config, EXIT_CONFIG, ReaderConfig};
 use edge_agent::identity::Identity;
+use edge_agent::outbox::medium::Disk;
 use edge_agent::outbox::shelf::{Owner, Shelf};
 use edge_agent::outbox::worker::{OutboxThread, mint_outbox_id};
 use edge_agent::reader::{ReaderEvent, RunningReader, serial};
@@ -58,7 +59,7 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
     let boot_id = clock::boot_id().context("cannot read the kernel's boot id")?;
     let owner = Owner { controller: config.controller.clone(), machine: machine() };
     let new_id = mint_outbox_id()?;
-    let shelf = Shelf::open(&config.outbox_dir(), &owner, || new_id)?;
+    let shelf = Shelf::open(Disk::shared(), &config.outbox_dir(), &owner, || new_id)?;
 
     let (done_in, mut done) = channel(MAX_WAITING_EVENTS);
     let (asked_in, mut asked) = channel(MAX_WAITING_EVENTS);

@@ -5,16 +5,17 @@
 //!
 //! What is deliberately absent: any way to change or reorder a record, and any deletion that a receipt did not cover.
 
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use medium::Medium;
+use rusqlite::{Connection, OptionalExtension, params};
 use tap_protocol::chain::ChainHash;
 use tap_protocol::ids::{BootId, ControllerId, OutboxId, Seq, StoreEpoch};
 use tap_protocol::limits::{MAX_BATCH_RECORD_BYTES, MAX_BATCH_RECORDS};
 
 use crate::relay::Mark;
 
+pub mod medium;
 pub mod shelf;
 pub mod worker;
 
@@ -69,6 +70,7 @@ pub struct Chunk {
 impl Outbox {
     /// Makes a new, empty outbox. The file must not be there yet.
     pub fn create(
+        medium: &dyn Medium,
         path: &Path,
         id: OutboxId,
         controller: &ControllerId,
@@ -78,14 +80,9 @@ impl Outbox {
         let at = |source| OutboxError::Create { path: path.to_owned(), source };
         // Under another name until it is whole: a power cut in between must not leave a file that is taken for an outbox.
         let draft = path.with_extension(DRAFT);
-        std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&draft)
-            .map_err(|source| OutboxError::Folder { path: draft.clone(), source })?;
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut db = Connection::open_with_flags(&draft, flags).map_err(at)?;
+        let folder_error = |source| OutboxError::Folder { path: draft.clone(), source };
+        medium.create_new(&draft).map_err(folder_error)?;
+        let mut db = medium::open(medium, &draft).map_err(at)?;
         db.pragma_update(None, "page_size", PAGE_BYTES).map_err(at)?;
         db.pragma_update(None, "journal_mode", "wal").map_err(at)?;
         db.pragma_update(None, "synchronous", "full").map_err(at)?;
@@ -102,19 +99,19 @@ impl Outbox {
         first.commit().map_err(at)?;
         // Closing brings the log into the file and removes it.
         db.close().map_err(|(_, source)| at(source))?;
-        std::fs::File::open(&draft)
-            .and_then(|file| file.sync_all())
-            .and_then(|()| std::fs::rename(&draft, path))
-            .map_err(|source| OutboxError::Folder { path: draft.clone(), source })?;
-        sync_folder(path)?;
-        Outbox::open(path)
+        medium.sync_file(&draft).and_then(|()| medium.rename(&draft, path)).map_err(folder_error)?;
+        // Makes the new name itself durable.
+        let folder = path.parent().unwrap_or(Path::new("."));
+        medium
+            .sync_folder(folder)
+            .map_err(|source| OutboxError::Folder { path: folder.to_owned(), source })?;
+        Outbox::open(medium, path)
     }
 
     /// Opens an outbox and makes sure that commits to it are durable.
-    pub fn open(path: &Path) -> Result<Outbox, OutboxError> {
+    pub fn open(medium: &dyn Medium, path: &Path) -> Result<Outbox, OutboxError> {
         let at = |source| OutboxError::Open { path: path.to_owned(), source };
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let db = Connection::open_with_flags(path, flags).map_err(at)?;
+        let db = medium::open(medium, path).map_err(at)?;
         configure(&db, path)?;
         check_version(&db, path)?;
 
@@ -449,14 +446,6 @@ fn check_version(db: &Connection, path: &Path) -> Result<(), OutboxError> {
     }
 }
 
-/// Makes the new file's name itself durable.
-fn sync_folder(path: &Path) -> Result<(), OutboxError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    std::fs::File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(|source| OutboxError::Folder { path: folder.to_owned(), source })
-}
-
 /// What an outbox could not do.
 #[derive(Debug, thiserror::Error)]
 pub enum OutboxError {
@@ -542,11 +531,19 @@ pub enum OutboxError {
 
 #[cfg(test)]
 mod tests {
+    use super::medium::Disk;
     use super::*;
 
     fn new_outbox(folder: &Path) -> Outbox {
-        Outbox::create(&folder.join("a.outbox"), OutboxId([7; 16]), &"hq-door-1".parse().unwrap(), b"this", 1)
-            .unwrap()
+        Outbox::create(
+            &Disk,
+            &folder.join("a.outbox"),
+            OutboxId([7; 16]),
+            &"hq-door-1".parse().unwrap(),
+            b"this",
+            1,
+        )
+        .unwrap()
     }
 
     fn records(range: std::ops::RangeInclusive<u64>) -> Vec<Vec<u8>> {
@@ -574,7 +571,7 @@ mod tests {
         outbox.append(&records(1..=300)).unwrap();
         let (path, last) = (outbox.path().to_owned(), outbox.last);
         std::mem::forget(outbox); // as a kill would
-        let reopened = Outbox::open(&path).unwrap();
+        let reopened = Outbox::open(&Disk, &path).unwrap();
         assert_eq!(reopened.last, last);
         assert_eq!(reopened.read(Seq(290)).unwrap().records, records(290..=300));
     }
@@ -604,7 +601,7 @@ mod tests {
 
         let path = outbox.path().to_owned();
         drop(outbox);
-        let mut reopened = Outbox::open(&path).unwrap();
+        let mut reopened = Outbox::open(&Disk, &path).unwrap();
         assert_eq!(reopened.mark(), Mark { receipted_through: Seq(4), store_epoch: Some(StoreEpoch(1)) });
         assert_eq!(reopened.hash_at(Seq(4)).unwrap(), at_four);
         assert_eq!(reopened.hash_at(Seq(3)).unwrap(), None);
@@ -620,7 +617,7 @@ mod tests {
         outbox.prune(Seq(3), 100).unwrap();
         let (path, last) = (outbox.path().to_owned(), outbox.last);
         drop(outbox);
-        let mut reopened = Outbox::open(&path).unwrap();
+        let mut reopened = Outbox::open(&Disk, &path).unwrap();
         assert_eq!(reopened.last, last);
         assert_eq!(reopened.append(&records(4..=4)).unwrap(), Seq(4));
     }
@@ -637,7 +634,7 @@ mod tests {
         outbox.flush_mark().unwrap();
         let path = outbox.path().to_owned();
         drop(outbox);
-        assert_eq!(Outbox::open(&path).unwrap().mark().receipted_through, Seq(8));
+        assert_eq!(Outbox::open(&Disk, &path).unwrap().mark().receipted_through, Seq(8));
     }
 
     #[test]
@@ -660,13 +657,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let other = folder.path().join("other.sqlite");
         Connection::open(&other).unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
-        assert!(matches!(Outbox::open(&other), Err(OutboxError::NotAnOutbox { .. })));
+        assert!(matches!(Outbox::open(&Disk, &other), Err(OutboxError::NotAnOutbox { .. })));
 
         let outbox = new_outbox(folder.path());
         outbox.db.pragma_update(None, "user_version", 2).unwrap();
         let path = outbox.path().to_owned();
         drop(outbox);
-        assert!(matches!(Outbox::open(&path), Err(OutboxError::UnknownVersion { version: 2, .. })));
+        assert!(matches!(Outbox::open(&Disk, &path), Err(OutboxError::UnknownVersion { version: 2, .. })));
     }
 
     #[test]

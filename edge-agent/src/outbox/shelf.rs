@@ -2,10 +2,12 @@
 //! before it. Knows files and their order; what is sent when is the relay's to say.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tap_protocol::chain::ChainHash;
 use tap_protocol::ids::{ControllerId, OutboxId, Seq};
 
+use super::medium::Medium;
 use super::{Chunk, Outbox, OutboxError};
 use crate::relay::Mark;
 
@@ -15,6 +17,7 @@ const SUFFIX: &str = "outbox";
 /// The outboxes of one controller, oldest first.
 #[derive(Debug)]
 pub struct Shelf {
+    medium: Arc<dyn Medium>,
     folder: PathBuf,
     outboxes: Vec<Outbox>,
 }
@@ -31,18 +34,22 @@ pub struct Owner {
 impl Shelf {
     /// Opens every outbox in `folder`. A new one is made if there is none, or if the newest belongs to another machine
     /// or controller. `mint` gives 128 random bits.
-    pub fn open(folder: &Path, owner: &Owner, mint: impl FnOnce() -> OutboxId) -> Result<Shelf, OutboxError> {
+    pub fn open(
+        medium: Arc<dyn Medium>,
+        folder: &Path,
+        owner: &Owner,
+        mint: impl FnOnce() -> OutboxId,
+    ) -> Result<Shelf, OutboxError> {
         let folder_error = |source| OutboxError::Folder { path: folder.to_owned(), source };
-        std::fs::create_dir_all(folder).map_err(folder_error)?;
+        medium.create_folder(folder).map_err(folder_error)?;
         let mut outboxes = Vec::new();
-        for entry in std::fs::read_dir(folder).map_err(folder_error)? {
-            let path = entry.map_err(folder_error)?.path();
+        for path in medium.list(folder).map_err(folder_error)? {
             if path.extension().is_some_and(|extension| extension == SUFFIX) {
-                outboxes.push(Outbox::open(&path)?);
+                outboxes.push(Outbox::open(&*medium, &path)?);
             }
         }
         outboxes.sort_by_key(Outbox::ordinal);
-        let mut shelf = Shelf { folder: folder.to_owned(), outboxes };
+        let mut shelf = Shelf { medium, folder: folder.to_owned(), outboxes };
         let newest_is_ours = shelf.outboxes.last().is_some_and(|newest| {
             newest.machine() == owner.machine && *newest.controller() == owner.controller
         });
@@ -56,7 +63,8 @@ impl Shelf {
     pub fn start_new(&mut self, owner: &Owner, id: OutboxId) -> Result<(), OutboxError> {
         let ordinal = self.outboxes.last().map_or(1, |newest| newest.ordinal() + 1);
         let path = self.folder.join(format!("{id}.{SUFFIX}"));
-        self.outboxes.push(Outbox::create(&path, id, &owner.controller, &owner.machine, ordinal)?);
+        let outbox = Outbox::create(&*self.medium, &path, id, &owner.controller, &owner.machine, ordinal)?;
+        self.outboxes.push(outbox);
         Ok(())
     }
 
@@ -119,6 +127,7 @@ impl Shelf {
 
 #[cfg(test)]
 mod tests {
+    use super::super::medium::Disk;
     use super::*;
 
     fn owner(machine: &[u8]) -> Owner {
@@ -126,7 +135,7 @@ mod tests {
     }
 
     fn open(folder: &Path, machine: &[u8], id: u8) -> Shelf {
-        Shelf::open(folder, &owner(machine), || OutboxId([id; 16])).unwrap()
+        Shelf::open(Disk::shared(), folder, &owner(machine), || OutboxId([id; 16])).unwrap()
     }
 
     #[test]

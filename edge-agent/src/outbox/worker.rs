@@ -449,6 +449,7 @@ pub fn mint_outbox_id() -> std::io::Result<OutboxId> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::medium::Disk;
     use super::*;
     use tap_protocol::record::ClockState;
     use tokio::sync::mpsc::{Receiver, channel};
@@ -457,7 +458,7 @@ mod tests {
 
     fn start(folder: &std::path::Path) -> (OutboxThread, Receiver<Done>) {
         let owner = Owner { controller: "hq-door-1".parse().unwrap(), machine: b"pi".to_vec() };
-        let shelf = Shelf::open(folder, &owner, || mint_outbox_id().unwrap()).unwrap();
+        let shelf = Shelf::open(Disk::shared(), folder, &owner, || mint_outbox_id().unwrap()).unwrap();
         let (answers, done) = channel(64);
         (OutboxThread::start(shelf, owner, BootId([1; 16]), answers).unwrap(), done)
     }
@@ -512,7 +513,7 @@ mod tests {
     fn a_start_that_could_not_be_written_is_written_before_the_first_record() {
         let folder = tempfile::tempdir().unwrap();
         let owner = Owner { controller: "hq-door-1".parse().unwrap(), machine: b"pi".to_vec() };
-        let shelf = Shelf::open(folder.path(), &owner, || mint_outbox_id().unwrap()).unwrap();
+        let shelf = Shelf::open(Disk::shared(), folder.path(), &owner, || mint_outbox_id().unwrap()).unwrap();
         let (answers, _done) = channel(64);
         let mut worker = Worker { shelf, owner, boot_id: BootId([1; 16]), started: None, answers };
         let body = Body::ReaderUp { reader: "in".parse().unwrap() };

@@ -6,6 +6,7 @@ use std::{path::Path, process::Stdio, time::Duration};
 use anyhow::{Context as _, ensure};
 use edge_agent::outbox::{
     Outbox,
+    medium::Disk,
     shelf::{Owner, Shelf},
 };
 use rusqlite::{Connection, OpenFlags, types::Value};
@@ -98,9 +99,9 @@ fn fill(site: &Site, count: u64) -> anyhow::Result<()> {
     let badges =
         (0..BADGES).map(|n| Ok(key.seal(&badge_uid(n).parse()?))).collect::<anyhow::Result<Vec<_>>>()?;
     let path = std::fs::read_dir(site.outbox_dir())?.next().context("there is an outbox")??.path();
-    let owner = { Outbox::open(&path)?.machine().to_vec() };
+    let owner = { Outbox::open(&Disk, &path)?.machine().to_vec() };
     let owner = Owner { controller: CONTROLLER.parse()?, machine: owner };
-    let mut shelf = Shelf::open(&site.outbox_dir(), &owner, || OutboxId([0; 16]))?;
+    let mut shelf = Shelf::open(Disk::shared(), &site.outbox_dir(), &owner, || OutboxId([0; 16]))?;
     let outbox = shelf.newest();
     let boot_id = BootId([0xbe; 16]);
     let boot = outbox.boot_number(boot_id)?;

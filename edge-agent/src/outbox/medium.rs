@@ -1,0 +1,87 @@
+//! Where outbox files live. [`Disk`] is the real one. The proofs put one in memory in its place that tears writes, runs
+//! full and loses power, so that exactly the calls that production makes are the ones that fail there.
+//!
+//! Everything that an outbox does to the file system beside SQLite goes through [`Medium`], and SQLite through the
+//! VFS that it names.
+
+use std::fmt::Debug;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::{Connection, OpenFlags};
+
+/// A file system for outboxes.
+pub trait Medium: Debug + Send + Sync {
+    /// The SQLite VFS to open databases with; SQLite's own if none.
+    fn vfs(&self) -> Option<&str>;
+
+    /// Makes a folder and those above it, unless it is there.
+    fn create_folder(&self, folder: &Path) -> io::Result<()>;
+
+    /// The files in a folder, in any order.
+    fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>>;
+
+    /// Makes an empty file that only its owner can read; fails if it is there.
+    fn create_new(&self, file: &Path) -> io::Result<()>;
+
+    /// Brings a file's content to the medium.
+    fn sync_file(&self, file: &Path) -> io::Result<()>;
+
+    /// Gives a file another name in the same folder.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Brings the names in a folder to the medium.
+    fn sync_folder(&self, folder: &Path) -> io::Result<()>;
+}
+
+/// The real file system.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Disk;
+
+impl Disk {
+    /// Shared, as a shelf wants it.
+    pub fn shared() -> Arc<dyn Medium> {
+        Arc::new(Disk)
+    }
+}
+
+impl Medium for Disk {
+    fn vfs(&self) -> Option<&str> {
+        None
+    }
+
+    fn create_folder(&self, folder: &Path) -> io::Result<()> {
+        std::fs::create_dir_all(folder)
+    }
+
+    fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
+        std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect()
+    }
+
+    fn create_new(&self, file: &Path) -> io::Result<()> {
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map(drop)
+    }
+
+    fn sync_file(&self, file: &Path) -> io::Result<()> {
+        std::fs::File::open(file)?.sync_all()
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
+    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        std::fs::File::open(folder)?.sync_all()
+    }
+}
+
+/// Opens a database that is there.
+pub(super) fn open(medium: &dyn Medium, path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    match medium.vfs() {
+        None => Connection::open_with_flags(path, flags),
+        Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs),
+    }
+}
