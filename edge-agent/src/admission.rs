@@ -289,6 +289,14 @@ fn is_random_id(credential: &Credential) -> bool {
 }
 
 #[cfg(test)]
+impl TapKey {
+    /// Any key.
+    pub(crate) fn for_tests(n: u64) -> TapKey {
+        TapKey(n)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 

@@ -4,7 +4,7 @@
 //!
 //! A tap's way through this file: [`Agent::card`] → [`Agent::record`] → (the outbox's thread) → [`Agent::committed`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use tap_protocol::badge::Credential;
 use tap_protocol::envelope::Batch;
@@ -17,20 +17,24 @@ use tap_protocol::topic::{Channel, Topic};
 use tokio::sync::oneshot;
 
 use crate::admission::{Admission, Admitted, TapKey};
+use crate::ages::Ages;
 use crate::anchors::Anchors;
 use crate::broker_link::{LinkEvent, Session};
 use crate::clock;
+use crate::complaints::Complaints;
 use crate::config::SIMULATED_READER;
 use crate::control::{Asked, Request, Response};
+use crate::feedback::{Audience, Due, Feedback};
 use crate::identity::Identity;
 use crate::now::Now;
 use crate::outbox::Chunk;
 use crate::outbox::worker::{Committed, Done, Job, OutboxThread, OutboxView, Ticket, told_in_hello};
 use crate::reader::ReaderEvent;
-use crate::reader::card_read::CardRead;
+use crate::reader::card_read::{CardRead, Reject, reports_removal};
 use crate::relay::{Relay, Send, Verdict};
 use crate::signal::Signals;
 use crate::status::{BrokerStatus, Counters, OutboxStatus, ReaderStatus, Status};
+use crate::watchdog;
 
 /// After something refused to be sent or read, sending pauses for this long.
 const SEND_PAUSE_MS: u64 = 20;
@@ -38,15 +42,11 @@ const SEND_PAUSE_MS: u64 = 20;
 /// After a damaged outbox refused to be read, sending pauses for this long.
 const DAMAGE_PAUSE_MS: u64 = 5_000;
 
+/// Clocks are looked at and what time alone brings is done this often, however much else happens.
+const TICK_EVERY_MS: u64 = 1_000;
+
 /// Dirty marks are written and history is pruned this often.
 const HOUSEKEEP_EVERY_MS: u64 = 30_000;
-
-/// The same complaint is logged this often, with a count of what was not logged.
-const COMPLAIN_EVERY_MS: u64 = 60_000;
-
-/// How finely the age of what waits for a receipt is remembered: at most so many points, at least so far apart.
-const MAX_AGE_POINTS: usize = 1024;
-const AGE_POINT_MS: u64 = 1_000;
 
 /// Everything that can happen to the agent.
 #[derive(Debug)]
@@ -86,19 +86,21 @@ pub struct Agent {
     relay: Relay,
     anchors: Anchors,
     signals: Signals,
+    feedback: Feedback,
     outbox: OutboxThread,
     shelf: Vec<OutboxView>,
     session: Option<Session>,
     link_why: Option<String>,
     /// A rewound outbox is being left; nothing else is decided about receipts until the new shelf is known.
     starting_new: bool,
-    /// Records on their way to the medium.
+    /// Records on their way to the medium, oldest first.
     waiting: BTreeMap<Ticket, Waiting>,
     next_ticket: u64,
     readers: Vec<Reader>,
     simulated_reader: ReaderName,
     ages: Ages,
     send_not_before_ms: u64,
+    tick_due_ms: u64,
     housekeep_due_ms: u64,
     complaints: Complaints,
     counters: Counters,
@@ -112,6 +114,7 @@ pub struct Agent {
 /// Somebody who waits for a commit.
 struct Waiting {
     started_us: u64,
+    since_ms: u64,
     key: Option<TapKey>,
     reader: Option<ReaderName>,
     answer: Option<oneshot::Sender<Response>>,
@@ -124,6 +127,8 @@ struct Reader {
     detail: String,
     taps: u64,
     last_tap_ms: Option<u64>,
+    /// The last tap here, to be told again to a person who taps again.
+    last_tap: Option<(TapKey, Committed<Tap>)>,
     rejected: BTreeMap<String, u64>,
 }
 
@@ -151,6 +156,7 @@ impl Agent {
             admission,
             relay: Relay::new([]),
             signals,
+            feedback: Feedback::default(),
             outbox,
             shelf: Vec::new(),
             session: None,
@@ -162,6 +168,7 @@ impl Agent {
             simulated_reader,
             ages: Ages::default(),
             send_not_before_ms: 0,
+            tick_due_ms: now_ms + TICK_EVERY_MS,
             housekeep_due_ms: now_ms + HOUSEKEEP_EVERY_MS,
             complaints: Complaints::default(),
             counters: Counters::default(),
@@ -185,21 +192,35 @@ impl Agent {
             }
             Event::Outbox(done) => self.outbox_answered(done, &now),
             Event::Link(event) => self.link(event, &now),
-            Event::Tick => self.tick(&now),
+            Event::Tick => {}
         }
+        if now.boottime_ms >= self.tick_due_ms {
+            self.tick_due_ms = now.boottime_ms + TICK_EVERY_MS;
+            self.tick(&now);
+        }
+        self.show_what_is_due(&now);
         self.send_what_is_due(&now);
     }
 
     /// When [`Event::Tick`] is due at the latest, CLOCK_BOOTTIME milliseconds.
     pub fn wake_at_ms(&self) -> u64 {
-        let now_ms = clock::boottime_ms();
-        let second = now_ms + 1_000;
         // While sending pauses, the relay is not asked; it may want to be long since.
-        let sending = match self.send_not_before_ms > now_ms {
-            true => self.send_not_before_ms,
-            false => self.relay.wake_at_ms().unwrap_or(second),
+        let sending = match self.send_not_before_ms > clock::boottime_ms() {
+            true => Some(self.send_not_before_ms),
+            false => self.relay.wake_at_ms(),
         };
-        sending.min(second)
+        sending.into_iter().chain(self.feedback.wake_at_ms()).fold(self.tick_due_ms, u64::min)
+    }
+
+    /// What stands and should not, if anything: then the service manager's watchdog is left hungry. `readers`: each and
+    /// when its loop last turned.
+    pub fn stuck<'a>(&self, readers: impl Iterator<Item = (&'a ReaderName, u64)>) -> Option<watchdog::Stuck> {
+        let seen = watchdog::Seen {
+            outbox_ended: self.outbox.has_ended(),
+            commit_since_ms: self.waiting.values().next().map(|waiting| waiting.since_ms),
+            readers: readers.collect(),
+        };
+        watchdog::stuck(&seen, self.started_ms, clock::boottime_ms())
     }
 
     /// One line for the service manager.
@@ -233,18 +254,24 @@ impl Agent {
             ReaderEvent::Removed { reader, at_boottime_ms } => {
                 self.admission.removed(&reader, at_boottime_ms)
             }
-            ReaderEvent::Rejected { reader, why } => self.reject(&reader, why.kind(), &why.to_string(), now),
+            ReaderEvent::Rejected { reader, why } => {
+                if is_no_badge(&why) {
+                    self.feedback.something_else(&reader);
+                    self.signals.not_a_badge(&reader);
+                }
+                self.reject(&reader, why.kind(), &why.to_string(), now);
+            }
             ReaderEvent::Up { reader, detail } => {
                 tracing::info!(%reader, "reader is up: {detail}");
                 if self.reader_is_now(&reader, ReaderState::Up, detail) {
-                    self.record(Body::ReaderUp { reader }, Waiting::for_nobody(), now);
+                    self.record(Body::ReaderUp { reader }, Waiting::for_nobody(now.boottime_ms), now);
                 }
             }
             ReaderEvent::Down { reader, why } => {
                 tracing::warn!(%reader, why = why.kind(), "{why}");
                 if self.reader_is_now(&reader, ReaderState::Down, why.to_string()) {
                     let why = short_text(why.kind());
-                    self.record(Body::ReaderDown { reader, why }, Waiting::for_nobody(), now);
+                    self.record(Body::ReaderDown { reader, why }, Waiting::for_nobody(now.boottime_ms), now);
                 }
             }
         }
@@ -288,18 +315,43 @@ impl Agent {
                 let badge = self.identity.token_key.seal(&credential);
                 let direction = said_direction.unwrap_or(direction);
                 let tap = Tap { reader: reader.clone(), badge, direction, verdict: RosterVerdict::NoRoster };
-                let waiting = Waiting { started_us, key: Some(key), reader: Some(reader), answer };
+                if answer.is_none() {
+                    self.feedback.tap(&reader, key, now.boottime_ms);
+                }
+                let since_ms = now.boottime_ms;
+                let waiting = Waiting { started_us, since_ms, key: Some(key), reader: Some(reader), answer };
                 self.record(Body::Tap(tap), waiting, now);
             }
-            Admitted::Repeat { .. } => {
+            Admitted::Repeat { of, .. } => {
                 self.counters.repeats += 1;
+                if answer.is_none() {
+                    self.shown_again(&read.reader, of, now);
+                }
                 refuse(answer, "the same card, still there".into());
             }
             Admitted::NotABadge(why) => {
+                self.feedback.something_else(&read.reader);
                 self.signals.not_a_badge(&read.reader);
                 self.reject(&read.reader, why.kind(), &why.to_string(), now);
                 refuse(answer, why.to_string());
             }
+        }
+    }
+
+    /// The card of a tap was shown again. Whoever does that wants to know, and the answer is the same.
+    fn shown_again(&mut self, reader: &ReaderName, tap: TapKey, now: &Now) {
+        let online = self.session.is_some();
+        let Some(desk) = self.readers.iter().find(|desk| desk.name == *reader) else { return };
+        let committed = desk.last_tap.as_ref().filter(|(key, _)| *key == tap).map(|(_, tap)| tap);
+        match (committed, reports_removal(desk.kind)) {
+            (Some(committed), true) => {
+                self.feedback.something_else(reader);
+                self.signals.recorded(committed, online);
+            }
+            // A reader that repeats itself says nothing new.
+            (Some(_), false) => {}
+            (None, true) => self.feedback.again(reader, tap, now.boottime_ms),
+            (None, false) => self.feedback.still_there(reader, tap, now.boottime_ms),
         }
     }
 
@@ -320,19 +372,32 @@ impl Agent {
             self.admission.committed(key, seq);
         }
         let Some(tap) = record.into_tap() else { return };
-        let signal = self.signals.recorded(&tap, self.session.is_some());
+        let reader = &tap.value().reader;
+        // A simulated tap has somebody who waits for it on the socket, whoever else taps.
+        let audience = match (&waiting.answer, waiting.key) {
+            (None, Some(key)) => self.feedback.answer(reader, key, now.boottime_ms),
+            _ => Audience::Waits,
+        };
+        let signal = match audience {
+            Audience::Waits => Some(self.signals.recorded(&tap, self.session.is_some())),
+            Audience::Superseded | Audience::Gone => {
+                self.counters.signals_withheld += 1;
+                None
+            }
+        };
         let tap_to_signal_us = clock::boottime_us() - waiting.started_us;
         self.counters.taps_recorded += 1;
-        if let Some(reader) = self.reader_named(&tap.value().reader) {
-            reader.taps += 1;
-            reader.last_tap_ms = Some(now.boottime_ms);
-        }
         let event_id = EventId::new(&self.setup.controller, tap.outbox(), seq);
         // Not at info: a line per tap would wear the SD card out faster than the taps themselves do.
-        tracing::debug!(reader = %tap.value().reader, seq = seq.0, %event_id, "tap recorded");
-        if let Some(answer) = waiting.answer {
+        tracing::debug!(%reader, seq = seq.0, %event_id, "tap recorded");
+        if let (Some(answer), Some(signal)) = (waiting.answer, signal) {
             let (event_id, signal) = (event_id.to_string(), signal.to_string());
             let _ = answer.send(Response::Recorded { seq: seq.0, event_id, signal, tap_to_signal_us });
+        }
+        if let Some(reader) = self.readers.iter_mut().find(|known| known.name == tap.value().reader) {
+            reader.taps += 1;
+            reader.last_tap_ms = Some(now.boottime_ms);
+            reader.last_tap = waiting.key.map(|key| (key, tap));
         }
     }
 
@@ -340,15 +405,27 @@ impl Agent {
         let Some(waiting) = self.waiting.remove(&ticket) else { return };
         // It may have been an anchor; one too many costs nothing.
         self.anchors.start_over();
-        if let Some(reader) = waiting.reader {
+        if let (Some(reader), Some(key)) = (waiting.reader, waiting.key) {
             self.counters.taps_refused += 1;
-            self.signals.out_of_service(&reader);
+            if waiting.answer.is_some()
+                || self.feedback.answer(&reader, key, now.boottime_ms) == Audience::Waits
+            {
+                self.signals.out_of_service(&reader);
+            }
             self.reject(&reader, "not_durable", why, now);
-        }
-        if let Some(key) = waiting.key {
             self.admission.refused(key);
         }
         refuse(waiting.answer, format!("the tap could not be made durable: {why}"));
+    }
+
+    /// What people at the readers are to see because time passed.
+    fn show_what_is_due(&mut self, now: &Now) {
+        for due in self.feedback.due(now.boottime_ms) {
+            match due {
+                Due::Wait(reader) => self.signals.wait(&reader),
+                Due::GiveUp(reader) => self.signals.out_of_service(&reader),
+            }
+        }
     }
 
     // Outbox.
@@ -406,7 +483,9 @@ impl Agent {
             if self.session.is_some() {
                 self.relay.connected(now.boottime_ms);
             }
-            self.ages.began(&shelf, now.boottime_ms);
+            if let Some(newest) = shelf.last() {
+                self.ages.began(newest.last_seq, newest.mark.receipted_through, now.boottime_ms);
+            }
         }
         for view in &shelf {
             if view.is_retired {
@@ -474,7 +553,7 @@ impl Agent {
                 self.counters.receipts += 1;
                 self.last_receipt_ms = Some(now.boottime_ms);
                 if let Some(anchor) = self.anchors.receipt_came(&receipt, now) {
-                    self.record(anchor, Waiting::for_nobody(), now);
+                    self.record(anchor, Waiting::for_nobody(now.boottime_ms), now);
                 }
                 // Without room for the look-up the receipt is lost; the next hello brings another.
                 let _ = self.outbox.submit(Job::HashAt { receipt: Box::new(receipt) });
@@ -609,10 +688,14 @@ impl Agent {
 
     fn tick(&mut self, now: &Now) {
         if let Some(anchor) = self.anchors.clock_read(now) {
-            self.record(anchor, Waiting::for_nobody(), now);
+            self.record(anchor, Waiting::for_nobody(now.boottime_ms), now);
         }
         for run in self.admission.expire(now.boottime_ms) {
-            self.record(Body::Repeats { seq: run.seq, n: run.repeats }, Waiting::for_nobody(), now);
+            self.record(
+                Body::Repeats { seq: run.seq, n: run.repeats },
+                Waiting::for_nobody(now.boottime_ms),
+                now,
+            );
         }
         if now.boottime_ms >= self.housekeep_due_ms {
             self.housekeep_due_ms = now.boottime_ms + HOUSEKEEP_EVERY_MS;
@@ -672,8 +755,8 @@ impl Agent {
 }
 
 impl Waiting {
-    fn for_nobody() -> Waiting {
-        Waiting { started_us: 0, key: None, reader: None, answer: None }
+    fn for_nobody(since_ms: u64) -> Waiting {
+        Waiting { started_us: 0, since_ms, key: None, reader: None, answer: None }
     }
 }
 
@@ -686,6 +769,7 @@ impl Reader {
             detail: "starting".into(),
             taps: 0,
             last_tap_ms: None,
+            last_tap: None,
             rejected: BTreeMap::new(),
         }
     }
@@ -714,6 +798,11 @@ impl From<&OutboxView> for OutboxStatus {
     }
 }
 
+/// Whether a person who shows this must be told that it is no badge: the card answered, and has no number to give.
+fn is_no_badge(why: &Reject) -> bool {
+    matches!(why, Reject::StatusWord(_) | Reject::BadUidLength(_))
+}
+
 fn refuse(answer: Option<oneshot::Sender<Response>>, why: String) {
     if let Some(answer) = answer {
         let _ = answer.send(Response::Refused { why });
@@ -730,104 +819,4 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-/// Since when records of the newest outbox have waited for a receipt: a few points, oldest first, so that a million
-/// waiting records cost no more memory than a thousand.
-#[derive(Debug, Default)]
-struct Ages {
-    /// (first record, when): records from here on to the next point were committed at about that time.
-    points: VecDeque<(Seq, u64)>,
-    last_seq: Seq,
-    receipted: Seq,
-}
-
-impl Ages {
-    fn began(&mut self, shelf: &[OutboxView], now_ms: u64) {
-        if let Some(newest) = shelf.last() {
-            self.receipted = newest.mark.receipted_through;
-            self.grew(newest.last_seq, now_ms);
-        }
-    }
-
-    fn grew(&mut self, last_seq: Seq, now_ms: u64) {
-        let first_new = self.last_seq.max(self.receipted).next();
-        self.last_seq = last_seq;
-        if self.points.back().is_none_or(|(_, at_ms)| now_ms >= at_ms + AGE_POINT_MS) {
-            self.points.push_back((first_new, now_ms));
-        }
-        if self.points.len() > MAX_AGE_POINTS {
-            let mut keep = false;
-            self.points.retain(|_| {
-                keep = !keep;
-                keep
-            });
-        }
-    }
-
-    fn receipted(&mut self, through: Seq) {
-        self.receipted = through;
-        while self.points.get(1).is_some_and(|(first, _)| *first <= through.next()) {
-            self.points.pop_front();
-        }
-        if self.receipted >= self.last_seq {
-            self.points.clear();
-        }
-    }
-
-    fn oldest_ms(&self, now_ms: u64) -> Option<u64> {
-        self.points.front().map(|(_, at_ms)| now_ms.saturating_sub(*at_ms))
-    }
-}
-
-/// Says each kind of complaint once a minute at most, with a count of how often there was reason to.
-#[derive(Debug, Default)]
-struct Complaints(BTreeMap<&'static str, (u64, u64)>);
-
-impl Complaints {
-    /// `Some(how often since the last time)` if it is to be said now.
-    fn due(&mut self, kind: &'static str, now_ms: u64) -> Option<u64> {
-        let (last_ms, unsaid) = self.0.entry(kind).or_insert((0, 0));
-        *unsaid += 1;
-        let is_due = *last_ms == 0 || now_ms >= *last_ms + COMPLAIN_EVERY_MS;
-        is_due.then(|| {
-            *last_ms = now_ms;
-            std::mem::take(unsaid)
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_complaint_is_said_once_a_minute_with_its_count() {
-        let mut complaints = Complaints::default();
-        assert_eq!(complaints.due("a", 1), Some(1));
-        assert_eq!(complaints.due("a", 2), None);
-        assert_eq!(complaints.due("b", 3), Some(1));
-        assert_eq!(complaints.due("a", 1 + COMPLAIN_EVERY_MS), Some(2));
-    }
-
-    #[test]
-    fn the_age_of_what_waits_is_known_to_a_second() {
-        let mut ages = Ages::default();
-        assert_eq!(ages.oldest_ms(0), None);
-        ages.grew(Seq(10), 1_000);
-        ages.grew(Seq(20), 5_000);
-        assert_eq!(ages.oldest_ms(6_000), Some(5_000));
-        ages.receipted(Seq(10));
-        assert_eq!(ages.oldest_ms(6_000), Some(1_000));
-        ages.receipted(Seq(20));
-        assert_eq!(ages.oldest_ms(6_000), None);
-    }
-
-    #[test]
-    fn a_year_of_waiting_takes_no_more_memory() {
-        let mut ages = Ages::default();
-        (1..100_000).for_each(|n| ages.grew(Seq(n), n * AGE_POINT_MS));
-        assert!(ages.points.len() <= MAX_AGE_POINTS);
-        assert_eq!(ages.oldest_ms(100_000 * AGE_POINT_MS), Some(99_999 * AGE_POINT_MS));
-    }
 }

@@ -2,11 +2,14 @@
 
 pub mod admission;
 pub mod agent;
+pub mod ages;
 pub mod anchors;
 pub mod broker_link;
 pub mod clock;
+pub mod complaints;
 pub mod config;
 pub mod control;
+pub mod feedback;
 pub mod identity;
 pub mod log;
 pub mod now;
@@ -15,3 +18,4 @@ pub mod reader;
 pub mod relay;
 pub mod signal;
 pub mod status;
+pub mod watchdog;

@@ -75,6 +75,11 @@ impl Signals {
         self.show(reader, Signal::NotABadge);
     }
 
+    /// The tap is not on the medium yet.
+    pub fn wait(&mut self, reader: &ReaderName) {
+        self.show(reader, Signal::Wait);
+    }
+
     /// The tap could not be made durable.
     pub fn out_of_service(&mut self, reader: &ReaderName) {
         self.show(reader, Signal::OutOfService);

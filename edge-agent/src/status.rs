@@ -88,6 +88,8 @@ pub struct Counters {
     pub taps_recorded: u64,
     /// Taps that could not be made durable and were refused at the reader.
     pub taps_refused: u64,
+    /// Answers that were not shown because they came too late or a later card had been shown.
+    pub signals_withheld: u64,
     /// Reads of a card that had not been away.
     pub repeats: u64,
     /// Commits.

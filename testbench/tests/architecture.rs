@@ -68,7 +68,10 @@ const PURE: [(&str, &[&str]); 2] = [
         "edge-agent",
         &[
             "admission",
+            "ages",
             "anchors",
+            "complaints",
+            "feedback",
             "now",
             "relay",
             "reader::apdu",
@@ -76,6 +79,7 @@ const PURE: [(&str, &[&str]); 2] = [
             "reader::em4100",
             "reader::retry",
             "reader::watch",
+            "watchdog",
         ],
     ),
     (

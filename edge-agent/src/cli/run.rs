@@ -15,6 +15,7 @@ use edge_agent::outbox::shelf::{Owner, Shelf};
 use edge_agent::outbox::worker::{OutboxThread, mint_outbox_id};
 use edge_agent::reader::{ReaderEvent, RunningReader, serial};
 use edge_agent::signal::{LogLamp, Signals};
+use edge_agent::watchdog::Stuck;
 use edge_agent::{broker_link, clock, control, log};
 use ring::digest;
 use sd_notify::NotifyState;
@@ -89,6 +90,7 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
     tracing::info!("edge-agent {} is ready as {}", env!("CARGO_PKG_VERSION"), config.controller);
     notify(&[NotifyState::Ready]);
     let mut said = String::new();
+    let mut watchdog = Watchdog::new();
     loop {
         let nap = Duration::from_millis(agent.wake_at_ms().saturating_sub(clock::boottime_ms()));
         // Not biased: no source can starve another. Every branch only takes from a channel, which loses nothing.
@@ -107,6 +109,10 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
             said = agent.status_line();
             notify(&[NotifyState::Status(&said)]);
         }
+        watchdog.feed(|| {
+            let turned = |reader: &'_ RunningReader| reader.progress().last_turn_boottime_ms();
+            agent.stuck(readers.iter().map(|reader| (reader.name(), turned(reader))))
+        });
     }
 
     tracing::info!("stopping");
@@ -174,6 +180,30 @@ fn machine() -> Vec<u8> {
     let found = sources.iter().find_map(|path| std::fs::read(path).ok().filter(|text| !text.is_empty()));
     let text = [b"tapline/machine/v1\0".as_slice(), &found.unwrap_or_default()].concat();
     digest::digest(&digest::SHA256, &text).as_ref()[..16].to_vec()
+}
+
+/// The service manager's watchdog, if it set one: fed while everything turns.
+struct Watchdog {
+    every_ms: Option<u64>,
+    due_ms: u64,
+}
+
+impl Watchdog {
+    fn new() -> Watchdog {
+        // Thrice in its time: one feed may come late.
+        let every = sd_notify::watchdog_enabled().map(|time| time / 3);
+        Watchdog { every_ms: every.and_then(|every| u64::try_from(every.as_millis()).ok()), due_ms: 0 }
+    }
+
+    fn feed(&mut self, stuck: impl FnOnce() -> Option<Stuck>) {
+        let now_ms = clock::boottime_ms();
+        let Some(every_ms) = self.every_ms.filter(|_| now_ms >= self.due_ms) else { return };
+        self.due_ms = now_ms + every_ms;
+        match stuck() {
+            None => notify(&[NotifyState::Watchdog]),
+            Some(stuck) => tracing::error!("the watchdog is not fed: {stuck}"),
+        }
+    }
 }
 
 /// Tells the service manager, if there is one.

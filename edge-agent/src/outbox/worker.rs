@@ -226,6 +226,11 @@ impl OutboxThread {
         })
     }
 
+    /// Whether the thread has ended, which only a defect makes it do before [`OutboxThread::stop`].
+    pub fn has_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+
     /// Waits until everything that was submitted is written, then ends the thread.
     pub fn stop(self) {
         // A full queue drains by itself: the worker never waits for us while it runs.

@@ -52,7 +52,10 @@ async fn latency(site: &Site) -> anyhow::Result<Vec<Figure>> {
         Figure::new(name, median(rounds.iter().map(|(tap, _)| *tap)), "µs")
             .beside("append + fdatasync", beside)
     };
-    Ok(vec![figure("tap → green p50", &p50).goal(Goal::RatioAtMost(1.5)), figure("tap → green p99", &p99)])
+    Ok(vec![
+        figure("tap → green p50", &p50).goal(Goal::RatioAtMost(1.3)),
+        figure("tap → green p99", &p99).goal(Goal::RatioAtMost(2.0)),
+    ])
 }
 
 async fn bytes(site: &Site) -> anyhow::Result<Vec<Figure>> {
