@@ -96,6 +96,6 @@ pub struct LogLamp;
 
 impl Lamp for LogLamp {
     fn show(&mut self, reader: &ReaderName, signal: Signal) {
-        tracing::debug!(%reader, "{signal}");
+        tracing::debug!(%reader, "signal: {signal}");
     }
 }

@@ -13,6 +13,7 @@ mod pcscd;
 mod ports;
 mod program;
 mod pty;
+mod syscall_fault;
 mod tethered;
 mod waiting;
 
@@ -22,4 +23,5 @@ pub use pcscd::{Pcscd, VirtualReader};
 pub use ports::free_port;
 pub use program::{Program, Ready, Running, program_path};
 pub use pty::PtyPair;
+pub use syscall_fault::SyscallFault;
 pub use waiting::{wait_for, wait_until};

@@ -41,6 +41,8 @@ pub struct SiteOptions {
     pub readers: String,
     /// Extra environment for edge-agent.
     pub edge_env: Vec<(String, String)>,
+    /// edge-agent logs every signal and decision too.
+    pub verbose: bool,
     /// Where everything lives; a temporary folder that goes away if not given.
     pub dir: Option<PathBuf>,
     /// Seconds until cloud-ingest gives a request up; the product's default if not given.
@@ -164,6 +166,7 @@ impl Site {
             .fold(Program::new("edge-agent")?, |program, (key, value)| program.env(key, value))
             .args(["run", "--config"])
             .args([dir.join("edge-agent.toml")])
+            .args(options.verbose.then_some("--verbose"))
             .ready_when(Ready::Line("is ready as".into()));
         let cloud = cloud_program.start(&dir).await?;
         let edge = edge_program.start(&dir).await?;
