@@ -8,6 +8,7 @@
 pub mod apdu;
 pub mod card_read;
 pub mod em4100;
+pub mod lamp;
 #[cfg(feature = "pcsc")]
 pub mod pcsc;
 pub mod retry;
