@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn out_of_service_blinks_where_in_service_is_steady() {
-        assert!(OUT_OF_SERVICE.dark_ms > 0 && OUT_OF_SERVICE.until_replaced);
+        const { assert!(OUT_OF_SERVICE.dark_ms > 0 && OUT_OF_SERVICE.until_replaced) };
         assert!(
             Signal::ALL.iter().all(|signal| light_rhythm(signal.pattern()) != light_rhythm(&OUT_OF_SERVICE))
         );
