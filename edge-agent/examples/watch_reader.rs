@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use edge_agent::reader::lamp::LampChoice;
 use edge_agent::reader::{ReaderEvent, ReaderProgress, RecoveryStep, RunningReader, serial};
 use rustix::time::{ClockId, clock_gettime};
 use tap_protocol::ids::ReaderName;
@@ -50,7 +51,7 @@ fn start(words: &[&str], events: mpsc::Sender<ReaderEvent>) -> anyhow::Result<Ru
         ["pcsc", rest @ ..] => {
             use edge_agent::reader::pcsc;
             let name_contains = rest.first().map(|part| (*part).to_owned());
-            pcsc::spawn(pcsc::PcscConfig { name, name_contains }, events, boottime_ms)
+            pcsc::spawn(pcsc::PcscConfig { name, name_contains, lamp: LampChoice::None }, events, boottime_ms)
         }
         ["serial", path, rest @ ..] => {
             let baud = rest

@@ -10,6 +10,7 @@ use tap_protocol::limits::MAX_READERS;
 use tap_protocol::tap::Direction;
 
 use crate::admission::DEFAULT_DEBOUNCE_MS;
+use crate::reader::lamp::LampChoice;
 
 /// The exit code for a configuration error (`EX_CONFIG` of sysexits.h): systemd must not restart on it.
 pub const EXIT_CONFIG: u8 = 78;
@@ -203,6 +204,9 @@ pub struct PcscConfig {
     /// A part of the name that `pcsc_scan` shows; the first reader if not given.
     #[serde(rename = "match")]
     pub matching: Option<String>,
+    /// Its light and sound: by its name, unless this says otherwise.
+    #[serde(default)]
+    pub lamp: LampChoice,
 }
 
 /// A reader at a serial port.

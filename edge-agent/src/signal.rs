@@ -3,49 +3,22 @@
 //!
 //! Knows what to show and which hardware shows it; why something is shown was decided before.
 
-use std::fmt;
+pub mod pattern;
 
-use serde::Serialize;
 use tap_protocol::ids::ReaderName;
 use tap_protocol::tap::{Tap, Verdict};
 
+pub use pattern::Signal;
+
 use crate::outbox::worker::Committed;
-
-/// What a person can be told. Six different signals, none of which can be mistaken for another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Signal {
-    /// Recorded for good, and the cloud can be reached: steady green, one short beep.
-    Recorded,
-    /// Recorded for good; the cloud will hear of it later: green blinking twice, one short beep.
-    RecordedOffline,
-    /// Recorded, but the badge is not on the roster: green and amber, two short beeps.
-    UnknownBadge,
-    /// Not a badge (a bank card, a phone): amber blinking, one long low beep. Nothing was recorded.
-    NotABadge,
-    /// Not recorded yet: please wait. Amber steady, no sound.
-    Wait,
-    /// Nothing can be recorded here: red steady, three long beeps.
-    OutOfService,
-}
-
-impl fmt::Display for Signal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Signal::Recorded => "recorded",
-            Signal::RecordedOffline => "recorded offline",
-            Signal::UnknownBadge => "unknown badge",
-            Signal::NotABadge => "not a badge",
-            Signal::Wait => "wait",
-            Signal::OutOfService => "out of service",
-        })
-    }
-}
 
 /// Something that can show a signal at a reader.
 pub trait Lamp: Send {
-    /// Shows it. Must return at once; a lamp that fails is the lamp's own business.
+    /// Shows it for a moment. Must return at once; a lamp that fails is the lamp's own business.
     fn show(&mut self, reader: &ReaderName, signal: Signal);
+
+    /// The standing light, told when it changes: whether a tap at this reader would be recorded. Must return at once.
+    fn in_service(&mut self, reader: &ReaderName, yes: bool);
 }
 
 /// All lamps of the controller.
@@ -66,7 +39,7 @@ impl Signals {
             (Verdict::Known | Verdict::NoRoster, true) => Signal::Recorded,
             (Verdict::Known | Verdict::NoRoster, false) => Signal::RecordedOffline,
         };
-        self.show(&tap.value().reader, signal);
+        self.light(&tap.value().reader, signal);
         signal
     }
 
@@ -85,7 +58,18 @@ impl Signals {
         self.show(reader, Signal::OutOfService);
     }
 
-    fn show(&mut self, reader: &ReaderName, signal: Signal) {
+    /// Shows what promises nothing; the way to the others is [`Signals::recorded`].
+    pub fn show(&mut self, reader: &ReaderName, signal: Signal) {
+        assert!(!signal.promises(), "{signal} takes a committed tap");
+        self.light(reader, signal);
+    }
+
+    /// Whether a tap at this reader would be recorded, to be seen before the tap.
+    pub fn in_service(&mut self, reader: &ReaderName, yes: bool) {
+        self.lamps.iter_mut().for_each(|lamp| lamp.in_service(reader, yes));
+    }
+
+    fn light(&mut self, reader: &ReaderName, signal: Signal) {
         self.lamps.iter_mut().for_each(|lamp| lamp.show(reader, signal));
     }
 }
@@ -97,5 +81,9 @@ pub struct LogLamp;
 impl Lamp for LogLamp {
     fn show(&mut self, reader: &ReaderName, signal: Signal) {
         tracing::debug!(%reader, "signal: {signal}");
+    }
+
+    fn in_service(&mut self, reader: &ReaderName, yes: bool) {
+        tracing::debug!(%reader, "{}", if yes { "in service" } else { "out of service" });
     }
 }

@@ -14,7 +14,7 @@ use edge_agent::outbox::medium::Disk;
 use edge_agent::outbox::shelf::{Owner, Shelf};
 use edge_agent::outbox::worker::{OutboxThread, mint_outbox_id};
 use edge_agent::reader::{ReaderEvent, RunningReader, serial};
-use edge_agent::signal::{LogLamp, Signals};
+use edge_agent::signal::{Lamp, LogLamp, Signals};
 use edge_agent::watchdog::Stuck;
 use edge_agent::{broker_link, clock, control, log};
 use ring::digest;
@@ -80,9 +80,11 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
         readers: config.readers.iter().map(|reader| (reader.name.clone(), kind(reader))).collect(),
     };
     let admission = Admission::new(config.debounce_ms, places);
-    let mut agent = Agent::new(setup, identity, admission, Signals::new(vec![Box::new(LogLamp)]), outbox);
     let readers: Vec<RunningReader> =
         config.readers.iter().filter_map(|reader| start_reader(reader, read_in.clone())).collect();
+    let log: Box<dyn Lamp> = Box::new(LogLamp);
+    let lamps = readers.iter().filter_map(RunningReader::lamp).chain([log]).collect();
+    let mut agent = Agent::new(setup, identity, admission, Signals::new(lamps), outbox);
     let linking = broker_link::start(&config.broker, &config.controller, link_in)?;
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -159,12 +161,9 @@ fn start_reader(reader: &ReaderConfig, events: Sender<ReaderEvent>) -> Option<Ru
 #[cfg(feature = "pcsc")]
 fn start_pcsc(reader: &ReaderConfig, events: Sender<ReaderEvent>) -> Option<RunningReader> {
     use edge_agent::reader::pcsc;
-    let name_contains = reader.pcsc.as_ref().and_then(|pcsc| pcsc.matching.clone());
-    Some(pcsc::spawn(
-        pcsc::PcscConfig { name: reader.name.clone(), name_contains },
-        events,
-        clock::boottime_ms,
-    ))
+    let how = reader.pcsc.clone().unwrap_or_default();
+    let config = pcsc::PcscConfig { name: reader.name.clone(), name_contains: how.matching, lamp: how.lamp };
+    Some(pcsc::spawn(config, events, clock::boottime_ms))
 }
 
 #[cfg(not(feature = "pcsc"))]

@@ -8,8 +8,12 @@
 pub mod apdu;
 pub mod card_read;
 pub mod em4100;
+pub mod lamp;
+pub mod lamp_desk;
 #[cfg(feature = "pcsc")]
 pub mod pcsc;
+#[cfg(feature = "pcsc")]
+mod pcsc_lamp;
 pub mod retry;
 pub mod serial;
 #[cfg(feature = "pcsc")]
@@ -25,7 +29,9 @@ use tap_protocol::ids::ReaderName;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::signal::Lamp;
 use card_read::{CardRead, Reject};
+use lamp_desk::{LampCounters, LampDesk};
 
 /// A reader says that it turned at least this often; its stop takes no longer either.
 pub const TURN_MS: u64 = 500;
@@ -316,6 +322,17 @@ pub struct RunningReader {
     progress: Arc<ReaderProgress>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
+    lamp: Option<OwnedLamp>,
+}
+
+/// A lamp that ends with its reader.
+#[derive(Debug)]
+struct OwnedLamp(LampDesk);
+
+impl Drop for OwnedLamp {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 impl RunningReader {
@@ -334,11 +351,27 @@ impl RunningReader {
         &self.progress
     }
 
+    /// Its light and sound, if this kind of reader can have any.
+    pub fn lamp(&self) -> Option<Box<dyn Lamp>> {
+        self.lamp.as_ref().map(|lamp| lamp.0.lamp())
+    }
+
+    /// What became of the signals that its lamp was to show.
+    pub fn lamp_counters(&self) -> Option<&LampCounters> {
+        self.lamp.as_ref().map(|lamp| lamp.0.counters())
+    }
+
     /// Stops it: within a second, whatever the hardware does, and whether or not anybody drains the events.
     pub async fn stop(self) {
         // Neither can fail in a way that matters: the task may have ended before, by a panic that was reported.
         let _ = self.stop.send(());
-        let _ = self.task.await;
+        let lamp = async {
+            if let Some(lamp) = &self.lamp {
+                lamp.0.close();
+                lamp.0.farewell().await;
+            }
+        };
+        let _ = tokio::join!(self.task, lamp);
     }
 }
 

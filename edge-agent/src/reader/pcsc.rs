@@ -15,18 +15,20 @@ use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::time::Duration;
 
-use pcsc::{
-    Card, Context, Disposition, Error, MAX_BUFFER_SIZE, Protocols, ReaderState, Scope, ShareMode, State,
-};
+use pcsc::{Context, Error, MAX_BUFFER_SIZE, ReaderState, Scope, State};
 use tap_protocol::badge::Credential;
 use tap_protocol::ids::ReaderName;
 use tokio::sync::mpsc;
 
+use super::lamp::LampChoice;
+use super::lamp_desk::{LampDesk, Wire};
+use super::pcsc_lamp::{self, PcscWire};
 use super::retry::Retry;
 use super::supervise::{self, Term, TermOver};
 use super::watch::{Look, Watch};
 use super::{
-    CardRead, DownReason, ReaderEvent, ReaderKind, RecoveryStep, Reject, RunningReader, TURN_MS, apdu,
+    CardRead, DownReason, OwnedLamp, ReaderEvent, ReaderKind, RecoveryStep, Reject, RunningReader, TURN_MS,
+    apdu,
 };
 
 /// How often a card is asked, with [`ASK_AGAIN_AFTER`] between: a third of a second, which a hand holds still.
@@ -49,15 +51,22 @@ pub struct PcscConfig {
     pub name: ReaderName,
     /// A part of its PC/SC name, in any case; without one, the first reader is taken.
     pub name_contains: Option<String>,
+    /// Its light and sound.
+    pub lamp: LampChoice,
 }
 
 /// Starts reading. Must be called within a tokio runtime. `clock` gives milliseconds of CLOCK_BOOTTIME.
 pub fn spawn(config: PcscConfig, events: mpsc::Sender<ReaderEvent>, clock: fn() -> u64) -> RunningReader {
-    supervise::spawn(config.name.clone(), ReaderKind::Pcsc, events, clock, move |term: &Term| {
-        let watch = Watch::new(term.card_in_field());
-        let Err(over) = Desk { config: &config, term, watch }.run();
-        over
-    })
+    let make_wire = Box::new(|| -> Box<dyn Wire> { Box::new(PcscWire::default()) });
+    let lamp = LampDesk::new(config.name.clone(), config.lamp, clock, make_wire);
+    let his = lamp.clone();
+    let running =
+        supervise::spawn(config.name.clone(), ReaderKind::Pcsc, events, clock, move |term: &Term| {
+            let watch = Watch::new(term.card_in_field());
+            let Err(over) = Desk { config: &config, term, watch, lamp: &his }.run();
+            over
+        });
+    RunningReader { lamp: Some(OwnedLamp(lamp)), ..running }
 }
 
 /// One term's work.
@@ -65,6 +74,7 @@ struct Desk<'a> {
     config: &'a PcscConfig,
     term: &'a Term,
     watch: Watch,
+    lamp: &'a LampDesk,
 }
 
 /// Why a session with pcscd ended.
@@ -90,6 +100,7 @@ impl Desk<'_> {
                 Err(End::Over(over)) => return Err(over),
                 Err(End::Lost(why)) => why,
             };
+            self.lamp.detached();
             let seen_before = last_kind.replace(why.kind()) == Some(why.kind());
             self.down(if seen_before { why } else { at_first(why) })?;
             self.term.pause(retry.failed(self.term.now().saturating_sub(started_ms)))?;
@@ -139,6 +150,7 @@ impl Desk<'_> {
         let mut states = [ReaderState::new(reader, State::UNAWARE)];
         let mut empty_wakes = 0;
         self.watch.forget_count();
+        self.lamp.attached(reader);
         loop {
             let waited =
                 self.term.call(|| context.get_status_change(Duration::from_millis(TURN_MS), &mut states));
@@ -260,15 +272,10 @@ fn choose<'a>(names: &'a [CString], wanted: Option<&str>) -> Option<&'a CString>
 
 /// One connection, one question, one answer.
 fn ask_uid(context: &Context, reader: &CStr) -> Result<Vec<u8>, Error> {
-    let card: Card = match context.connect(reader, ShareMode::Shared, Protocols::ANY) {
-        // pcscd finds no protocol in a malformed ATR. The question is for the reader, so it needs none.
-        Err(Error::ProtoMismatch) => context.connect(reader, ShareMode::Shared, Protocols::RAW)?,
-        connected => connected?,
-    };
+    let card = pcsc_lamp::connect(context, reader)?;
     let mut buffer = [0; MAX_BUFFER_SIZE];
     let answer = card.transmit(&apdu::GET_UID, &mut buffer).map(<[u8]>::to_vec);
-    // A failure leaves nothing to clean up: the card is gone or pcscd is, and the next call will say which.
-    let _ = card.disconnect(Disposition::LeaveCard);
+    pcsc_lamp::leave(card);
     answer
 }
 

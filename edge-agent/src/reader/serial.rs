@@ -52,7 +52,7 @@ pub fn spawn(config: SerialConfig, events: mpsc::Sender<ReaderEvent>, clock: fn(
             AgentGone = post.run(&config.path, config.baud) => {}
         }
     });
-    RunningReader { name, kind: ReaderKind::Serial, progress, stop, task }
+    RunningReader { name, kind: ReaderKind::Serial, progress, stop, task, lamp: None }
 }
 
 /// Nobody listens any more.

@@ -134,7 +134,7 @@ pub(super) fn spawn(
         abandoned: Vec::new(),
     };
     let task = tokio::spawn(supervisor.run(stopped));
-    RunningReader { name, kind, progress, stop, task }
+    RunningReader { name, kind, progress, stop, task, lamp: None }
 }
 
 struct Supervisor<W> {
