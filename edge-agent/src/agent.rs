@@ -27,11 +27,12 @@ use crate::control::{Asked, Request, Response};
 use crate::feedback::{Audience, Due, Feedback};
 use crate::identity::Identity;
 use crate::now::Now;
-use crate::outbox::Chunk;
 use crate::outbox::worker::{Committed, Done, Job, OutboxThread, OutboxView, Ticket, told_in_hello};
+use crate::outbox::{Chunk, OutboxError};
 use crate::reader::ReaderEvent;
 use crate::reader::card_read::{CardRead, Reject, reports_removal};
 use crate::relay::{Relay, Send, Verdict};
+use crate::service::Service;
 use crate::signal::Signals;
 use crate::status::{BrokerStatus, Counters, OutboxStatus, ReaderStatus, Status};
 use crate::watchdog;
@@ -87,6 +88,7 @@ pub struct Agent {
     anchors: Anchors,
     signals: Signals,
     feedback: Feedback,
+    service: Service,
     outbox: OutboxThread,
     shelf: Vec<OutboxView>,
     session: Option<Session>,
@@ -157,6 +159,7 @@ impl Agent {
             relay: Relay::new([]),
             signals,
             feedback: Feedback::default(),
+            service: Service::default(),
             outbox,
             shelf: Vec::new(),
             session: None,
@@ -217,7 +220,7 @@ impl Agent {
     pub fn stuck<'a>(&self, readers: impl Iterator<Item = (&'a ReaderName, u64)>) -> Option<watchdog::Stuck> {
         let seen = watchdog::Seen {
             outbox_ended: self.outbox.has_ended(),
-            commit_since_ms: self.waiting.values().next().map(|waiting| waiting.since_ms),
+            commit_since_ms: self.commit_since_ms(),
             readers: readers.collect(),
         };
         watchdog::stuck(&seen, self.started_ms, clock::boottime_ms())
@@ -239,6 +242,11 @@ impl Agent {
             session.close();
         }
         self.outbox.stop();
+    }
+
+    /// Since when the oldest outstanding commit has been.
+    fn commit_since_ms(&self) -> Option<u64> {
+        self.waiting.values().next().map(|waiting| waiting.since_ms)
     }
 
     // Taps.
@@ -426,6 +434,18 @@ impl Agent {
                 Due::GiveUp(reader) => self.signals.out_of_service(&reader),
             }
         }
+        let commit_since_ms = self.commit_since_ms();
+        if let Some(in_service) = self.service.change(commit_since_ms, now.boottime_ms) {
+            tracing::info!(
+                "{}",
+                if in_service { "in service" } else { "out of service: taps would not be recorded" }
+            );
+            self.readers.iter().for_each(|reader| self.signals.in_service(&reader.name, in_service));
+        }
+        if self.service.trial_is_due(commit_since_ms, now.boottime_ms) {
+            // Without room there is enough to write that shows how writing goes.
+            let _ = self.outbox.submit(Job::Try);
+        }
     }
 
     // Outbox.
@@ -433,19 +453,19 @@ impl Agent {
     fn outbox_answered(&mut self, done: Done, now: &Now) {
         match done {
             Done::Appended { records, .. } => {
-                self.problems.remove("outbox");
+                self.writing_works();
                 self.counters.commits += 1;
                 if let Some((_, last)) = records.last() {
                     self.grew(last.outbox(), last.seq(), now);
                 }
                 records.into_iter().for_each(|(ticket, record)| self.committed(ticket, record, now));
             }
+            Done::Tried(Ok(())) => self.writing_works(),
+            Done::Tried(Err(error)) => {
+                self.writing_fails(&error, now);
+            }
             Done::AppendFailed { tickets, error } => {
-                let why = with_causes(&error);
-                if self.complaints.due("append", now.boottime_ms).is_some() {
-                    tracing::error!(why, "taps cannot be recorded");
-                }
-                self.problems.insert("outbox", format!("taps cannot be recorded: {why}"));
+                let why = self.writing_fails(&error, now);
                 tickets.into_iter().for_each(|ticket| self.not_committed(ticket, &why, now));
             }
             Done::Chunk { outbox, chunk: Ok(chunk) } => self.send_batch(outbox, chunk, now),
@@ -474,6 +494,21 @@ impl Agent {
             Done::Shelf(shelf) => self.shelf_is_now(shelf, now),
             Done::Stopped => {}
         }
+    }
+
+    fn writing_works(&mut self) {
+        self.problems.remove("outbox");
+        self.service.wrote();
+    }
+
+    fn writing_fails(&mut self, error: &OutboxError, now: &Now) -> String {
+        let why = with_causes(error);
+        if let Some(count) = self.complaints.due("append", now.boottime_ms) {
+            tracing::error!(why, count, "taps cannot be recorded");
+        }
+        self.problems.insert("outbox", format!("taps cannot be recorded: {why}"));
+        self.service.failed();
+        why
     }
 
     fn shelf_is_now(&mut self, shelf: Vec<OutboxView>, now: &Now) {

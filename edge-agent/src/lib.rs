@@ -16,6 +16,7 @@ pub mod now;
 pub mod outbox;
 pub mod reader;
 pub mod relay;
+pub mod service;
 pub mod signal;
 pub mod status;
 pub mod watchdog;

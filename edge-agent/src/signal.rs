@@ -84,6 +84,6 @@ impl Lamp for LogLamp {
     }
 
     fn in_service(&mut self, reader: &ReaderName, yes: bool) {
-        tracing::debug!(%reader, "{}", if yes { "in service" } else { "out of service" });
+        tracing::debug!(%reader, "standing light: {}", if yes { "in service" } else { "out of service" });
     }
 }

@@ -74,6 +74,7 @@ const PURE: [(&str, &[&str]); 2] = [
             "feedback",
             "now",
             "relay",
+            "service",
             "reader::apdu",
             "reader::card_read",
             "reader::em4100",

@@ -65,6 +65,14 @@ impl Door {
         at_the_door.filter_map(|line| signals.into_iter().find(|signal| line.contains(signal))).collect()
     }
 
+    /// What the standing light says.
+    fn is_in_service(&self) -> bool {
+        let log = std::fs::read_to_string(self.site.dir().join("edge-agent.log")).unwrap();
+        let last =
+            log.lines().rfind(|line| line.contains("standing light: ")).expect("it is shown from the start");
+        last.contains("in service")
+    }
+
     async fn shows(&self, expect: &[&str]) {
         let log = self.site.dir().join("edge-agent.log");
         wait_until(&format!("{expect:?}"), SHOWN_WITHIN, &[&log], async || self.shown() == expect).await;
@@ -118,7 +126,10 @@ async fn a_disk_that_refuses_is_told_at_the_reader_and_goes_on_by_itself() {
         let status = door.site.edge_status().await.unwrap();
         assert_eq!((status.counters.taps_refused, reader(&status).taps), (1, 1), "{fault}");
         assert!(status.problems.iter().any(|problem| problem.contains("cannot be recorded")), "{status:?}");
+        assert!(!door.is_in_service(), "red before the next tap");
         refusing.end().await.unwrap();
+        door.becomes("in service by itself", |status| status.problems.is_empty()).await;
+        assert!(door.is_in_service());
         door.show(2);
         door.shows(&["recorded", "out of service", "recorded"]).await;
         assert_eq!(committed(&door.site).unwrap().taps.len(), 2, "what was refused is not there");

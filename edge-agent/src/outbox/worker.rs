@@ -78,6 +78,8 @@ pub enum Job {
         /// Time and place for the first record.
         now: Now,
     },
+    /// Write something that changes nothing, the way a record is written: does the medium take it?
+    Try,
     /// Write what is left to write and end.
     Stop,
 }
@@ -113,6 +115,8 @@ pub enum Done {
         /// Ours.
         own: Result<Option<ChainHash>, OutboxError>,
     },
+    /// A trial write came to this end.
+    Tried(Result<(), OutboxError>),
     /// The outboxes changed: what is on the shelf now.
     Shelf(Vec<OutboxView>),
     /// No new outbox could be started; the next receipt gives reason to try again.
@@ -369,6 +373,10 @@ impl Worker {
                     Ok(_) => self.answer_shelf(),
                     Err(error) => self.answer(Done::HousekeepingFailed(error)),
                 }
+            }
+            Job::Try => {
+                let tried = self.shelf.newest().try_write();
+                self.answer(Done::Tried(tried));
             }
             Job::StartNew { rewound, now } => self.start_new(rewound, now),
         }
