@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use edge_agent::reader::framing::Framing;
 use edge_agent::reader::lamp::LampChoice;
 use edge_agent::reader::{ReaderEvent, ReaderProgress, RecoveryStep, RunningReader, serial};
 use rustix::time::{ClockId, clock_gettime};
@@ -58,7 +59,9 @@ fn start(words: &[&str], events: mpsc::Sender<ReaderEvent>) -> anyhow::Result<Ru
                 .first()
                 .map_or(Ok(serial::DEFAULT_BAUD), |baud| baud.parse())
                 .context("BAUD is a number")?;
-            serial::spawn(serial::SerialConfig { name, path: (*path).to_owned(), baud }, events, boottime_ms)
+            let framing = Framing::Em4100;
+            let config = serial::SerialConfig { name, path: (*path).to_owned(), baud, framing };
+            serial::spawn(config, events, boottime_ms)
         }
         _ => bail!("usage: watch_reader pcsc [PART-OF-NAME] | serial PORT [BAUD]   [--reveal]"),
     })

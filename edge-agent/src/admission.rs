@@ -19,6 +19,7 @@ use tap_protocol::hello::ReaderKind;
 use tap_protocol::ids::{ReaderName, Seq};
 use tap_protocol::tap::Direction;
 
+use crate::reader::atr;
 use crate::reader::card_read::{CardRead, reports_removal};
 
 /// Long enough for a hand that trembles at the edge of the field, short enough for a second tap on purpose.
@@ -157,7 +158,7 @@ impl Admission {
 
     /// Decides what a read is. Reads and removals of one reader must come in the order in which it sent them.
     pub fn admit(&mut self, read: &CardRead) -> Admitted {
-        if is_random_id(&read.credential) {
+        if is_random_id(read) {
             return Admitted::NotABadge(NotABadge::RandomId);
         }
         let key = TapKey(self.next_key);
@@ -284,8 +285,15 @@ impl Run {
     }
 }
 
-fn is_random_id(credential: &Credential) -> bool {
-    credential.technology() == Technology::Hf && matches!(credential.bits(), [0x08 | 0x80, _, _, _])
+fn is_random_id(read: &CardRead) -> bool {
+    let hf = read.credential.technology() == Technology::Hf;
+    match read.credential.bits() {
+        [0x08, _, _, _] => hf,
+        // Storage cards have such numbers for life; only a card with a processor makes them up. A reader that knows no
+        // ATR can't tell, and a badge that never works again is worse than a card that is sent for another.
+        [0x80, _, _, _] => hf && read.atr.as_deref().is_none_or(atr::has_processor),
+        _ => false,
+    }
 }
 
 #[cfg(test)]

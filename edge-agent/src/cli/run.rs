@@ -142,11 +142,9 @@ fn start_reader(reader: &ReaderConfig, events: Sender<ReaderEvent>) -> Option<Ru
     let name = reader.name.clone();
     if let Some(port) = &reader.serial {
         let path = port.port.display().to_string();
-        return Some(serial::spawn(
-            serial::SerialConfig { name, path, baud: port.baud },
-            events,
-            clock::boottime_ms,
-        ));
+        let framing = port.framing().expect("the configuration was checked");
+        let config = serial::SerialConfig { name, path, baud: port.baud, framing };
+        return Some(serial::spawn(config, events, clock::boottime_ms));
     }
     start_pcsc(reader, events)
 }

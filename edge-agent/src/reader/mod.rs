@@ -6,10 +6,14 @@
 //! room, and it stops waiting when it is told to stop. A simulated reader is whoever else holds a sender.
 
 pub mod apdu;
+pub mod atr;
 pub mod card_read;
 pub mod em4100;
+pub mod framing;
 pub mod lamp;
 pub mod lamp_desk;
+pub mod line;
+pub mod number_line;
 #[cfg(feature = "pcsc")]
 pub mod pcsc;
 #[cfg(feature = "pcsc")]
@@ -19,6 +23,7 @@ pub mod serial;
 #[cfg(feature = "pcsc")]
 mod supervise;
 pub mod watch;
+pub mod wiegand;
 
 use std::fmt;
 use std::sync::Arc;
