@@ -76,6 +76,7 @@ fn print(at_ms: u64, event: &ReaderEvent, reveal: bool) {
         }
         ReaderEvent::Removed { .. } => println!("{at_ms:>7} removed"),
         ReaderEvent::Rejected { why, .. } => println!("{at_ms:>7} rejected {}: {why}", why.kind()),
+        ReaderEvent::Odd { what, .. } => println!("{at_ms:>7} odd {}: {what}", what.kind()),
         ReaderEvent::Up { detail, .. } => println!("{at_ms:>7} up {detail}"),
         ReaderEvent::Down { why, .. } => println!("{at_ms:>7} down {}: {why}", why.kind()),
     }

@@ -325,11 +325,15 @@ mod tests {
         }
 
         fn read(&mut self, reader: &str, card: &str, at_ms: u64) -> Admitted {
+            self.read_with_atr(reader, card, at_ms, None)
+        }
+
+        fn read_with_atr(&mut self, reader: &str, card: &str, at_ms: u64, atr: Option<&[u8]>) -> Admitted {
             self.0.admit(&CardRead {
                 reader: name(reader),
                 credential: card.parse().unwrap(),
                 seen_at_boottime_ms: at_ms,
-                atr: None,
+                atr: atr.map(<[u8]>::to_vec),
                 missed: 0,
             })
         }
@@ -511,6 +515,27 @@ mod tests {
         assert_eq!(door.expire(60_000), [(1, 1)]);
         door.repeat("serial", CARD, 2_000);
         assert_eq!(door.expire(60_000), [(1, 1)]);
+    }
+
+    #[test]
+    fn a_number_that_begins_with_80_is_random_on_a_card_with_a_processor_and_a_badge_on_a_storage_card() {
+        const DESFIRE: &[u8] = &[0x3B, 0x81, 0x80, 0x01, 0x80, 0x80];
+        const CLASSIC: &[u8] = &[
+            0x3B, 0x8F, 0x80, 0x01, 0x80, 0x4F, 0x0C, 0xA0, 0, 0, 0x03, 0x06, 0x03, 0, 0x01, 0, 0, 0, 0, 0x6A,
+        ];
+        const MALFORMED: &[u8] = &[0x3B, 0x81, 0x80, 0x01, 0x80, 0x81];
+        let random = |card: &str, atr: Option<&[u8]>| {
+            matches!(Door::new().read_with_atr("pcsc", card, 0, atr), Admitted::NotABadge(_))
+        };
+        for atr in [None, Some(DESFIRE), Some(CLASSIC), Some(MALFORMED)] {
+            assert!(random("0824A937", atr), "{atr:02X?}");
+            assert!(!random("E43B6777", atr), "{atr:02X?}");
+            assert!(!random("80A224B1C2D380", atr), "{atr:02X?}");
+        }
+        assert!(random("8024A937", None));
+        assert!(random("8024A937", Some(DESFIRE)));
+        assert!(!random("8024A937", Some(CLASSIC)));
+        assert!(!random("8024A937", Some(MALFORMED)), "a malformed ATR never stops a tap");
     }
 
     #[test]

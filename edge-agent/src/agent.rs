@@ -125,6 +125,7 @@ struct Reader {
     taps: u64,
     last_tap_ms: Option<u64>,
     rejected: BTreeMap<String, u64>,
+    odd: BTreeMap<String, u64>,
 }
 
 impl Agent {
@@ -234,6 +235,15 @@ impl Agent {
                 self.admission.removed(&reader, at_boottime_ms)
             }
             ReaderEvent::Rejected { reader, why } => self.reject(&reader, why.kind(), &why.to_string(), now),
+            ReaderEvent::Odd { reader, what } => {
+                let kind = what.kind();
+                if let Some(reader) = self.reader_named(&reader) {
+                    *reader.odd.entry(kind.to_owned()).or_default() += 1;
+                }
+                if let Some(count) = self.complaints.due(kind, now.boottime_ms) {
+                    tracing::warn!(%reader, count, "{what}");
+                }
+            }
             ReaderEvent::Up { reader, detail } => {
                 tracing::info!(%reader, "reader is up: {detail}");
                 if self.reader_is_now(&reader, ReaderState::Up, detail) {
@@ -687,6 +697,7 @@ impl Reader {
             taps: 0,
             last_tap_ms: None,
             rejected: BTreeMap::new(),
+            odd: BTreeMap::new(),
         }
     }
 
@@ -699,6 +710,7 @@ impl Reader {
             taps: self.taps,
             last_tap_age_ms: self.last_tap_ms.map(|at_ms| now_ms.saturating_sub(at_ms)),
             rejected: self.rejected.clone(),
+            odd: self.odd.clone(),
         }
     }
 }

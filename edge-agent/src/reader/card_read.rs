@@ -130,3 +130,31 @@ impl fmt::Display for Reject {
         }
     }
 }
+
+/// Something that a person should know of, though it neither gave nor cost a tap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Oddity {
+    /// The same number right after its card had left. Mostly the same card; but readers are known that give the next
+    /// person the last one's number from a stale buffer, so it is counted where it can be seen.
+    SameNumberAgain,
+}
+
+impl Oddity {
+    /// The name under which it is counted.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Oddity::SameNumberAgain => "same_number_again",
+        }
+    }
+}
+
+impl fmt::Display for Oddity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Oddity::SameNumberAgain => f.write_str(
+                "the same number was read again right after its card had left: the card was shown twice, or the reader \
+                 repeats an old number; if taps of different people go missing here, update or replace the reader",
+            ),
+        }
+    }
+}

@@ -35,7 +35,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::signal::Lamp;
-use card_read::{CardRead, Reject};
+use card_read::{CardRead, Oddity, Reject};
 use lamp_desk::{LampCounters, LampDesk};
 
 /// A reader says that it turned at least this often; its stop takes no longer either.
@@ -60,6 +60,13 @@ pub enum ReaderEvent {
         reader: ReaderName,
         /// Why.
         why: Reject,
+    },
+    /// Something to know of that gave no tap and cost none.
+    Odd {
+        /// Which reader.
+        reader: ReaderName,
+        /// What.
+        what: Oddity,
     },
     /// The reader works. Said once after each start and each outage.
     Up {
@@ -390,7 +397,10 @@ impl Told {
         let health = match event {
             ReaderEvent::Up { .. } => "up",
             ReaderEvent::Down { why, .. } => why.kind(),
-            ReaderEvent::Card(_) | ReaderEvent::Removed { .. } | ReaderEvent::Rejected { .. } => return true,
+            ReaderEvent::Card(_)
+            | ReaderEvent::Removed { .. }
+            | ReaderEvent::Rejected { .. }
+            | ReaderEvent::Odd { .. } => return true,
         };
         progress.up.store(health == "up", Ordering::Relaxed);
         self.0.replace(health) != Some(health)

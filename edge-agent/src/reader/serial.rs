@@ -245,6 +245,7 @@ mod tests {
                 }
                 ReaderEvent::Removed { .. } => "removed".to_owned(),
                 ReaderEvent::Rejected { why, .. } => why.kind().to_owned(),
+                ReaderEvent::Odd { what, .. } => what.kind().to_owned(),
                 ReaderEvent::Up { .. } => "up".to_owned(),
                 ReaderEvent::Down { why, .. } => why.kind().to_owned(),
             }
