@@ -76,6 +76,7 @@ const PURE: [(&str, &[&str]); 2] = [
             "reader::card_read",
             "reader::em4100",
             "reader::framing",
+            "reader::interpret",
             "reader::lamp",
             "reader::line",
             "reader::number_line",

@@ -138,7 +138,7 @@ fn place(reader: &ReaderConfig) -> Place {
     Place { reader: reader.name.clone(), kind: kind(reader), direction: reader.direction }
 }
 
-fn start_reader(reader: &ReaderConfig, events: Sender<ReaderEvent>) -> Option<RunningReader> {
+pub fn start_reader(reader: &ReaderConfig, events: Sender<ReaderEvent>) -> Option<RunningReader> {
     let name = reader.name.clone();
     if let Some(port) = &reader.serial {
         let path = port.port.display().to_string();

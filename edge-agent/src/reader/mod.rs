@@ -10,6 +10,7 @@ pub mod atr;
 pub mod card_read;
 pub mod em4100;
 pub mod framing;
+pub mod interpret;
 pub mod lamp;
 pub mod lamp_desk;
 pub mod line;
@@ -82,6 +83,12 @@ pub enum ReaderEvent {
         /// Why.
         why: DownReason,
     },
+}
+
+/// Whether a PC/SC reader's name contains `wanted`, in any case. Everything does without one, but the pseudo reader.
+pub fn is_called(name: &str, wanted: Option<&str>) -> bool {
+    let name = name.to_lowercase();
+    name.contains(&wanted.unwrap_or_default().to_lowercase()) && !name.starts_with(r"\\?pnp?\")
 }
 
 /// Why a reader does not work. `Display` says what happened, what it means and what to do.

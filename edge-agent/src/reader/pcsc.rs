@@ -28,7 +28,7 @@ use super::supervise::{self, Term, TermOver};
 use super::watch::{Echo, Look, Watch};
 use super::{
     CardRead, DownReason, Oddity, OwnedLamp, ReaderEvent, ReaderKind, RecoveryStep, Reject, RunningReader,
-    TURN_MS, apdu,
+    TURN_MS, apdu, is_called,
 };
 
 /// How often a card is asked, with [`ASK_AGAIN_AFTER`] between: a third of a second, which a hand holds still.
@@ -271,11 +271,36 @@ impl Desk<'_> {
 
 /// The first reader whose name contains `wanted`, in any case.
 fn choose<'a>(names: &'a [CString], wanted: Option<&str>) -> Option<&'a CString> {
-    let wanted = wanted.unwrap_or_default().to_lowercase();
-    names.iter().find(|name| {
-        let name = name.to_string_lossy().to_lowercase();
-        name.contains(&wanted) && !name.starts_with(r"\\?pnp?\")
-    })
+    names.iter().find(|name| is_called(&name.to_string_lossy(), wanted))
+}
+
+/// A reader that pcscd has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Present {
+    /// Its PC/SC name.
+    pub name: String,
+    /// Whether a card is on it.
+    pub card: bool,
+}
+
+/// The readers that pcscd has now. For people; blocks for as long as pcscd does.
+pub fn present() -> Result<Vec<Present>, DownReason> {
+    let reason = |error| match lost(error) {
+        End::Lost(why) => why,
+        End::Over(TermOver) => unreachable!("an error is not the end of a term"),
+    };
+    let context = Context::establish(Scope::System).map_err(reason)?;
+    let names = context.list_readers_owned().map_err(reason)?;
+    let mut states: Vec<ReaderState> =
+        names.into_iter().map(|name| ReaderState::new(name, State::UNAWARE)).collect();
+    if !states.is_empty() {
+        context.get_status_change(Duration::ZERO, &mut states).map_err(reason)?;
+    }
+    let present = states.iter().map(|state| Present {
+        name: state.name().to_string_lossy().into_owned(),
+        card: state.event_state().contains(State::PRESENT),
+    });
+    Ok(present.collect())
 }
 
 /// One connection, one question, one answer.
