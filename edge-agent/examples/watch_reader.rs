@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use edge_agent::reader::framing::Framing;
 use edge_agent::reader::lamp::LampChoice;
 use edge_agent::reader::{ReaderEvent, ReaderProgress, RecoveryStep, RunningReader, serial};
 use rustix::time::{ClockId, clock_gettime};
@@ -58,7 +59,9 @@ fn start(words: &[&str], events: mpsc::Sender<ReaderEvent>) -> anyhow::Result<Ru
                 .first()
                 .map_or(Ok(serial::DEFAULT_BAUD), |baud| baud.parse())
                 .context("BAUD is a number")?;
-            serial::spawn(serial::SerialConfig { name, path: (*path).to_owned(), baud }, events, boottime_ms)
+            let framing = Framing::Em4100;
+            let config = serial::SerialConfig { name, path: (*path).to_owned(), baud, framing };
+            serial::spawn(config, events, boottime_ms)
         }
         _ => bail!("usage: watch_reader pcsc [PART-OF-NAME] | serial PORT [BAUD]   [--reveal]"),
     })
@@ -73,6 +76,7 @@ fn print(at_ms: u64, event: &ReaderEvent, reveal: bool) {
         }
         ReaderEvent::Removed { .. } => println!("{at_ms:>7} removed"),
         ReaderEvent::Rejected { why, .. } => println!("{at_ms:>7} rejected {}: {why}", why.kind()),
+        ReaderEvent::Odd { what, .. } => println!("{at_ms:>7} odd {}: {what}", what.kind()),
         ReaderEvent::Up { detail, .. } => println!("{at_ms:>7} up {detail}"),
         ReaderEvent::Down { why, .. } => println!("{at_ms:>7} down {}: {why}", why.kind()),
     }

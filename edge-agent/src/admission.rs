@@ -19,6 +19,7 @@ use tap_protocol::hello::ReaderKind;
 use tap_protocol::ids::{ReaderName, Seq};
 use tap_protocol::tap::Direction;
 
+use crate::reader::atr;
 use crate::reader::card_read::{CardRead, reports_removal};
 
 /// Long enough for a hand that trembles at the edge of the field, short enough for a second tap on purpose.
@@ -157,7 +158,7 @@ impl Admission {
 
     /// Decides what a read is. Reads and removals of one reader must come in the order in which it sent them.
     pub fn admit(&mut self, read: &CardRead) -> Admitted {
-        if is_random_id(&read.credential) {
+        if is_random_id(read) {
             return Admitted::NotABadge(NotABadge::RandomId);
         }
         let key = TapKey(self.next_key);
@@ -284,8 +285,15 @@ impl Run {
     }
 }
 
-fn is_random_id(credential: &Credential) -> bool {
-    credential.technology() == Technology::Hf && matches!(credential.bits(), [0x08 | 0x80, _, _, _])
+fn is_random_id(read: &CardRead) -> bool {
+    let hf = read.credential.technology() == Technology::Hf;
+    match read.credential.bits() {
+        [0x08, _, _, _] => hf,
+        // Storage cards have such numbers for life; only a card with a processor makes them up. A reader that knows no
+        // ATR can't tell, and a badge that never works again is worse than a card that is sent for another.
+        [0x80, _, _, _] => hf && read.atr.as_deref().is_none_or(atr::has_processor),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -325,11 +333,15 @@ mod tests {
         }
 
         fn read(&mut self, reader: &str, card: &str, at_ms: u64) -> Admitted {
+            self.read_with_atr(reader, card, at_ms, None)
+        }
+
+        fn read_with_atr(&mut self, reader: &str, card: &str, at_ms: u64, atr: Option<&[u8]>) -> Admitted {
             self.0.admit(&CardRead {
                 reader: name(reader),
                 credential: card.parse().unwrap(),
                 seen_at_boottime_ms: at_ms,
-                atr: None,
+                atr: atr.map(<[u8]>::to_vec),
                 missed: 0,
             })
         }
@@ -511,6 +523,27 @@ mod tests {
         assert_eq!(door.expire(60_000), [(1, 1)]);
         door.repeat("serial", CARD, 2_000);
         assert_eq!(door.expire(60_000), [(1, 1)]);
+    }
+
+    #[test]
+    fn a_number_that_begins_with_80_is_random_on_a_card_with_a_processor_and_a_badge_on_a_storage_card() {
+        const DESFIRE: &[u8] = &[0x3B, 0x81, 0x80, 0x01, 0x80, 0x80];
+        const CLASSIC: &[u8] = &[
+            0x3B, 0x8F, 0x80, 0x01, 0x80, 0x4F, 0x0C, 0xA0, 0, 0, 0x03, 0x06, 0x03, 0, 0x01, 0, 0, 0, 0, 0x6A,
+        ];
+        const MALFORMED: &[u8] = &[0x3B, 0x81, 0x80, 0x01, 0x80, 0x81];
+        let random = |card: &str, atr: Option<&[u8]>| {
+            matches!(Door::new().read_with_atr("pcsc", card, 0, atr), Admitted::NotABadge(_))
+        };
+        for atr in [None, Some(DESFIRE), Some(CLASSIC), Some(MALFORMED)] {
+            assert!(random("0824A937", atr), "{atr:02X?}");
+            assert!(!random("E43B6777", atr), "{atr:02X?}");
+            assert!(!random("80A224B1C2D380", atr), "{atr:02X?}");
+        }
+        assert!(random("8024A937", None));
+        assert!(random("8024A937", Some(DESFIRE)));
+        assert!(!random("8024A937", Some(CLASSIC)));
+        assert!(!random("8024A937", Some(MALFORMED)), "a malformed ATR never stops a tap");
     }
 
     #[test]

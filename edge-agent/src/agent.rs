@@ -132,6 +132,7 @@ struct Reader {
     /// The last tap here, to be told again to a person who taps again.
     last_tap: Option<(TapKey, Committed<Tap>)>,
     rejected: BTreeMap<String, u64>,
+    odd: BTreeMap<String, u64>,
 }
 
 impl Agent {
@@ -268,6 +269,15 @@ impl Agent {
                     self.signals.not_a_badge(&reader);
                 }
                 self.reject(&reader, why.kind(), &why.to_string(), now);
+            }
+            ReaderEvent::Odd { reader, what } => {
+                let kind = what.kind();
+                if let Some(reader) = self.reader_named(&reader) {
+                    *reader.odd.entry(kind.to_owned()).or_default() += 1;
+                }
+                if let Some(count) = self.complaints.due(kind, now.boottime_ms) {
+                    tracing::warn!(%reader, count, "{what}");
+                }
             }
             ReaderEvent::Up { reader, detail } => {
                 tracing::info!(%reader, "reader is up: {detail}");
@@ -806,6 +816,7 @@ impl Reader {
             last_tap_ms: None,
             last_tap: None,
             rejected: BTreeMap::new(),
+            odd: BTreeMap::new(),
         }
     }
 
@@ -818,6 +829,7 @@ impl Reader {
             taps: self.taps,
             last_tap_age_ms: self.last_tap_ms.map(|at_ms| now_ms.saturating_sub(at_ms)),
             rejected: self.rejected.clone(),
+            odd: self.odd.clone(),
         }
     }
 }

@@ -10,7 +10,10 @@ use tap_protocol::limits::MAX_READERS;
 use tap_protocol::tap::Direction;
 
 use crate::admission::DEFAULT_DEBOUNCE_MS;
+use crate::reader::framing::Framing;
 use crate::reader::lamp::LampChoice;
+use crate::reader::number_line::LineFormat;
+use crate::reader::wiegand::WiegandFormat;
 
 /// The exit code for a configuration error (`EX_CONFIG` of sysexits.h): systemd must not restart on it.
 pub const EXIT_CONFIG: u8 = 78;
@@ -78,6 +81,9 @@ impl Config {
                 return wrong(
                     "say either pcsc = {} or serial = { port = \"/dev/…\" }, so that it is known how this reader is connected",
                 );
+            }
+            if let Some(Err((key, why))) = reader.serial.as_ref().map(SerialConfig::framing) {
+                return Err(error_at(file, text, &format!("reader[{i}].serial.{key}"), &why));
             }
             if reader.name.as_str() == SIMULATED_READER {
                 return wrong("this name belongs to `edge-agent tap --simulate`: choose another");
@@ -218,6 +224,51 @@ pub struct SerialConfig {
     /// Bits per second.
     #[serde(default = "default_baud")]
     pub baud: u32,
+    /// What the reader says.
+    #[serde(default)]
+    pub format: SerialFormat,
+    /// With `format = "line"`: what a line looks like.
+    pub line: Option<LineFormat>,
+    /// With `format = "wiegand"`: how a frame is written, if not as `26:22A7C24`.
+    pub wiegand: Option<WiegandFormat>,
+}
+
+/// What a reader at a serial port says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SerialFormat {
+    /// RDM6300, ID-12LA, ID-20LA.
+    #[default]
+    Em4100,
+    /// One number a line.
+    Line,
+    /// One Wiegand frame a line.
+    Wiegand,
+}
+
+impl SerialConfig {
+    /// What comes over the line, or the key that is wrong and why.
+    pub fn framing(&self) -> Result<Framing, (&'static str, String)> {
+        match (self.format, &self.line, &self.wiegand) {
+            (SerialFormat::Em4100, None, None) => Ok(Framing::Em4100),
+            (SerialFormat::Line, Some(line), None) => {
+                line.check().map_err(|why| ("line", why))?;
+                Ok(Framing::Line(line.clone()))
+            }
+            (SerialFormat::Line, None, None) => Err((
+                "format",
+                "say what a line looks like: line = { base = \"decimal\", digits = 10, technology = \"em4100\", bits = 32 }"
+                    .into(),
+            )),
+            (SerialFormat::Wiegand, None, wiegand) => {
+                let wiegand = wiegand.clone().unwrap_or_default();
+                wiegand.check().map_err(|why| ("wiegand", why))?;
+                Ok(Framing::Wiegand(wiegand))
+            }
+            (_, Some(_), _) => Err(("line", "belongs to format = \"line\"".into())),
+            (_, _, Some(_)) => Err(("wiegand", "belongs to format = \"wiegand\"".into())),
+        }
+    }
 }
 
 fn default_baud() -> u32 {
@@ -258,6 +309,27 @@ serial = { port = "/dev/serial/by-id/usb-rdm6300" }
         assert_eq!(config.control_socket(), Path::new("/run/edge-agent/control.sock"));
     }
 
+    #[test]
+    fn serial_readers_of_every_format_are_read() {
+        let framing = |serial: &str| {
+            let text = GOOD.replace("serial = { port = \"/dev/serial/by-id/usb-rdm6300\" }", serial);
+            Config::from_text("edge-agent.toml", &text).unwrap().readers[1].serial.as_ref().unwrap().framing()
+        };
+        assert_eq!(framing("serial = { port = \"/dev/ttyUSB0\" }"), Ok(Framing::Em4100));
+        assert_eq!(
+            framing("serial = { port = \"/dev/ttyUSB0\", format = \"wiegand\" }"),
+            Ok(Framing::Wiegand(WiegandFormat::default()))
+        );
+        let wiegand = framing(
+            "[reader.serial]\nport = \"/dev/ttyUSB0\"\nformat = \"wiegand\"\nwiegand = { lengths = [26], digits = \"hex-left\" }",
+        );
+        assert!(matches!(wiegand, Ok(Framing::Wiegand(format)) if format.lengths == [26]));
+        let line = framing(
+            "[reader.serial]\nport = \"/dev/ttyUSB0\"\nformat = \"line\"\nline = { base = \"decimal\", digits = 10, technology = \"em4100\", bits = 32 }",
+        );
+        assert!(matches!(line, Ok(Framing::Line(format)) if format.digits == 10));
+    }
+
     #[track_caller]
     fn refused(from: &str, to: &str, message: &str) {
         assert!(GOOD.contains(from), "the sample has {from:?}");
@@ -295,6 +367,22 @@ serial = { port = "/dev/serial/by-id/usb-rdm6300" }
             "pcsc = { match = \"ACR122U\" }",
             "",
             "14: reader[0].name: say either pcsc = {} or serial = { port = \"/dev/…\" }, so that it is known how this reader is connected",
+        );
+        let serial = "serial = { port = \"/dev/serial/by-id/usb-rdm6300\" }";
+        refused(
+            serial,
+            "serial = { port = \"/dev/ttyUSB0\", format = \"line\" }",
+            "20: reader[1].serial.format: say what a line looks like: line = { base = \"decimal\", digits = 10, technology = \"em4100\", bits = 32 }",
+        );
+        refused(
+            serial,
+            "serial = { port = \"/dev/ttyUSB0\", format = \"wiegand\", wiegand = { lengths = [37] } }",
+            "20: reader[1].serial.wiegand: lengths is a list of 26 and 34: of no other length is the parity known",
+        );
+        refused(
+            serial,
+            "serial = { port = \"/dev/ttyUSB0\", wiegand = { lengths = [26] } }",
+            "20: reader[1].serial.wiegand: belongs to format = \"wiegand\"",
         );
         refused("record_key_file = \"record.key\"\n", "", "8: keys.record_key_file is missing");
     }

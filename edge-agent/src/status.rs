@@ -79,6 +79,9 @@ pub struct ReaderStatus {
     pub last_tap_age_ms: Option<u64>,
     /// Things shown that gave no tap, by kind.
     pub rejected: std::collections::BTreeMap<String, u64>,
+    /// Things to know of that gave no tap and cost none, by kind.
+    #[serde(default)]
+    pub odd: std::collections::BTreeMap<String, u64>,
 }
 
 /// Counted since the agent started.

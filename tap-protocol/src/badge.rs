@@ -25,7 +25,8 @@ const ASSOCIATED_DATA: &[u8] = b"tapline/badge/v1";
 pub enum Technology {
     /// The UID of a 13.56 MHz card (ISO 14443, ISO 15693, FeliCa): 4, 7, 8 or 10 bytes as the reader gave them.
     Hf = 1,
-    /// A 125 kHz EM4100 number: 5 bytes, version or customer first.
+    /// A 125 kHz EM4100 number: 5 bytes, version or customer first, or the last 4 or 3 of them where the reader gives
+    /// no more.
     Em4100 = 2,
     /// A Wiegand frame with its parity bits.
     Wiegand = 3,
@@ -143,7 +144,7 @@ impl fmt::Debug for Credential {
 
 /// Text as people and CSV files give it: an optional `hf:`, `em4100:` or `wiegand:BITS:` and hexadecimal digits, in
 /// which spaces, colons and hyphens between bytes do not count. Without a prefix, 5 bytes are an EM4100 number and 4,
-/// 7, 8 or 10 a card UID.
+/// 7, 8 or 10 a card UID. With one, an EM4100 number may have the 4 or 3 bytes that some readers give of it.
 impl FromStr for Credential {
     type Err = BadCredential;
     fn from_str(text: &str) -> Result<Self, BadCredential> {
@@ -165,7 +166,7 @@ impl FromStr for Credential {
             (Some("wiegand"), _) => {
                 Credential::new(Technology::Wiegand, bit_count.ok_or(BadCredential::Text)?, bytes)
             }
-            (Some("em4100") | None, 5) => Credential::from_bytes(Technology::Em4100, &bytes),
+            (None, 5) | (Some("em4100"), 3..=5) => Credential::from_bytes(Technology::Em4100, &bytes),
             (Some("hf") | None, 4 | 7 | 8 | 10) => Credential::from_bytes(Technology::Hf, &bytes),
             _ => Err(BadCredential::Text),
         }
@@ -275,12 +276,14 @@ mod tests {
         parses(" hf:e43b6777 ", "hf:E43B6777");
         parses("01 00 07 34 E0", "em4100:01000734E0");
         parses("em4100:01000734E0", "em4100:01000734E0");
+        parses("em4100:000734E0", "em4100:000734E0");
+        parses("em4100:07 34 E0", "em4100:0734E0");
         parses("wiegand:26:8A9F0900", "wiegand:26:8A9F0900");
     }
 
     #[test]
     fn text_that_is_no_badge_is_refused() {
-        for bad in ["", "0", "04A2", "xyz", "wiegand:8A9F0900", "em4100:04A224B1", "hf:01000734E0A1"] {
+        for bad in ["", "0", "04A2", "xyz", "wiegand:8A9F0900", "em4100:04A2", "hf:01000734E0A1"] {
             let refused = bad.parse::<Credential>();
             assert!(refused.is_err(), "{bad:?} gave {refused:?}");
         }

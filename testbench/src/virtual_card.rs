@@ -49,6 +49,7 @@ const NOT_SUPPORTED: [u8; 2] = [0x6A, 0x81];
 pub struct VirtualCard {
     atr: Vec<u8>,
     uid_answer: Vec<u8>,
+    lamp_answer: Option<Vec<u8>>,
     give_up_after: Duration,
 }
 
@@ -58,6 +59,7 @@ impl VirtualCard {
         Self {
             atr: CONTACTLESS_ATR.to_vec(),
             uid_answer: [uid, &COMPLETED].concat(),
+            lamp_answer: None,
             give_up_after: GIVE_UP_AFTER,
         }
     }
@@ -65,6 +67,11 @@ impl VirtualCard {
     /// Answers the UID command with exactly these bytes, status word included or left out: `6A81`, `9000`, nothing.
     pub fn answering(self, uid_answer: impl Into<Vec<u8>>) -> Self {
         Self { uid_answer: uid_answer.into(), ..self }
+    }
+
+    /// Its reader answers commands to its lamp with exactly these bytes, instead of doing what they say.
+    pub fn with_lamp_answering(self, lamp_answer: impl Into<Vec<u8>>) -> Self {
+        Self { lamp_answer: Some(lamp_answer.into()), ..self }
     }
 
     /// Has this ATR, however malformed.
@@ -108,7 +115,7 @@ impl VirtualCard {
     }
 
     /// What the card says to one payload, if anything; counts it.
-    fn answer(&self, payload: &[u8], tap: &mut Tap) -> Option<&[u8]> {
+    fn answer<'a>(&'a self, payload: &[u8], tap: &mut Tap) -> Option<&'a [u8]> {
         const POWER_ON: u8 = 1;
         const RESET: u8 = 2;
         const SEND_ATR: u8 = 4;
@@ -125,9 +132,26 @@ impl VirtualCard {
             [] | [_] => None,
             apdu => {
                 tap.apdus += 1;
-                Some(if apdu == GET_UID { &self.uid_answer } else { &NOT_SUPPORTED })
+                if apdu == GET_UID {
+                    return Some(&self.uid_answer);
+                }
+                let Some(done) = lamp_done(apdu) else { return Some(&NOT_SUPPORTED) };
+                tap.lamp_commands.push(HEXUPPER_PERMISSIVE.encode(apdu));
+                Some(self.lamp_answer.as_deref().unwrap_or(done))
             }
         }
+    }
+}
+
+/// What a reader says that has done what a command to its lamp told it; `None` if it is another command. The virtual
+/// reader has no lamp and hands everything to the card, which plays both.
+fn lamp_done(apdu: &[u8]) -> Option<&'static [u8]> {
+    match apdu {
+        // ACR122U: the second byte is the light's state, here green.
+        [0xFF, 0x00, 0x40, _, 0x04, ..] => Some(&[0x90, 0x02]),
+        // ACR1252U: buzzer and light.
+        [0xE0, 0x00, 0x00, 0x28 | 0x29, 0x01, _] => Some(&[0xE1, 0x00, 0x00, 0x00, 0x01, 0x00]),
+        _ => None,
     }
 }
 
@@ -140,6 +164,8 @@ pub struct Tap {
     pub atr_requests: u32,
     /// How many APDUs it answered.
     pub apdus: u32,
+    /// Those among them that were for the reader's lamp, hexadecimal.
+    pub lamp_commands: Vec<String>,
     /// When it came to the reader, in microseconds on `CLOCK_BOOTTIME`.
     pub inserted_boottime_us: u64,
     /// When it began to answer the first UID command, on the same clock; `None` if nobody asked.
@@ -156,6 +182,7 @@ impl Tap {
             power_ups: 0,
             atr_requests: 0,
             apdus: 0,
+            lamp_commands: Vec::new(),
             inserted_boottime_us,
             uid_answered_boottime_us: None,
             held_ms: 0,
@@ -201,7 +228,7 @@ impl Line {
     }
 }
 
-/// One line to `virtual-card --stdin`: `tap UID [hold_ms] [answer=HEX] [atr=HEX] [give_up_ms=MS]`.
+/// One line to `virtual-card --stdin`: `tap UID [hold_ms] [answer=HEX] [lamp=HEX] [atr=HEX] [give_up_ms=MS]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TapCommand {
     /// The badge.
@@ -217,7 +244,7 @@ impl std::str::FromStr for TapCommand {
         let mut words = line.split_whitespace();
         if words.next() != Some("tap") {
             return Err(format!(
-                "expected `tap UID [hold_ms] [answer=HEX] [atr=HEX] [give_up_ms=MS]`, got `{line}`"
+                "expected `tap UID [hold_ms] [answer=HEX] [lamp=HEX] [atr=HEX] [give_up_ms=MS]`, got `{line}`"
             ));
         }
         let uid = words.next().ok_or("`tap` needs a UID")?;
@@ -225,6 +252,8 @@ impl std::str::FromStr for TapCommand {
         for word in words {
             if let Some(hex) = word.strip_prefix("answer=") {
                 command.card = command.card.answering(parse_hex(hex)?);
+            } else if let Some(hex) = word.strip_prefix("lamp=") {
+                command.card = command.card.with_lamp_answering(parse_hex(hex)?);
             } else if let Some(hex) = word.strip_prefix("atr=") {
                 command.card = command.card.with_atr(parse_hex(hex)?);
             } else if let Some(ms) = word.strip_prefix("give_up_ms=") {
@@ -248,7 +277,11 @@ impl std::fmt::Display for TapCommand {
             HEXUPPER_PERMISSIVE.encode(&self.card.uid_answer),
             HEXUPPER_PERMISSIVE.encode(&self.card.atr),
             self.card.give_up_after.as_millis()
-        )
+        )?;
+        match &self.card.lamp_answer {
+            Some(answer) => write!(f, " lamp={}", HEXUPPER_PERMISSIVE.encode(answer)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -322,6 +355,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn commands_to_a_lamp_are_answered_as_by_its_reader_and_noted() {
+        let acr122u = [0xFF, 0x00, 0x40, 0x50, 0x04, 0x05, 0x05, 0x03, 0x01];
+        let acr1252u = [0xE0, 0x00, 0x00, 0x28, 0x01, 0x0A];
+        let ask: &[&[u8]] = &[&GET_UID, &acr122u, &acr1252u];
+        let (tap, answers) = read_card(VirtualCard::with_uid(&UID), Duration::from_millis(50), ask).await;
+        assert_eq!(answers[1..], [vec![0x90, 0x02], vec![0xE1, 0, 0, 0, 1, 0]]);
+        assert_eq!(tap.lamp_commands, ["FF0040500405050301", "E0000028010A"]);
+        let broken = VirtualCard::with_uid(&UID).with_lamp_answering([0x63, 0x00]);
+        let (_, answers) = read_card(broken, Duration::from_millis(50), ask).await;
+        assert_eq!(answers[1..], [[0x63, 0x00], [0x63, 0x00]]);
+    }
+
+    #[tokio::test]
     async fn a_reader_that_hangs_up_ends_the_tap() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -333,8 +379,8 @@ mod tests {
 
     #[test]
     fn a_tap_command_reads_back_as_written() {
-        let command: TapCommand = "tap 04a224B1C2D380 650 atr=3B00 give_up_ms=900".parse().unwrap();
-        let card = VirtualCard::with_uid(&UID).with_atr([0x3B, 0x00]);
+        let command: TapCommand = "tap 04a224B1C2D380 650 atr=3B00 lamp=6300 give_up_ms=900".parse().unwrap();
+        let card = VirtualCard::with_uid(&UID).with_atr([0x3B, 0x00]).with_lamp_answering([0x63, 0x00]);
         assert_eq!(command.card, card.giving_up_after(Duration::from_millis(900)));
         assert_eq!(command.hold, Duration::from_millis(650));
         assert_eq!(command.to_string().parse::<TapCommand>().unwrap(), command);

@@ -145,15 +145,13 @@ fn place(reader: &ReaderConfig) -> Place {
     Place { reader: reader.name.clone(), kind: kind(reader), direction: reader.direction }
 }
 
-fn start_reader(reader: &ReaderConfig, events: Sender<ReaderEvent>) -> Option<RunningReader> {
+pub fn start_reader(reader: &ReaderConfig, events: Sender<ReaderEvent>) -> Option<RunningReader> {
     let name = reader.name.clone();
     if let Some(port) = &reader.serial {
         let path = port.port.display().to_string();
-        return Some(serial::spawn(
-            serial::SerialConfig { name, path, baud: port.baud },
-            events,
-            clock::boottime_ms,
-        ));
+        let framing = port.framing().expect("the configuration was checked");
+        let config = serial::SerialConfig { name, path, baud: port.baud, framing };
+        return Some(serial::spawn(config, events, clock::boottime_ms));
     }
     start_pcsc(reader, events)
 }

@@ -61,6 +61,14 @@ pub enum Reject {
     BadChecksum,
     /// Serial: the number 0, which readers make up when a card leaves.
     ZeroNumber,
+    /// Serial, lines: the number does not fit into this many bits, so `bits` or `digits` is configured wrongly.
+    NumberTooLarge(u16),
+    /// Wiegand: a frame of this many bits, which is no length that is configured. Keypads send 4 or 8.
+    BadBitCount(u16),
+    /// Wiegand: a parity bit does not fit.
+    BadParity,
+    /// Wiegand: the reader's data wires are swapped at the converter, as several cards in a row have shown.
+    WiresSwapped,
 }
 
 impl Reject {
@@ -81,6 +89,10 @@ impl Reject {
             Reject::BadFrame => "bad_frame",
             Reject::BadChecksum => "bad_checksum",
             Reject::ZeroNumber => "zero_number",
+            Reject::NumberTooLarge(_) => "number_too_large",
+            Reject::BadBitCount(_) => "bad_bit_count",
+            Reject::BadParity => "bad_parity",
+            Reject::WiresSwapped => "wires_swapped",
         }
     }
 }
@@ -102,6 +114,47 @@ impl fmt::Display for Reject {
             Reject::BadFrame => f.write_str("a frame is malformed"),
             Reject::BadChecksum => f.write_str("a frame's checksum does not fit"),
             Reject::ZeroNumber => f.write_str("the reader gave the number 0"),
+            Reject::NumberTooLarge(bits) => {
+                write!(f, "a number has more than {bits} bits: check `bits` and `digits` of this reader's line")
+            }
+            Reject::BadBitCount(n) => write!(
+                f,
+                "a frame of {n} bits, which is none of this reader's `lengths`: another card format, or a pulse was lost"
+            ),
+            Reject::BadParity => {
+                f.write_str("a frame's parity does not fit: another card format, or disturbance on the wires")
+            }
+            Reject::WiresSwapped => f.write_str(
+                "the two data wires are swapped at the converter, so no card can be read: exchange D0 (green) and D1 (white)",
+            ),
+        }
+    }
+}
+
+/// Something that a person should know of, though it neither gave nor cost a tap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Oddity {
+    /// The same number right after its card had left. Mostly the same card; but readers are known that give the next
+    /// person the last one's number from a stale buffer, so it is counted where it can be seen.
+    SameNumberAgain,
+}
+
+impl Oddity {
+    /// The name under which it is counted.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Oddity::SameNumberAgain => "same_number_again",
+        }
+    }
+}
+
+impl fmt::Display for Oddity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Oddity::SameNumberAgain => f.write_str(
+                "the same number was read again right after its card had left: the card was shown twice, or the reader \
+                 repeats an old number; if taps of different people go missing here, update or replace the reader",
+            ),
         }
     }
 }

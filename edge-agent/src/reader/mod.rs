@@ -6,10 +6,15 @@
 //! room, and it stops waiting when it is told to stop. A simulated reader is whoever else holds a sender.
 
 pub mod apdu;
+pub mod atr;
 pub mod card_read;
 pub mod em4100;
+pub mod framing;
+pub mod interpret;
 pub mod lamp;
 pub mod lamp_desk;
+pub mod line;
+pub mod number_line;
 #[cfg(feature = "pcsc")]
 pub mod pcsc;
 #[cfg(feature = "pcsc")]
@@ -19,6 +24,7 @@ pub mod serial;
 #[cfg(feature = "pcsc")]
 mod supervise;
 pub mod watch;
+pub mod wiegand;
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,7 +36,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::signal::Lamp;
-use card_read::{CardRead, Reject};
+use card_read::{CardRead, Oddity, Reject};
 use lamp_desk::{LampCounters, LampDesk};
 
 /// A reader says that it turned at least this often; its stop takes no longer either.
@@ -56,6 +62,13 @@ pub enum ReaderEvent {
         /// Why.
         why: Reject,
     },
+    /// Something to know of that gave no tap and cost none.
+    Odd {
+        /// Which reader.
+        reader: ReaderName,
+        /// What.
+        what: Oddity,
+    },
     /// The reader works. Said once after each start and each outage.
     Up {
         /// Which reader.
@@ -70,6 +83,12 @@ pub enum ReaderEvent {
         /// Why.
         why: DownReason,
     },
+}
+
+/// Whether a PC/SC reader's name contains `wanted`, in any case. Everything does without one, but the pseudo reader.
+pub fn is_called(name: &str, wanted: Option<&str>) -> bool {
+    let name = name.to_lowercase();
+    name.contains(&wanted.unwrap_or_default().to_lowercase()) && !name.starts_with(r"\\?pnp?\")
 }
 
 /// Why a reader does not work. `Display` says what happened, what it means and what to do.
@@ -385,7 +404,10 @@ impl Told {
         let health = match event {
             ReaderEvent::Up { .. } => "up",
             ReaderEvent::Down { why, .. } => why.kind(),
-            ReaderEvent::Card(_) | ReaderEvent::Removed { .. } | ReaderEvent::Rejected { .. } => return true,
+            ReaderEvent::Card(_)
+            | ReaderEvent::Removed { .. }
+            | ReaderEvent::Rejected { .. }
+            | ReaderEvent::Odd { .. } => return true,
         };
         progress.up.store(health == "up", Ordering::Relaxed);
         self.0.replace(health) != Some(health)

@@ -25,10 +25,10 @@ use super::lamp_desk::{LampDesk, Wire};
 use super::pcsc_lamp::{self, PcscWire};
 use super::retry::Retry;
 use super::supervise::{self, Term, TermOver};
-use super::watch::{Look, Watch};
+use super::watch::{Echo, Look, Watch};
 use super::{
-    CardRead, DownReason, OwnedLamp, ReaderEvent, ReaderKind, RecoveryStep, Reject, RunningReader, TURN_MS,
-    apdu,
+    CardRead, DownReason, Oddity, OwnedLamp, ReaderEvent, ReaderKind, RecoveryStep, Reject, RunningReader,
+    TURN_MS, apdu, is_called,
 };
 
 /// How often a card is asked, with [`ASK_AGAIN_AFTER`] between: a third of a second, which a hand holds still.
@@ -63,7 +63,7 @@ pub fn spawn(config: PcscConfig, events: mpsc::Sender<ReaderEvent>, clock: fn() 
     let running =
         supervise::spawn(config.name.clone(), ReaderKind::Pcsc, events, clock, move |term: &Term| {
             let watch = Watch::new(term.card_in_field());
-            let Err(over) = Desk { config: &config, term, watch, lamp: &his }.run();
+            let Err(over) = Desk { config: &config, term, watch, echo: Echo::default(), lamp: &his }.run();
             over
         });
     RunningReader { lamp: Some(OwnedLamp(lamp)), ..running }
@@ -74,6 +74,7 @@ struct Desk<'a> {
     config: &'a PcscConfig,
     term: &'a Term,
     watch: Watch,
+    echo: Echo,
     lamp: &'a LampDesk,
 }
 
@@ -202,6 +203,7 @@ impl Desk<'_> {
             event_count: state.event_count() as u16,
         });
         if change.removed {
+            self.echo.removed(seen_at_boottime_ms);
             self.say(|reader| ReaderEvent::Removed { reader, at_boottime_ms: seen_at_boottime_ms })?;
         }
         if change.read {
@@ -209,9 +211,15 @@ impl Desk<'_> {
                 Ok(credential) => {
                     let atr = Some(state.atr()).filter(|atr| !atr.is_empty()).map(<[u8]>::to_vec);
                     let missed = change.missed;
+                    let suspicious = self.echo.read(&credential, seen_at_boottime_ms);
                     self.say(|reader| {
                         ReaderEvent::Card(CardRead { reader, credential, seen_at_boottime_ms, atr, missed })
                     })?;
+                    // After the tap, which it must not keep waiting.
+                    if suspicious {
+                        let what = Oddity::SameNumberAgain;
+                        self.say(|reader| ReaderEvent::Odd { reader, what })?;
+                    }
                     return Ok(true);
                 }
                 Err(why) => self.say(|reader| ReaderEvent::Rejected { reader, why })?,
@@ -263,11 +271,36 @@ impl Desk<'_> {
 
 /// The first reader whose name contains `wanted`, in any case.
 fn choose<'a>(names: &'a [CString], wanted: Option<&str>) -> Option<&'a CString> {
-    let wanted = wanted.unwrap_or_default().to_lowercase();
-    names.iter().find(|name| {
-        let name = name.to_string_lossy().to_lowercase();
-        name.contains(&wanted) && !name.starts_with(r"\\?pnp?\")
-    })
+    names.iter().find(|name| is_called(&name.to_string_lossy(), wanted))
+}
+
+/// A reader that pcscd has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Present {
+    /// Its PC/SC name.
+    pub name: String,
+    /// Whether a card is on it.
+    pub card: bool,
+}
+
+/// The readers that pcscd has now. For people; blocks for as long as pcscd does.
+pub fn present() -> Result<Vec<Present>, DownReason> {
+    let reason = |error| match lost(error) {
+        End::Lost(why) => why,
+        End::Over(TermOver) => unreachable!("an error is not the end of a term"),
+    };
+    let context = Context::establish(Scope::System).map_err(reason)?;
+    let names = context.list_readers_owned().map_err(reason)?;
+    let mut states: Vec<ReaderState> =
+        names.into_iter().map(|name| ReaderState::new(name, State::UNAWARE)).collect();
+    if !states.is_empty() {
+        context.get_status_change(Duration::ZERO, &mut states).map_err(reason)?;
+    }
+    let present = states.iter().map(|state| Present {
+        name: state.name().to_string_lossy().into_owned(),
+        card: state.event_state().contains(State::PRESENT),
+    });
+    Ok(present.collect())
 }
 
 /// One connection, one question, one answer.

@@ -1,4 +1,4 @@
-//! Step 1 of 12, serial: a 125 kHz reader on a serial port or USB adapter. Knows no badge rules; step 2 does.
+//! Step 1 of 12, serial: a reader on a serial port or USB adapter. Knows no badge rules; step 2 does.
 //!
 //! A port whose other end is gone reads as empty at once and for ever, so that is the end of the port: it is closed
 //! and opened again after a wait ([`Retry`]). Prefer names below `/dev/serial/by-id`: they survive replugging.
@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio_serial::SerialStream;
 
-use super::em4100::Parser;
+use super::framing::Framing;
 use super::retry::Retry;
 use super::{
     CardRead, DownReason, ReaderEvent, ReaderKind, ReaderProgress, RecoveryStep, RunningReader, TURN_MS, Told,
@@ -34,6 +34,8 @@ pub struct SerialConfig {
     pub path: String,
     /// Its speed; [`DEFAULT_BAUD`] unless the reader was set otherwise.
     pub baud: u32,
+    /// What it says.
+    pub framing: Framing,
 }
 
 /// Starts reading. Must be called within a tokio runtime. `clock` gives milliseconds of CLOCK_BOOTTIME.
@@ -49,7 +51,7 @@ pub fn spawn(config: SerialConfig, events: mpsc::Sender<ReaderEvent>, clock: fn(
         tokio::select! {
             biased;
             _ = stopped => {}
-            AgentGone = post.run(&config.path, config.baud) => {}
+            AgentGone = post.run(&config.path, config.baud, &config.framing) => {}
         }
     });
     RunningReader { name, kind: ReaderKind::Serial, progress, stop, task, lamp: None }
@@ -81,7 +83,7 @@ struct Post {
 
 impl Post {
     /// Port after port.
-    async fn run(mut self, path: &str, baud: u32) -> AgentGone {
+    async fn run(mut self, path: &str, baud: u32, framing: &Framing) -> AgentGone {
         let mut retry = Retry::default();
         let mut lost = false;
         loop {
@@ -92,7 +94,7 @@ impl Post {
                     if lost {
                         self.progress.recovered(RecoveryStep::Port);
                     }
-                    let Err(end) = self.listen(port, path).await;
+                    let Err(end) = self.listen(port, path, framing).await;
                     end
                 }
                 Err(why) => End::Lost(why),
@@ -118,8 +120,13 @@ impl Post {
     }
 
     /// Reads until the port ends.
-    async fn listen(&mut self, mut port: impl AsyncRead + Unpin, path: &str) -> Result<Infallible, End> {
-        let mut parser = Parser::default();
+    async fn listen(
+        &mut self,
+        mut port: impl AsyncRead + Unpin,
+        path: &str,
+        framing: &Framing,
+    ) -> Result<Infallible, End> {
+        let mut parser = framing.parser();
         let mut buffer = [0; READ_BYTES];
         self.say(ReaderEvent::Up { reader: self.reader.clone(), detail: path.to_owned() }).await?;
         loop {
@@ -209,6 +216,7 @@ mod tests {
                 name: "out".parse().unwrap(),
                 path: folder.path().join("reader").to_str().unwrap().to_owned(),
                 baud: DEFAULT_BAUD,
+                framing: Framing::Em4100,
             };
             Rig { folder, events, reader: spawn(config, sender, || 42) }
         }
@@ -237,6 +245,7 @@ mod tests {
                 }
                 ReaderEvent::Removed { .. } => "removed".to_owned(),
                 ReaderEvent::Rejected { why, .. } => why.kind().to_owned(),
+                ReaderEvent::Odd { what, .. } => what.kind().to_owned(),
                 ReaderEvent::Up { .. } => "up".to_owned(),
                 ReaderEvent::Down { why, .. } => why.kind().to_owned(),
             }

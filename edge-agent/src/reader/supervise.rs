@@ -264,7 +264,10 @@ impl<W: Work> Supervisor<W> {
         match &event {
             ReaderEvent::Card(_) => self.card_in_field = true,
             ReaderEvent::Removed { .. } => self.card_in_field = false,
-            ReaderEvent::Rejected { .. } | ReaderEvent::Up { .. } | ReaderEvent::Down { .. } => {}
+            ReaderEvent::Rejected { .. }
+            | ReaderEvent::Odd { .. }
+            | ReaderEvent::Up { .. }
+            | ReaderEvent::Down { .. } => {}
         }
         if !self.told.is_news(&event, &self.progress) {
             return Ok(());
@@ -358,7 +361,7 @@ mod tests {
             ReaderEvent::Up { .. } => "up",
             ReaderEvent::Down { why, .. } => why.kind(),
             ReaderEvent::Card(_) => "card",
-            ReaderEvent::Removed { .. } | ReaderEvent::Rejected { .. } => "other",
+            ReaderEvent::Removed { .. } | ReaderEvent::Rejected { .. } | ReaderEvent::Odd { .. } => "other",
         }
     }
 

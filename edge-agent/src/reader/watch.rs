@@ -1,7 +1,9 @@
-//! Step 1 of 12, PC/SC: what a look at a reader means. Pure: knows neither pcscd nor time nor cards' numbers.
+//! Step 1 of 12, PC/SC: what a look at a reader means. Pure: knows neither pcscd nor time.
 //!
 //! Between two looks cards may have come and gone. pcscd counts each insertion and each removal, so the count tells
 //! what the presence bit alone cannot: a card that was swapped, and a tap that was too quick to be read.
+
+use tap_protocol::badge::Credential;
 
 /// Most insertions and removals that hands can do between two looks. More means that the counter started over, as it
 /// does when the reader was replugged (the counter has 16 bits and wraps).
@@ -73,6 +75,32 @@ impl Watch {
 /// Without a count to compare, a card in the field is read, be it for the second time: step 2 knows repeats.
 fn at_first_sight(was_there: bool, now: Look) -> Change {
     Change { removed: was_there && !now.card, missed: 0, read: now.card }
+}
+
+/// A number this soon after its card left may be the reader's memory of it. As long as the debounce time: what comes
+/// later is a tap of its own, what comes sooner is taken for a repeat, and would be a lost tap if it were somebody
+/// else's.
+pub const STALE_WITHIN_MS: u64 = 1_500;
+
+/// Notices a number that comes again right after its card left. The memory is one card.
+#[derive(Debug, Default)]
+pub struct Echo {
+    number: Option<Credential>,
+    left_at_ms: Option<u64>,
+}
+
+impl Echo {
+    /// The card left.
+    pub fn removed(&mut self, at_ms: u64) {
+        self.left_at_ms = Some(at_ms);
+    }
+
+    /// Takes a number that was read, and says whether it is suspicious.
+    pub fn read(&mut self, number: &Credential, at_ms: u64) -> bool {
+        let soon =
+            self.left_at_ms.take().is_some_and(|left_ms| at_ms.saturating_sub(left_ms) <= STALE_WITHIN_MS);
+        self.number.replace(number.clone()).as_ref() == Some(number) && soon
+    }
 }
 
 #[cfg(test)]
@@ -175,6 +203,22 @@ mod tests {
         assert_eq!(watch.look(empty(0)), REMOVED);
         watch.forget_count();
         assert_eq!(watch.look(empty(0)), NOTHING);
+    }
+
+    #[test]
+    fn the_same_number_right_after_its_card_left_is_suspicious_and_nothing_else() {
+        let [one, other]: [Credential; 2] = ["04A224B1C2D380", "E43B6777"].map(|uid| uid.parse().unwrap());
+        let mut echo = Echo::default();
+        assert!(!echo.read(&one, 0));
+        assert!(!echo.read(&one, 10), "nothing left: the same card, read twice");
+        echo.removed(1_000);
+        assert!(echo.read(&one, 1_000), "swapped between two looks");
+        echo.removed(2_000);
+        assert!(!echo.read(&other, 2_001));
+        echo.removed(3_000);
+        assert!(echo.read(&other, 3_000 + STALE_WITHIN_MS));
+        echo.removed(5_000);
+        assert!(!echo.read(&other, 5_001 + STALE_WITHIN_MS));
     }
 
     proptest! {

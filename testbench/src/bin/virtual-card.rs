@@ -28,7 +28,7 @@ struct Args {
     /// How long the badge is held, in milliseconds.
     #[arg(long, default_value_t = HOLD.as_millis() as u64)]
     hold_ms: u64,
-    /// Reads `tap UID [hold_ms] [answer=HEX] [atr=HEX] [give_up_ms=MS]` line by line and prints one line of JSON for each.
+    /// Reads `tap UID [hold_ms] [answer=HEX] [lamp=HEX] [atr=HEX] [give_up_ms=MS]` line by line and prints one line of JSON for each.
     #[arg(long)]
     stdin: bool,
 }
