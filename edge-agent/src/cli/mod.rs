@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use edge_agent::config::{Config, EXIT_CONFIG};
 use edge_agent::control::{Request, Response, question};
 
+mod config;
 mod keys;
 mod run;
 mod status;
@@ -18,6 +19,9 @@ const DEFAULT_CONFIG: &str = "/etc/edge-agent/edge-agent.toml";
 
 /// Nothing answers where the agent should be (`EX_UNAVAILABLE` of sysexits.h).
 const EXIT_UNAVAILABLE: u8 = 69;
+
+/// Wrong usage: clap's own code.
+const EXIT_USAGE: u8 = 2;
 
 /// Records badge taps at a door for good and brings them to the cloud.
 ///
@@ -54,19 +58,10 @@ enum Verb {
         #[command(subcommand)]
         verb: keys::Verb,
     },
-    /// Look at the configuration.
+    /// Look at the configuration, or change it.
     Config {
         #[command(subcommand)]
-        verb: ConfigVerb,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum ConfigVerb {
-    /// Say whether the configuration is right, and what is wrong with it.
-    Check {
-        #[command(flatten)]
-        config: ConfigArg,
+        verb: config::Verb,
     },
 }
 
@@ -94,10 +89,7 @@ impl Cli {
             Verb::Status { config, output } => with_config(&config, |config| status::status(&config, output)),
             Verb::Tap(tap) => tap.run(),
             Verb::Keys { verb } => verb.run(),
-            Verb::Config { verb: ConfigVerb::Check { config } } => with_config(&config, |_| {
-                say(&format!("{} is fine\n", config.config.display()));
-                ExitCode::SUCCESS
-            }),
+            Verb::Config { verb } => verb.run(),
         }
     }
 }
