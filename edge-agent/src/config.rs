@@ -147,6 +147,16 @@ pub struct BrokerUrl {
     pub port: u16,
 }
 
+impl std::fmt::Display for BrokerUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = if self.tls { "mqtts" } else { "mqtt" };
+        match self.host.contains(':') {
+            true => write!(f, "{scheme}://[{}]:{}", self.host, self.port),
+            false => write!(f, "{scheme}://{}:{}", self.host, self.port),
+        }
+    }
+}
+
 fn broker_url<'de, D: Deserializer<'de>>(from: D) -> Result<BrokerUrl, D::Error> {
     let text = String::deserialize(from)?;
     let wrong =

@@ -6,13 +6,15 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use edge_agent::config::{Config, EXIT_CONFIG};
-use edge_agent::control::{Request, Response, question};
+use edge_agent::control::{Request, Response, question_blocking};
 
+mod check;
 mod config;
 mod keys;
 mod run;
 mod status;
 mod tap;
+mod test_connection;
 
 /// Where the package puts the configuration.
 const DEFAULT_CONFIG: &str = "/etc/edge-agent/edge-agent.toml";
@@ -51,6 +53,16 @@ enum Verb {
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
+    /// Look at everything that a door needs, whether the agent runs or not.
+    Check(check::Check),
+    /// Go all the way to the cloud and back, and say how far it gets.
+    TestConnection {
+        #[command(flatten)]
+        config: ConfigArg,
+        /// For people or for scripts.
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
     /// Give the running agent a tap without a card.
     Tap(tap::Tap),
     /// Make keys.
@@ -72,7 +84,7 @@ struct ConfigArg {
     config: PathBuf,
 }
 
-#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum Output {
     /// For people.
     #[default]
@@ -87,6 +99,10 @@ impl Cli {
         match self.verb {
             Verb::Run { config, verbose } => with_config(&config, |config| run::run(config, verbose)),
             Verb::Status { config, output } => with_config(&config, |config| status::status(&config, output)),
+            Verb::Check(check) => check.run(),
+            Verb::TestConnection { config, output } => {
+                with_config(&config, |config| test_connection::run(&config, output))
+            }
             Verb::Tap(tap) => tap.run(),
             Verb::Keys { verb } => verb.run(),
             Verb::Config { verb } => verb.run(),
@@ -107,8 +123,7 @@ fn with_config(arg: &ConfigArg, then: impl FnOnce(Config) -> ExitCode) -> ExitCo
 /// One question to the running agent, on a runtime of its own.
 fn ask(config: &Config, request: &Request) -> Result<Response, ExitCode> {
     let socket = config.control_socket();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let answer = runtime.and_then(|runtime| runtime.block_on(question(&socket, request)));
+    let answer = question_blocking(&socket, request);
     answer.map_err(|error| {
         complain(&no_agent(&socket, &error));
         ExitCode::from(EXIT_UNAVAILABLE)

@@ -14,7 +14,7 @@ use edge_agent::outbox::shelf::{Owner, Shelf};
 use edge_agent::outbox::worker::{OutboxThread, mint_outbox_id};
 use edge_agent::reader::{ReaderEvent, RunningReader, serial};
 use edge_agent::signal::{LogLamp, Signals};
-use edge_agent::{broker_link, clock, control, log};
+use edge_agent::{broker_link, clock, control, log, metrics_out};
 use ring::digest;
 use sd_notify::NotifyState;
 use tap_protocol::hello::ReaderKind;
@@ -65,7 +65,7 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
     let (link_in, mut link) = channel(MAX_WAITING_EVENTS);
     let (read_in, mut reads) = channel(MAX_WAITING_EVENTS);
 
-    let listening = control::listen(&config.control_socket(), asked_in)
+    let listening = control::listen(&config.control_socket(), asked_in.clone())
         .await
         .with_context(|| format!("cannot make the control socket {}", config.control_socket().display()))?;
     let outbox = OutboxThread::start(shelf, owner, boot_id, done_in)?;
@@ -81,6 +81,8 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
     let mut agent = Agent::new(setup, identity, admission, Signals::new(vec![Box::new(LogLamp)]), outbox);
     let readers: Vec<RunningReader> =
         config.readers.iter().filter_map(|reader| start_reader(reader, read_in.clone())).collect();
+    readers.iter().for_each(|reader| agent.follow(reader));
+    let measuring = metrics_out::start(&config, asked_in);
     let linking = broker_link::start(&config.broker, &config.controller, link_in)?;
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -111,6 +113,7 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
     tracing::info!("stopping");
     notify(&[NotifyState::Stopping]);
     listening.abort();
+    measuring.iter().for_each(|task| task.abort());
     for reader in readers {
         reader.stop().await;
     }
