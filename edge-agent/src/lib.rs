@@ -10,6 +10,7 @@ pub mod config;
 pub mod control;
 pub mod identity;
 pub mod log;
+pub mod log_allowance;
 pub mod metrics;
 pub mod metrics_out;
 pub mod now;

@@ -69,8 +69,12 @@ const PURE: [(&str, &[&str]); 2] = [
         &[
             "admission",
             "anchors",
+            "log_allowance",
+            "metrics",
             "now",
             "relay",
+            "round_trip",
+            "status",
             "reader::apdu",
             "reader::card_read",
             "reader::em4100",
