@@ -5,6 +5,7 @@
 //! A tap's way through this file: [`Agent::card`] → [`Agent::record`] → (the outbox's thread) → [`Agent::committed`].
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tap_protocol::badge::Credential;
 use tap_protocol::envelope::Batch;
@@ -26,12 +27,14 @@ use crate::config::SIMULATED_READER;
 use crate::control::{Asked, Request, Response};
 use crate::feedback::{Audience, Due, Feedback};
 use crate::identity::Identity;
+use crate::metrics::{self, Measured};
 use crate::now::Now;
 use crate::outbox::worker::{Committed, Done, Job, OutboxThread, OutboxView, Ticket, told_in_hello};
 use crate::outbox::{Chunk, OutboxError};
-use crate::reader::ReaderEvent;
 use crate::reader::card_read::{CardRead, Reject, reports_removal};
+use crate::reader::{ReaderEvent, ReaderProgress, RecoveryStep, RunningReader};
 use crate::relay::{Relay, Send, Verdict};
+use crate::round_trip::RoundTrips;
 use crate::service::Service;
 use crate::signal::Signals;
 use crate::status::{BrokerStatus, Counters, OutboxStatus, ReaderStatus, Status};
@@ -48,6 +51,9 @@ const TICK_EVERY_MS: u64 = 1_000;
 
 /// Dirty marks are written and history is pruned this often.
 const HOUSEKEEP_EVERY_MS: u64 = 30_000;
+
+/// Between two looks, the wall clock may be slewed by a thousandth; what moves further was set.
+const CLOCK_STEP_MS: u64 = 500;
 
 /// Everything that can happen to the agent.
 #[derive(Debug)]
@@ -109,6 +115,11 @@ pub struct Agent {
     sessions: u64,
     started_ms: u64,
     last_receipt_ms: Option<u64>,
+    /// People who wait for the receipt that answers a hello.
+    round_trips: RoundTrips<oneshot::Sender<Response>>,
+    measured: Measured,
+    /// Wall clock minus boottime at the last look.
+    wall_offset_ms: Option<i64>,
     /// What a person should know, by subject.
     problems: BTreeMap<&'static str, String>,
 }
@@ -133,6 +144,8 @@ struct Reader {
     last_tap: Option<(TapKey, Committed<Tap>)>,
     rejected: BTreeMap<String, u64>,
     odd: BTreeMap<String, u64>,
+    /// Of the thread behind it, for counters.
+    progress: Option<Arc<ReaderProgress>>,
 }
 
 impl Agent {
@@ -179,7 +192,17 @@ impl Agent {
             sessions: 0,
             started_ms: now_ms,
             last_receipt_ms: None,
+            round_trips: RoundTrips::default(),
+            measured: Measured::default(),
+            wall_offset_ms: None,
             problems: BTreeMap::new(),
+        }
+    }
+
+    /// Shows in `status` how often this reader had to be brought back.
+    pub fn follow(&mut self, reader: &RunningReader) {
+        if let Some(known) = self.reader_named(reader.name()) {
+            known.progress = Some(Arc::clone(reader.progress()));
         }
     }
 
@@ -193,6 +216,10 @@ impl Agent {
             }
             Event::Asked(Asked { request: Request::Tap { uid, direction }, answer }) => {
                 self.simulated_tap(&uid, direction, answer, &now);
+            }
+            Event::Asked(Asked { request: Request::RoundTrip, answer }) => self.round_trip(answer, &now),
+            Event::Asked(Asked { request: Request::Metrics, answer }) => {
+                let _ = answer.send(Response::Metrics(metrics::text(&self.status(&now), &self.measured)));
             }
             Event::Outbox(done) => self.outbox_answered(done, &now),
             Event::Link(event) => self.link(event, &now),
@@ -216,9 +243,11 @@ impl Agent {
         sending.into_iter().chain(self.feedback.wake_at_ms()).fold(self.tick_due_ms, u64::min)
     }
 
-    /// What stands and should not, if anything: then the service manager's watchdog is left hungry. `readers`: each and
-    /// when its loop last turned.
-    pub fn stuck<'a>(&self, readers: impl Iterator<Item = (&'a ReaderName, u64)>) -> Option<watchdog::Stuck> {
+    /// What stands and should not, if anything: then the service manager's watchdog is left hungry.
+    pub fn stuck(&self) -> Option<watchdog::Stuck> {
+        let turned =
+            |reader: &'_ Reader| reader.progress.as_ref().map(|progress| progress.last_turn_boottime_ms());
+        let readers = self.readers.iter().filter_map(|reader| Some((&reader.name, turned(reader)?)));
         let seen = watchdog::Seen {
             outbox_ended: self.outbox.has_ended(),
             commit_since_ms: self.commit_since_ms(),
@@ -319,6 +348,17 @@ impl Agent {
         self.card(&read, Some(direction), Some(answer), now);
     }
 
+    /// Somebody wants to know whether the cloud answers.
+    fn round_trip(&mut self, answer: oneshot::Sender<Response>, now: &Now) {
+        if let Some(why) = &self.link_why {
+            refuse(Some(answer), format!("there is no session with the broker: {why}"));
+        } else if let Err(answer) = self.round_trips.asked(answer, now.boottime_ms) {
+            refuse(Some(answer), "others wait for the same answer already: try again in ten seconds".into());
+        } else {
+            self.relay.hello_now(now.boottime_ms);
+        }
+    }
+
     /// From a read to a record on its way to the medium, or to a refusal.
     fn card(
         &mut self,
@@ -405,6 +445,7 @@ impl Agent {
         };
         let tap_to_signal_us = clock::boottime_us() - waiting.started_us;
         self.counters.taps_recorded += 1;
+        self.measured.tap_to_signal.observe_us(tap_to_signal_us);
         let event_id = EventId::new(&self.setup.controller, tap.outbox(), seq);
         // Not at info: a line per tap would wear the SD card out faster than the taps themselves do.
         tracing::debug!(%reader, seq = seq.0, %event_id, "tap recorded");
@@ -462,8 +503,9 @@ impl Agent {
 
     fn outbox_answered(&mut self, done: Done, now: &Now) {
         match done {
-            Done::Appended { records, .. } => {
+            Done::Appended { records, commit_us } => {
                 self.writing_works();
+                self.measured.commit.observe_us(commit_us);
                 self.counters.commits += 1;
                 if let Some((_, last)) = records.last() {
                     self.grew(last.outbox(), last.seq(), now);
@@ -576,6 +618,12 @@ impl Agent {
                 {
                     tracing::warn!(why, "no broker at {}; taps are kept", self.setup.broker_address);
                 }
+                for answer in self.round_trips.all() {
+                    refuse(
+                        Some(answer),
+                        format!("the session with the broker ended before an answer came: {why}"),
+                    );
+                }
                 self.link_why = Some(why);
                 self.relay.disconnected();
             }
@@ -597,6 +645,13 @@ impl Agent {
             Ok(receipt) => {
                 self.counters.receipts += 1;
                 self.last_receipt_ms = Some(now.boottime_ms);
+                if let Some(echo) = receipt.echo.filter(|echo| echo.boot_id == self.setup.boot_id) {
+                    let (then_ms, cloud_ms) = (echo.boottime_ms, receipt.cloud_utc_ms);
+                    let told = self.round_trips.receipt_came(then_ms, cloud_ms, now.boottime_ms, now.wall_ms);
+                    for (answer, trip) in told {
+                        let _ = answer.send(Response::RoundTrip(trip));
+                    }
+                }
                 if let Some(anchor) = self.anchors.receipt_came(&receipt, now) {
                     self.record(anchor, Waiting::for_nobody(now.boottime_ms), now);
                 }
@@ -700,6 +755,7 @@ impl Agent {
         let message = hello.sign(&self.identity.record_key);
         if session.try_publish(&Topic::new(&self.setup.controller, Channel::Hello), message).is_ok() {
             self.anchors.hello_sent(now.boottime_ms);
+            self.round_trips.hello_sent(now.boottime_ms);
         }
     }
 
@@ -732,6 +788,13 @@ impl Agent {
     // The rest.
 
     fn tick(&mut self, now: &Now) {
+        let offset_ms = now.wall_ms.saturating_sub_unsigned(now.boottime_ms);
+        let before_ms = self.wall_offset_ms.replace(offset_ms).unwrap_or(offset_ms);
+        self.counters.clock_steps += u64::from(before_ms.abs_diff(offset_ms) > CLOCK_STEP_MS);
+        for answer in self.round_trips.expired(now.boottime_ms) {
+            let why = "a hello was sent, and the broker took it, but no receipt came from the cloud within 10 s: cloud-ingest may be down, or it may not know this controller's record key";
+            refuse(Some(answer), why.into());
+        }
         if let Some(anchor) = self.anchors.clock_read(now) {
             self.record(anchor, Waiting::for_nobody(now.boottime_ms), now);
         }
@@ -779,6 +842,7 @@ impl Agent {
         Status {
             controller: self.setup.controller.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
+            instance: format!("{}-{}", self.setup.boot_id, self.started_ms),
             uptime_ms: age(self.started_ms),
             boot_id: self.setup.boot_id,
             clock: now.clock,
@@ -817,6 +881,7 @@ impl Reader {
             last_tap: None,
             rejected: BTreeMap::new(),
             odd: BTreeMap::new(),
+            progress: None,
         }
     }
 
@@ -830,8 +895,13 @@ impl Reader {
             last_tap_age_ms: self.last_tap_ms.map(|at_ms| now_ms.saturating_sub(at_ms)),
             rejected: self.rejected.clone(),
             odd: self.odd.clone(),
+            recoveries: self.progress.as_deref().map(recoveries).unwrap_or_default(),
         }
     }
+}
+
+fn recoveries(progress: &ReaderProgress) -> BTreeMap<String, u64> {
+    RecoveryStep::ALL.map(|step| (step.name().to_owned(), progress.recoveries(step))).into()
 }
 
 impl From<&OutboxView> for OutboxStatus {

@@ -215,7 +215,12 @@ fn options(config: &BrokerConfig, controller: &ControllerId) -> Result<MqttOptio
     Ok(options)
 }
 
-fn tls(config: &BrokerConfig) -> Result<Arc<rustls::ClientConfig>, LinkSetupError> {
+/// Whether the TLS files can be used.
+pub fn check_tls(config: &BrokerConfig) -> Result<(), LinkSetupError> {
+    tls(config).map(drop)
+}
+
+pub(crate) fn tls(config: &BrokerConfig) -> Result<Arc<rustls::ClientConfig>, LinkSetupError> {
     let pem = |path: &std::path::Path| {
         let path = path.display().to_string();
         move |source| LinkSetupError::Pem { path, source }

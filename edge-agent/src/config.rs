@@ -1,10 +1,11 @@
-//! The agent's configuration: one TOML file, checked as a whole before anything starts. Knows names and bounds; opens
-//! nothing.
+//! The agent's configuration: a TOML file, drop-ins beside it and the environment, checked as a whole before anything
+//! starts. Knows names and bounds; opens nothing else.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
-use strict_config::{ConfigError, error_at, parse};
+use strict_config::{ConfigError, Layers};
 use tap_protocol::ids::{ControllerId, ReaderName};
 use tap_protocol::limits::MAX_READERS;
 use tap_protocol::tap::Direction;
@@ -14,6 +15,8 @@ use crate::reader::framing::Framing;
 use crate::reader::lamp::LampChoice;
 use crate::reader::number_line::LineFormat;
 use crate::reader::wiegand::WiegandFormat;
+
+pub mod keys;
 
 /// The exit code for a configuration error (`EX_CONFIG` of sysexits.h): systemd must not restart on it.
 pub const EXIT_CONFIG: u8 = 78;
@@ -43,6 +46,9 @@ pub struct Config {
     /// How much is kept.
     #[serde(default)]
     pub outbox: OutboxConfig,
+    /// Where numbers for monitoring are given.
+    #[serde(default)]
+    pub metrics: MetricsConfig,
     /// The readers.
     #[serde(rename = "reader", default)]
     pub readers: Vec<ReaderConfig>,
@@ -61,29 +67,28 @@ fn default_debounce_ms() -> u64 {
 }
 
 impl Config {
-    /// Reads and checks a file.
+    /// Reads and checks a file, the drop-ins beside it and the environment.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        let file = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
-            file: file.clone(),
-            line: None,
-            message: format!("cannot be read: {error}"),
-        })?;
-        Config::from_text(&file, &text)
+        Config::from_layers(&layers(path)?)
     }
 
     /// Reads and checks `text`, the content of `file`.
     pub fn from_text(file: &str, text: &str) -> Result<Config, ConfigError> {
-        let config: Config = parse(file, text)?;
+        Config::from_layers(&Layers::of(file, text))
+    }
+
+    /// Checks what was read.
+    pub fn from_layers(layers: &Layers) -> Result<Config, ConfigError> {
+        let config: Config = layers.parse()?;
         for (i, reader) in config.readers.iter().enumerate() {
-            let wrong = |message: &str| Err(error_at(file, text, &format!("reader[{i}].name"), message));
+            let wrong = |message: &str| Err(layers.error_at(&format!("reader[{i}].name"), message));
             if reader.pcsc.is_some() == reader.serial.is_some() {
                 return wrong(
                     "say either pcsc = {} or serial = { port = \"/dev/…\" }, so that it is known how this reader is connected",
                 );
             }
             if let Some(Err((key, why))) = reader.serial.as_ref().map(SerialConfig::framing) {
-                return Err(error_at(file, text, &format!("reader[{i}].serial.{key}"), &why));
+                return Err(layers.error_at(&format!("reader[{i}].serial.{key}"), &why));
             }
             if reader.name.as_str() == SIMULATED_READER {
                 return wrong("this name belongs to `edge-agent tap --simulate`: choose another");
@@ -93,7 +98,16 @@ impl Config {
             }
         }
         if config.readers.len() >= MAX_READERS {
-            return Err(error_at(file, text, "reader", "a controller has at most 15 readers"));
+            return Err(layers.error_at("reader", "a controller has at most 15 readers"));
+        }
+        if config.metrics.listen.is_some_and(|address| !address.ip().is_loopback()) {
+            let why = "must be an address of this machine alone, such as 127.0.0.1:9109: what it tells is for nobody else on the network";
+            return Err(layers.error_at("metrics.listen", why));
+        }
+        if config.metrics.file.as_ref().is_some_and(|file| file.extension().is_none_or(|end| end != "prom")) {
+            return Err(
+                layers.error_at("metrics.file", "must end in .prom, or node_exporter does not read it")
+            );
         }
         Ok(config)
     }
@@ -107,6 +121,11 @@ impl Config {
     pub fn control_socket(&self) -> PathBuf {
         self.runtime_dir.join("control.sock")
     }
+}
+
+/// The file, the drop-ins beside it and the environment, not yet checked.
+pub fn layers(path: &Path) -> Result<Layers, ConfigError> {
+    Layers::read(path)?.with_environment(keys::ENVIRONMENT, keys::in_environment(), std::env::vars_os())
 }
 
 /// The `[broker]`.
@@ -133,6 +152,16 @@ pub struct BrokerUrl {
     pub host: String,
     /// Port.
     pub port: u16,
+}
+
+impl std::fmt::Display for BrokerUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = if self.tls { "mqtts" } else { "mqtt" };
+        match self.host.contains(':') {
+            true => write!(f, "{scheme}://[{}]:{}", self.host, self.port),
+            false => write!(f, "{scheme}://{}:{}", self.host, self.port),
+        }
+    }
 }
 
 fn broker_url<'de, D: Deserializer<'de>>(from: D) -> Result<BrokerUrl, D::Error> {
@@ -186,6 +215,16 @@ impl Default for OutboxConfig {
     fn default() -> Self {
         OutboxConfig { keep_receipted: 100_000 }
     }
+}
+
+/// The `[metrics]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsConfig {
+    /// Where HTTP requests for `/metrics` are answered.
+    pub listen: Option<SocketAddr>,
+    /// Which file they are written to.
+    pub file: Option<PathBuf>,
 }
 
 /// One `[[reader]]`.
@@ -385,5 +424,15 @@ serial = { port = "/dev/serial/by-id/usb-rdm6300" }
             "20: reader[1].serial.wiegand: belongs to format = \"wiegand\"",
         );
         refused("record_key_file = \"record.key\"\n", "", "8: keys.record_key_file is missing");
+        refused(
+            "[keys]",
+            "[metrics]\nlisten = \"0.0.0.0:9109\"\n[keys]",
+            "9: metrics.listen: must be an address of this machine alone, such as 127.0.0.1:9109: what it tells is for nobody else on the network",
+        );
+        refused(
+            "[keys]",
+            "[metrics]\nfile = \"/x/metrics\"\n[keys]",
+            "9: metrics.file: must end in .prom, or node_exporter does not read it",
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The local socket: how `edge-agent status` and `edge-agent tap --simulate` speak to the running agent. One JSON
+//! The local socket: how `edge-agent status`, `tap --simulate` and others speak to the running agent. One JSON
 //! object per line each way. Knows the words; the agent's loop answers.
 //!
 //! The socket is readable and writable by the agent's own user (and root) alone: a simulated tap counts.
@@ -16,6 +16,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::round_trip::RoundTrip;
 use crate::status::Status;
 
 /// A request is one short line.
@@ -38,6 +39,10 @@ pub enum Request {
         #[serde(default)]
         direction: Direction,
     },
+    /// Say hello to the cloud now, and tell when its receipt has come.
+    RoundTrip,
+    /// The numbers for monitoring.
+    Metrics,
 }
 
 /// What is answered.
@@ -57,7 +62,11 @@ pub enum Response {
         /// From the card's number to the signal, microseconds.
         tap_to_signal_us: u64,
     },
-    /// Nothing was recorded, and why.
+    /// To [`Request::RoundTrip`]: the cloud's receipt came.
+    RoundTrip(RoundTrip),
+    /// To [`Request::Metrics`], in Prometheus' text format.
+    Metrics(String),
+    /// Nothing was recorded, or done, and why.
     Refused {
         /// For people.
         why: String,
@@ -146,4 +155,10 @@ pub async fn question(path: &Path, request: &Request) -> std::io::Result<Respons
         .await
         .map_err(std::io::Error::other)??;
     serde_json::from_str(&answer).map_err(std::io::Error::other)
+}
+
+/// [`question`], on a runtime of its own.
+pub fn question_blocking(path: &Path, request: &Request) -> std::io::Result<Response> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(question(path, request))
 }

@@ -117,6 +117,11 @@ impl Relay {
         self.connected
     }
 
+    /// A hello is wanted now: somebody waits for its receipt.
+    pub fn hello_now(&mut self, now_ms: u64) {
+        self.hello_due_ms = now_ms;
+    }
+
     /// The outbox was written up to `last_seq`.
     pub fn appended(&mut self, outbox: OutboxId, last_seq: Seq, now_ms: u64) {
         if let Some(lane) = self.lane(outbox) {

@@ -1,5 +1,7 @@
 //! What the agent says of itself: the shape of `edge-agent status --output json`, which scripts rely on.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use tap_protocol::hello::{ReaderKind, ReaderState};
 use tap_protocol::ids::{BootId, ControllerId, OutboxId, ReaderName};
@@ -12,6 +14,8 @@ pub struct Status {
     pub controller: ControllerId,
     /// The agent's version.
     pub version: String,
+    /// Which run of the agent this is: its counters began at 0.
+    pub instance: String,
     /// Milliseconds since the agent started.
     pub uptime_ms: u64,
     /// Which boot.
@@ -78,10 +82,12 @@ pub struct ReaderStatus {
     /// How long ago the last one was, milliseconds.
     pub last_tap_age_ms: Option<u64>,
     /// Things shown that gave no tap, by kind.
-    pub rejected: std::collections::BTreeMap<String, u64>,
+    pub rejected: BTreeMap<String, u64>,
     /// Things to know of that gave no tap and cost none, by kind.
     #[serde(default)]
-    pub odd: std::collections::BTreeMap<String, u64>,
+    pub odd: BTreeMap<String, u64>,
+    /// How often it was brought back, by step.
+    pub recoveries: BTreeMap<String, u64>,
 }
 
 /// Counted since the agent started.
@@ -105,6 +111,10 @@ pub struct Counters {
     pub receipts: u64,
     /// Messages from the broker that were not authentic or not for us.
     pub messages_refused: u64,
-    /// Log lines dropped because the log was slower than the agent.
+    /// Records that a damaged medium took with it, by reason.
+    pub lost: BTreeMap<String, u64>,
+    /// How often the wall clock was set.
+    pub clock_steps: u64,
+    /// Log lines left out because there were too many of a kind, or dropped because the log was slower than the agent.
     pub log_lines_dropped: u64,
 }

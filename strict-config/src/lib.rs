@@ -1,13 +1,20 @@
 //! Beside the line: TOML read strictly. Knows no product: needs serde, toml and strsim only.
 //!
 //! Give it a type with `#[serde(deny_unknown_fields)]` on every struct; it gives back the value, or one sentence that
-//! names file, line, key path and, for a misspelt key or choice, what was probably meant.
+//! names file, line, key path and, for a misspelt key or choice, what was probably meant. [`Layers`] lays drop-ins and the
+//! environment over a file, and [`set`] changes one value in a file and nothing else.
 
 use std::fmt;
 
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+
+mod edit;
+mod layers;
+
+pub use edit::{EditError, set};
+pub use layers::{Layers, Place, Value, to_toml};
 
 /// What is wrong with a configuration file, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,26 +40,13 @@ impl std::error::Error for ConfigError {}
 
 /// Reads `text`, the content of `file`.
 pub fn parse<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, ConfigError> {
-    toml::from_str(text).map_err(|error| {
-        let offset = error.span().map(|span| span.start);
-        let path = offset.map(|offset| path_at(text, offset)).unwrap_or_default();
-        ConfigError {
-            file: file.to_owned(),
-            line: offset.map(|offset| line_of(text, offset)),
-            message: explain(error.message(), &path),
-        }
-    })
+    Layers::of(file, text).parse()
 }
 
 /// An error found after reading, such as two entries with one id: at the key that `path` names, for example
 /// `controller[2].site`.
 pub fn error_at(file: &str, text: &str, path: &str, message: &str) -> ConfigError {
-    let offset = DeTable::parse(text).ok().and_then(|table| offset_of(table.get_ref(), path));
-    ConfigError {
-        file: file.to_owned(),
-        line: offset.map(|offset| line_of(text, offset)),
-        message: format!("{path}: {message}"),
-    }
+    Layers::of(file, text).error_at(path, message)
 }
 
 /// The one of `known` that `given` was probably meant to be.
@@ -112,12 +106,10 @@ fn line_of(text: &str, offset: usize) -> usize {
     text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
 }
 
-/// The path of the innermost key or value at `offset`; empty where the file cannot be taken apart.
-fn path_at(text: &str, offset: usize) -> String {
+/// The path of the innermost key or value at `offset`.
+fn path_at(table: &DeTable<'_>, offset: usize) -> String {
     let mut path = String::new();
-    if let Ok(table) = DeTable::parse(text) {
-        walk(table.get_ref(), offset, &mut path);
-    }
+    walk(table, offset, &mut path);
     path
 }
 

@@ -6,19 +6,25 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use edge_agent::config::{Config, EXIT_CONFIG};
-use edge_agent::control::{Request, Response, question};
+use edge_agent::control::{Request, Response, question_blocking};
 
+mod check;
+mod config;
 mod keys;
 mod readers;
 mod run;
 mod status;
 mod tap;
+mod test_connection;
 
 /// Where the package puts the configuration.
 const DEFAULT_CONFIG: &str = "/etc/edge-agent/edge-agent.toml";
 
 /// Nothing answers where the agent should be (`EX_UNAVAILABLE` of sysexits.h).
 const EXIT_UNAVAILABLE: u8 = 69;
+
+/// Wrong usage: clap's own code.
+const EXIT_USAGE: u8 = 2;
 
 /// Records badge taps at a door for good and brings them to the cloud.
 ///
@@ -48,6 +54,16 @@ enum Verb {
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
+    /// Look at everything that a door needs, whether the agent runs or not.
+    Check(check::Check),
+    /// Go all the way to the cloud and back, and say how far it gets.
+    TestConnection {
+        #[command(flatten)]
+        config: ConfigArg,
+        /// For people or for scripts.
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
     /// Give the running agent a tap without a card.
     Tap(tap::Tap),
     /// Look at the card readers.
@@ -60,19 +76,10 @@ enum Verb {
         #[command(subcommand)]
         verb: keys::Verb,
     },
-    /// Look at the configuration.
+    /// Look at the configuration, or change it.
     Config {
         #[command(subcommand)]
-        verb: ConfigVerb,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum ConfigVerb {
-    /// Say whether the configuration is right, and what is wrong with it.
-    Check {
-        #[command(flatten)]
-        config: ConfigArg,
+        verb: config::Verb,
     },
 }
 
@@ -83,7 +90,7 @@ struct ConfigArg {
     config: PathBuf,
 }
 
-#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum Output {
     /// For people.
     #[default]
@@ -98,13 +105,14 @@ impl Cli {
         match self.verb {
             Verb::Run { config, verbose } => with_config(&config, |config| run::run(config, verbose)),
             Verb::Status { config, output } => with_config(&config, |config| status::status(&config, output)),
+            Verb::Check(check) => check.run(),
+            Verb::TestConnection { config, output } => {
+                with_config(&config, |config| test_connection::run(&config, output))
+            }
             Verb::Tap(tap) => tap.run(),
             Verb::Readers { verb } => verb.run(),
             Verb::Keys { verb } => verb.run(),
-            Verb::Config { verb: ConfigVerb::Check { config } } => with_config(&config, |_| {
-                say(&format!("{} is fine\n", config.config.display()));
-                ExitCode::SUCCESS
-            }),
+            Verb::Config { verb } => verb.run(),
         }
     }
 }
@@ -122,8 +130,7 @@ fn with_config(arg: &ConfigArg, then: impl FnOnce(Config) -> ExitCode) -> ExitCo
 /// One question to the running agent, on a runtime of its own.
 fn ask(config: &Config, request: &Request) -> Result<Response, ExitCode> {
     let socket = config.control_socket();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let answer = runtime.and_then(|runtime| runtime.block_on(question(&socket, request)));
+    let answer = question_blocking(&socket, request);
     answer.map_err(|error| {
         complain(&no_agent(&socket, &error));
         ExitCode::from(EXIT_UNAVAILABLE)

@@ -16,7 +16,7 @@ use edge_agent::outbox::worker::{OutboxThread, mint_outbox_id};
 use edge_agent::reader::{ReaderEvent, RunningReader, serial};
 use edge_agent::signal::{Lamp, LogLamp, Signals};
 use edge_agent::watchdog::Stuck;
-use edge_agent::{broker_link, clock, control, log};
+use edge_agent::{broker_link, clock, control, log, metrics_out};
 use ring::digest;
 use sd_notify::NotifyState;
 use tap_protocol::hello::ReaderKind;
@@ -67,7 +67,7 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
     let (link_in, mut link) = channel(MAX_WAITING_EVENTS);
     let (read_in, mut reads) = channel(MAX_WAITING_EVENTS);
 
-    let listening = control::listen(&config.control_socket(), asked_in)
+    let listening = control::listen(&config.control_socket(), asked_in.clone())
         .await
         .with_context(|| format!("cannot make the control socket {}", config.control_socket().display()))?;
     let outbox = OutboxThread::start(shelf, owner, boot_id, done_in)?;
@@ -85,6 +85,8 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
     let log: Box<dyn Lamp> = Box::new(LogLamp);
     let lamps = readers.iter().filter_map(RunningReader::lamp).chain([log]).collect();
     let mut agent = Agent::new(setup, identity, admission, Signals::new(lamps), outbox);
+    readers.iter().for_each(|reader| agent.follow(reader));
+    let measuring = metrics_out::start(&config, asked_in);
     let linking = broker_link::start(&config.broker, &config.controller, link_in)?;
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -111,15 +113,13 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
             said = agent.status_line();
             notify(&[NotifyState::Status(&said)]);
         }
-        watchdog.feed(|| {
-            let turned = |reader: &'_ RunningReader| reader.progress().last_turn_boottime_ms();
-            agent.stuck(readers.iter().map(|reader| (reader.name(), turned(reader))))
-        });
+        watchdog.feed(|| agent.stuck());
     }
 
     tracing::info!("stopping");
     notify(&[NotifyState::Stopping]);
     listening.abort();
+    measuring.iter().for_each(|task| task.abort());
     for reader in readers {
         reader.stop().await;
     }

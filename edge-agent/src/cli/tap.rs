@@ -56,7 +56,7 @@ fn show(answer: &Response, output: Output) -> ExitCode {
             ));
         }
         (Response::Refused { why }, Output::Text) => complain(&format!("not recorded: {why}")),
-        (Response::Status(_), Output::Text) => complain("the agent answered something else"),
+        (_, Output::Text) => complain("the agent answered something else"),
     }
     if matches!(answer, Response::Recorded { .. }) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
