@@ -349,6 +349,24 @@ serial = { port = "/dev/serial/by-id/usb-rdm6300" }
     }
 
     #[test]
+    fn every_key_in_the_sample_is_a_key_and_shows_what_is_allowed() {
+        let sample = include_str!("../../packaging/edge-agent.toml");
+        let uncommented: Vec<&str> = sample
+            .lines()
+            .map(|line| match line.strip_prefix('#') {
+                Some(key) if key.starts_with(|first: char| first == '[' || first.is_ascii_lowercase()) => key,
+                _ => line,
+            })
+            .collect();
+        let config = Config::from_text("edge-agent.toml", &uncommented.join("\n")).unwrap();
+        let framings = config.readers.iter().filter_map(|reader| reader.serial.as_ref()?.framing().ok());
+        let framings: Vec<_> = framings.collect();
+        assert!(matches!(framings[..], [Framing::Em4100, Framing::Line(_), Framing::Wiegand(_)]));
+        assert_eq!(framings[2], Framing::Wiegand(WiegandFormat::default()), "shown as the default");
+        assert!(Config::from_text("edge-agent.toml", sample).is_ok());
+    }
+
+    #[test]
     fn serial_readers_of_every_format_are_read() {
         let framing = |serial: &str| {
             let text = GOOD.replace("serial = { port = \"/dev/serial/by-id/usb-rdm6300\" }", serial);

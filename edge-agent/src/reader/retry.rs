@@ -57,6 +57,17 @@ mod tests {
     }
 
     #[test]
+    fn ten_minutes_without_pcscd_are_some_120_tries() {
+        let (mut retry, mut passed_ms, mut tries) = (Retry::default(), 0, 0);
+        while passed_ms < 600_000 {
+            passed_ms += retry.failed(0).as_millis();
+            tries += 1;
+        }
+        // Each asks one socket for one connection: far below a thousandth of a core.
+        assert_eq!(tries, 125);
+    }
+
+    #[test]
     fn flapping_slows_down_and_steady_work_starts_over() {
         let mut retry = Retry::default();
         let waits = [0, 0, 30, 4_999, 5_000, 0].map(|worked_ms| retry.failed(worked_ms).as_millis());
