@@ -184,8 +184,8 @@ async fn a_card_left_on_the_reader_is_one_tap() {
     for _ in 0..20 {
         doorway.serial.write(&frame).unwrap();
     }
+    doorway.has_recorded("out", 1).await;
     doorway.write_and_expect_tap(&rdm6300([1, 2, 3, 4, 6])).await;
-    assert_eq!(doorway.reader("out").await.taps, 2);
     assert_eq!(doorway.status().await.counters.repeats, 19);
 }
 
