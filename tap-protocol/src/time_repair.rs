@@ -152,14 +152,17 @@ impl BootTime {
 
     /// The next boot began then or later. `before` is the same of this one.
     pub fn ended_after(&self, before: Option<i64>) -> Option<i64> {
-        let ran_on = before.map(|began| began.saturating_add(at_least(self.last_boottime_ms)));
-        self.seen_utc_ms.or(ran_on)
+        self.seen_utc_ms.or(before.map(|began| began.saturating_add(self.ran_at_least_ms())))
     }
 
     /// The boot before it had ended by then. `after` is the same of this one.
     pub fn began_before(&self, after: Option<i64>) -> Option<i64> {
-        let ran_on = after.map(|ended| ended.saturating_sub(at_least(self.last_boottime_ms)));
-        self.began_by_utc_ms.or(ran_on)
+        self.began_by_utc_ms.or(after.map(|ended| ended.saturating_sub(self.ran_at_least_ms())))
+    }
+
+    /// So much true time this boot took at least, milliseconds.
+    pub fn ran_at_least_ms(&self) -> i64 {
+        at_least(self.last_boottime_ms)
     }
 }
 
