@@ -59,6 +59,8 @@ pub enum Event {
     Outbox(Done),
     /// The broker link said something.
     Link(LinkEvent),
+    /// Somebody may have set the wall clock.
+    ClockSet,
     /// Time has passed.
     Tick,
 }
@@ -174,17 +176,21 @@ impl Agent {
 
     /// Takes in one thing that happened and does everything that follows from it.
     pub fn handle(&mut self, event: Event) {
-        let now = clock::read();
+        let now = self.read_clocks();
         match event {
             Event::Reader(event) => self.reader(event, &now),
             Event::Asked(Asked { request: Request::Status, answer }) => {
                 let _ = answer.send(Response::Status(Box::new(self.status(&now))));
+            }
+            Event::Asked(Asked { request: Request::Clock, answer }) => {
+                let _ = answer.send(Response::Clock(Box::new(self.anchors.report(&now))));
             }
             Event::Asked(Asked { request: Request::Tap { uid, direction }, answer }) => {
                 self.simulated_tap(&uid, direction, answer, &now);
             }
             Event::Outbox(done) => self.outbox_answered(done, &now),
             Event::Link(event) => self.link(event, &now),
+            Event::ClockSet => self.record_anchor(&now),
             Event::Tick => self.tick(&now),
         }
         self.send_what_is_due(&now);
@@ -607,10 +613,24 @@ impl Agent {
 
     // The rest.
 
-    fn tick(&mut self, now: &Now) {
+    fn read_clocks(&mut self) -> Now {
+        let reading = self.anchors.read(clock::read());
+        if let Some(by_ms) = reading.set_by_ms
+            && let Some(count) = self.complaints.due("clock", reading.now.boottime_ms)
+        {
+            tracing::info!(by_ms, count, "the wall clock was set; it is {} now", reading.now.clock.name());
+        }
+        reading.now
+    }
+
+    fn record_anchor(&mut self, now: &Now) {
         if let Some(anchor) = self.anchors.clock_read(now) {
             self.record(anchor, Waiting::for_nobody(), now);
         }
+    }
+
+    fn tick(&mut self, now: &Now) {
+        self.record_anchor(now);
         for run in self.admission.expire(now.boottime_ms) {
             self.record(Body::Repeats { seq: run.seq, n: run.repeats }, Waiting::for_nobody(), now);
         }

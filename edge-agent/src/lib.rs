@@ -5,6 +5,7 @@ pub mod agent;
 pub mod anchors;
 pub mod broker_link;
 pub mod clock;
+pub mod clock_watch;
 pub mod config;
 pub mod control;
 pub mod identity;

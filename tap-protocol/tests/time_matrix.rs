@@ -14,7 +14,7 @@ const TEN_YEARS: i64 = 3_652 * DAY;
 /// 2026-11-21 06:00:00 UTC.
 const MORNING: i64 = 1_795_240_800_000;
 
-/// 2063-04-05: where some terminals begin after a power cut.
+/// 2063-04-06: where some terminals begin after a power cut.
 const Y2063: i64 = 2_943_043_200_000;
 
 /// What the wall clock of a boot shows.

@@ -236,7 +236,7 @@ impl Site {
                 Ok(Green { seq, event_id, tap_to_signal_us })
             }
             Response::Refused { why } => bail!("the tap was refused: {why}"),
-            Response::Status(_) => bail!("the agent answered something else"),
+            Response::Status(_) | Response::Clock(_) => bail!("the agent answered something else"),
         }
     }
 

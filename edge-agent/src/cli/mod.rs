@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use edge_agent::config::{Config, EXIT_CONFIG};
 use edge_agent::control::{Request, Response, question};
 
+mod clock;
 mod keys;
 mod run;
 mod status;
@@ -41,6 +42,14 @@ enum Verb {
     },
     /// Show how the running agent is.
     Status {
+        #[command(flatten)]
+        config: ConfigArg,
+        /// For people or for scripts.
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Show what is known of the time, and what that means for taps.
+    Clock {
         #[command(flatten)]
         config: ConfigArg,
         /// For people or for scripts.
@@ -92,6 +101,7 @@ impl Cli {
         match self.verb {
             Verb::Run { config, verbose } => with_config(&config, |config| run::run(config, verbose)),
             Verb::Status { config, output } => with_config(&config, |config| status::status(&config, output)),
+            Verb::Clock { config, output } => with_config(&config, |config| clock::clock(&config, output)),
             Verb::Tap(tap) => tap.run(),
             Verb::Keys { verb } => verb.run(),
             Verb::Config { verb: ConfigVerb::Check { config } } => with_config(&config, |_| {

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use edge_agent::admission::{Admission, Place};
 use edge_agent::agent::{Agent, Event, Setup};
+use edge_agent::clock_watch::ClockWatch;
 use edge_agent::config::{Config, EXIT_CONFIG, ReaderConfig};
 use edge_agent::identity::Identity;
 use edge_agent::outbox::shelf::{Owner, Shelf};
@@ -83,6 +84,7 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
         config.readers.iter().filter_map(|reader| start_reader(reader, read_in.clone())).collect();
     let linking = broker_link::start(&config.broker, &config.controller, link_in)?;
 
+    let mut clock_watch = ClockWatch::start();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tracing::info!("edge-agent {} is ready as {}", env!("CARGO_PKG_VERSION"), config.controller);
@@ -96,6 +98,7 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
             Some(read) = reads.recv() => Event::Reader(read),
             Some(asked) = asked.recv() => Event::Asked(asked),
             Some(event) = link.recv() => Event::Link(event),
+            () = clock_watch.is_set() => Event::ClockSet,
             () = sleep(nap) => Event::Tick,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,

@@ -56,7 +56,9 @@ fn show(answer: &Response, output: Output) -> ExitCode {
             ));
         }
         (Response::Refused { why }, Output::Text) => complain(&format!("not recorded: {why}")),
-        (Response::Status(_), Output::Text) => complain("the agent answered something else"),
+        (Response::Status(_) | Response::Clock(_), Output::Text) => {
+            complain("the agent answered something else")
+        }
     }
     if matches!(answer, Response::Recorded { .. }) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -389,11 +389,12 @@ impl Worker {
     /// cannot read is said again as it is.
     fn say_again(&mut self, rewound: OutboxId, now: Now) -> Result<(), OutboxError> {
         let Some((newest, old)) = self.shelf.newest_and(rewound) else { return Ok(()) };
-        let boot = newest.boot_number(self.boot_id)?;
+        // The old boots first: numbers ascend with time, and the cloud bounds a boot by those around it.
         let mut boots = BTreeMap::new();
         for (number, boot_id) in old.boots()? {
             boots.insert(number, newest.boot_number(boot_id)?);
         }
+        let boot = newest.boot_number(self.boot_id)?;
         let old_mark = old.mark().receipted_through;
         // The new outbox begins with its own start; then the old records follow in their order.
         let renumbered = |seq: Seq| if seq > old_mark { Seq(seq.0 - old_mark.0 + 1) } else { Seq::ZERO };
@@ -545,6 +546,29 @@ mod tests {
         drop(thread.jobs); // the queue closes without a stop, as at a crash of the loop …
         thread.thread.join().unwrap();
         assert_eq!((first, second), (PreviousStop::None, PreviousStop::Clean));
+    }
+
+    #[test]
+    fn boots_are_numbered_in_their_order_in_what_is_said_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let owner = Owner { controller: "hq-door-1".parse().unwrap(), machine: b"pi".to_vec() };
+        let mut shelf = Shelf::open(folder.path(), &owner, || mint_outbox_id().unwrap()).unwrap();
+        let [first, second, now] = [7, 3, 5].map(|id| BootId([id; 16]));
+        let rewound = shelf.newest().id();
+        for boot in [first, second] {
+            shelf.newest().boot_number(boot).unwrap();
+        }
+        let (answers, _done) = channel(64);
+        let mut worker = Worker { shelf, owner, boot_id: now, started: None, answers };
+        worker.start_new(rewound, NOW);
+        assert_eq!(worker.shelf.newest().boots().unwrap(), [(1, first), (2, second), (3, now)]);
+        let newest = worker.shelf.newest().id();
+        let chunk = worker.shelf.read(newest, Seq(1)).unwrap().unwrap();
+        assert_eq!(
+            Record::decode(&chunk.records[0]).unwrap().at.boot,
+            3,
+            "its own start is the first record"
+        );
     }
 
     #[test]
