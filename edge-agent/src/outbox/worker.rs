@@ -186,12 +186,18 @@ impl OutboxView {
     }
 }
 
-/// The outboxes that a hello names: the newest, and before it the oldest of those that still wait for a receipt, because
-/// they are drained first. A retired one is said again elsewhere, and a drained one needs no answer.
+/// The outboxes that a hello names, oldest first: the newest; the oldest of those that still wait for a receipt, because
+/// they are drained first; and, as far as there is room, the latest of those that are drained, because a cloud that was
+/// restored from a backup learns of them only here. A retired one is said again elsewhere.
 pub fn told_in_hello(shelf: &[OutboxView]) -> Vec<&OutboxView> {
     let Some((newest, older)) = shelf.split_last() else { return Vec::new() };
-    let waits = |view: &&OutboxView| !view.is_retired && view.mark.receipted_through < view.last_seq;
-    older.iter().filter(waits).take(MAX_HELLO_OUTBOXES - 1).chain([newest]).collect()
+    let waits = |view: &OutboxView| view.mark.receipted_through < view.last_seq;
+    let (waiting, drained): (Vec<_>, Vec<_>) =
+        older.iter().enumerate().filter(|(_, view)| !view.is_retired).partition(|(_, view)| waits(view));
+    let first = waiting.into_iter().chain(drained.into_iter().rev());
+    let mut told: Vec<_> = first.take(MAX_HELLO_OUTBOXES - 1).collect();
+    told.sort_unstable_by_key(|(place, _)| *place);
+    told.into_iter().map(|(_, view)| view).chain([newest]).collect()
 }
 
 /// The running thread.
@@ -490,6 +496,11 @@ mod tests {
         shelf.push(view(30, 5, false));
         let told: Vec<u8> = told_in_hello(&shelf).iter().map(|view| view.id.0[0]).collect();
         assert_eq!(told, [(2..17).collect(), vec![30]].concat(), "neither the drained nor the retired one");
+        // A restored cloud asks only for what it hears of.
+        let shelf =
+            [view(0, 5, false), view(1, 2, true), view(2, 2, false), view(3, 5, false), view(4, 5, false)];
+        let told: Vec<u8> = told_in_hello(&shelf).iter().map(|view| view.id.0[0]).collect();
+        assert_eq!(told, [0, 2, 3, 4], "the drained ones too, where there is room");
         assert!(told_in_hello(&[]).is_empty());
     }
 
