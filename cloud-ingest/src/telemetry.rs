@@ -50,6 +50,8 @@ pub struct Metrics {
     commit_seconds: Histogram,
     receipts: Family<Label<1>, Counter>,
     store_position: Gauge,
+    time_disputed: Gauge,
+    time_unresolved: Gauge,
     backlog: Family<Label<2>, Gauge>,
     oldest_seconds: Family<Label<1>, SecondsGauge>,
     held: Family<Label<1>, Gauge>,
@@ -106,6 +108,8 @@ impl Metrics {
             commit_seconds: seconds_histogram(),
             receipts: Family::default(),
             store_position: Gauge::default(),
+            time_disputed: Gauge::default(),
+            time_unresolved: Gauge::default(),
             backlog: Family::default(),
             oldest_seconds: Family::default(),
             held: Family::default(),
@@ -128,6 +132,12 @@ impl Metrics {
         registry.register("commit_seconds", "Time to store a group", m.commit_seconds.clone());
         registry.register("receipts", "Receipts handed to the broker, or dropped", m.receipts.clone());
         registry.register("store_position", "The last position stored", m.store_position.clone());
+        registry.register("taps_time_disputed", "Taps whose time is in dispute", m.time_disputed.clone());
+        registry.register(
+            "deliveries_time_unresolved",
+            "Deliveries set aside because their time did not become known in a day",
+            m.time_unresolved.clone(),
+        );
         registry.register("delivery_backlog", "Deliveries by state", m.backlog.clone());
         registry.register(
             "delivery_oldest_seconds",
@@ -217,7 +227,10 @@ impl Metrics {
 
     /// The store's totals.
     pub fn totals(&self, totals: &Totals) {
-        self.store_position.set(i64::try_from(totals.last_position).unwrap_or(i64::MAX));
+        let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.store_position.set(gauge(totals.last_position));
+        self.time_disputed.set(gauge(totals.disputed));
+        self.time_unresolved.set(gauge(totals.unresolved));
     }
 
     /// Deliveries in one state.
@@ -300,6 +313,8 @@ mod tests {
             r#"cloud_ingest_attempts_total{destination="legacy",outcome="timed_out"} 0"#,
             r#"cloud_ingest_delivery_backlog{destination="legacy",state="unknown"} 0"#,
             r#"cloud_ingest_delivery_oldest_seconds{destination="legacy"} 0.0"#,
+            r#"cloud_ingest_taps_time_disputed 0"#,
+            r#"cloud_ingest_deliveries_time_unresolved 0"#,
             r#"cloud_ingest_lost_lease_total{destination="legacy"} 0"#,
             r#"cloud_ingest_controllers{cause="stuck"} 0"#,
             r#"cloud_ingest_loop_last_turn_timestamp_seconds{loop="intake"} 0.0"#,

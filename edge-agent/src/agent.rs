@@ -52,9 +52,6 @@ const TICK_EVERY_MS: u64 = 1_000;
 /// Dirty marks are written and history is pruned this often.
 const HOUSEKEEP_EVERY_MS: u64 = 30_000;
 
-/// Between two looks, the wall clock may be slewed by a thousandth; what moves further was set.
-const CLOCK_STEP_MS: u64 = 500;
-
 /// Everything that can happen to the agent.
 #[derive(Debug)]
 pub enum Event {
@@ -66,6 +63,8 @@ pub enum Event {
     Outbox(Done),
     /// The broker link said something.
     Link(LinkEvent),
+    /// Somebody may have set the wall clock.
+    ClockSet,
     /// Time has passed.
     Tick,
 }
@@ -118,8 +117,6 @@ pub struct Agent {
     /// People who wait for the receipt that answers a hello.
     round_trips: RoundTrips<oneshot::Sender<Response>>,
     measured: Measured,
-    /// Wall clock minus boottime at the last look.
-    wall_offset_ms: Option<i64>,
     /// What a person should know, by subject.
     problems: BTreeMap<&'static str, String>,
 }
@@ -194,7 +191,6 @@ impl Agent {
             last_receipt_ms: None,
             round_trips: RoundTrips::default(),
             measured: Measured::default(),
-            wall_offset_ms: None,
             problems: BTreeMap::new(),
         }
     }
@@ -208,11 +204,14 @@ impl Agent {
 
     /// Takes in one thing that happened and does everything that follows from it.
     pub fn handle(&mut self, event: Event) {
-        let now = clock::read();
+        let now = self.read_clocks();
         match event {
             Event::Reader(event) => self.reader(event, &now),
             Event::Asked(Asked { request: Request::Status, answer }) => {
                 let _ = answer.send(Response::Status(Box::new(self.status(&now))));
+            }
+            Event::Asked(Asked { request: Request::Clock, answer }) => {
+                let _ = answer.send(Response::Clock(Box::new(self.anchors.report(&now))));
             }
             Event::Asked(Asked { request: Request::Tap { uid, direction }, answer }) => {
                 self.simulated_tap(&uid, direction, answer, &now);
@@ -223,6 +222,7 @@ impl Agent {
             }
             Event::Outbox(done) => self.outbox_answered(done, &now),
             Event::Link(event) => self.link(event, &now),
+            Event::ClockSet => self.record_anchor(&now),
             Event::Tick => {}
         }
         if now.boottime_ms >= self.tick_due_ms {
@@ -787,16 +787,28 @@ impl Agent {
 
     // The rest.
 
+    fn read_clocks(&mut self) -> Now {
+        let reading = self.anchors.read(clock::read());
+        self.counters.clock_steps += u64::from(reading.set_by_ms.is_some());
+        if let Some(by_ms) = reading.set_by_ms
+            && let Some(count) = self.complaints.due("clock", reading.now.boottime_ms)
+        {
+            tracing::info!(by_ms, count, "the wall clock was set; it is {} now", reading.now.clock.name());
+        }
+        reading.now
+    }
+
+    fn record_anchor(&mut self, now: &Now) {
+        if let Some(anchor) = self.anchors.clock_read(now) {
+            self.record(anchor, Waiting::for_nobody(now.boottime_ms), now);
+        }
+    }
+
     fn tick(&mut self, now: &Now) {
-        let offset_ms = now.wall_ms.saturating_sub_unsigned(now.boottime_ms);
-        let before_ms = self.wall_offset_ms.replace(offset_ms).unwrap_or(offset_ms);
-        self.counters.clock_steps += u64::from(before_ms.abs_diff(offset_ms) > CLOCK_STEP_MS);
+        self.record_anchor(now);
         for answer in self.round_trips.expired(now.boottime_ms) {
             let why = "a hello was sent, and the broker took it, but no receipt came from the cloud within 10 s: cloud-ingest may be down, or it may not know this controller's record key";
             refuse(Some(answer), why.into());
-        }
-        if let Some(anchor) = self.anchors.clock_read(now) {
-            self.record(anchor, Waiting::for_nobody(now.boottime_ms), now);
         }
         for run in self.admission.expire(now.boottime_ms) {
             self.record(

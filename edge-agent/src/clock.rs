@@ -3,7 +3,7 @@
 //! CLOCK_BOOTTIME counts on through suspend and is never stepped: debounce, backoff and every wait use it. The wall
 //! clock is written down as seen and trusted only as far as the kernel vouches for it.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tap_protocol::ids::BootId;
 use tap_protocol::record::ClockState;
@@ -27,9 +27,14 @@ pub fn boottime_us() -> u64 {
     u64::try_from(since_boot.as_micros()).expect("a boot lasts less than half a million years")
 }
 
+/// Through libc, as [`clock_state`], so that the two can be shown a wrong clock together (`testbench`'s clock shim).
+#[expect(clippy::disallowed_methods, reason = "this module owns the wall clock")]
 fn wall_ms() -> i64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    time.tv_sec.saturating_mul(1000).saturating_add(time.tv_nsec / 1_000_000)
+    let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+    match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) => ms(since),
+        Err(before) => -ms(before.duration()),
+    }
 }
 
 /// What `adjtimex(2)` says. A kernel that does not answer does not vouch.

@@ -16,6 +16,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::anchors::ClockReport;
 use crate::round_trip::RoundTrip;
 use crate::status::Status;
 
@@ -31,6 +32,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 pub enum Request {
     /// How are you?
     Status,
+    /// What do you know of the time?
+    Clock,
     /// Take this badge as if it had been shown at the reader `simulated`.
     Tap {
         /// The badge, as [`tap_protocol::badge::Credential`] reads text.
@@ -51,6 +54,8 @@ pub enum Request {
 pub enum Response {
     /// To [`Request::Status`].
     Status(Box<Status>),
+    /// To [`Request::Clock`].
+    Clock(Box<ClockReport>),
     /// The tap is on the medium.
     Recorded {
         /// Its number in the outbox.

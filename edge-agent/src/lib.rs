@@ -7,6 +7,7 @@ pub mod anchors;
 pub mod broker_link;
 pub mod check;
 pub mod clock;
+pub mod clock_watch;
 pub mod complaints;
 pub mod config;
 pub mod control;

@@ -2,12 +2,13 @@
 //! process; what the hardware knows of time does not survive a reboot. It knows nothing of what the cloud has.
 
 use edge_agent::now::Now;
+use edge_agent::outbox::worker::OutboxView;
 use tap_protocol::badge::{Credential, SealedBadge};
 use tap_protocol::ids::{BootId, ControllerId, OutboxId, Seq};
 use tap_protocol::keys::{PublicKey, SigningKey};
 use tap_protocol::record::{Body, ClockState, PreviousStop, Record};
 
-use self::agent::{Agent, InHand, View};
+use self::agent::{Agent, InHand};
 use crate::disk::{Disk, TapNo};
 use crate::net::{ConnNo, Packet};
 use crate::stage::{DoorEvent, Event, Job, Stage};
@@ -277,11 +278,12 @@ impl Machine {
             return;
         }
         self.mint_outbox(stage);
+        let again = self.disk.say_again(rewound);
         let newest = self.disk.newest();
         let boot = newest.boot_number(self.boot_id);
         self.started = Some((newest.id, boot));
         let mut records = vec![self.start_record(at, boot, PreviousStop::None)];
-        records.extend(self.disk.say_again(rewound));
+        records.extend(again);
         stage.tally.add("records said again in a new outbox", records.len() as u64 - 1);
         records.iter().filter_map(|(_, tap)| *tap).for_each(|tap| stage.oracle.said_again(tap));
         self.append(stage, records);
@@ -303,11 +305,12 @@ impl Machine {
         self.disk.start_new(id);
     }
 
-    fn views(&self) -> Vec<View> {
-        let view = |outbox: &crate::disk::DiskOutbox| View {
+    fn views(&self) -> Vec<OutboxView> {
+        let view = |outbox: &crate::disk::DiskOutbox| OutboxView {
             id: outbox.id,
             last_seq: outbox.last().0,
             mark: outbox.mark,
+            pruned_through: outbox.pruned_through(),
             is_retired: self.disk.is_retired(outbox.id),
         };
         self.disk.outboxes.iter().map(view).collect()

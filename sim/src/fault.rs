@@ -243,7 +243,7 @@ impl World {
             Fault::ClockBack => {
                 let back_ms = stage.dice.between(1_000, 7_200_000) as i64;
                 let error_ms = door.machine.clock_error_ms() - back_ms;
-                door.machine.set_clock(error_ms, ClockState::Stepped);
+                door.machine.set_clock(error_ms, ClockState::Unsynced);
             }
             Fault::Clock1970 => door.machine.set_clock_to_1970(stage),
             Fault::ClockFrozenWrong => door.machine.freeze_clock(stage),

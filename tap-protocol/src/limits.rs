@@ -43,6 +43,14 @@ pub const MAX_ANCHOR_WIDTH_MS: u64 = 2_000;
 /// The worst drift that is assumed of a controller's oscillator, in parts per million (a Pi: 10 to 100).
 pub const MAX_DRIFT_PPM: u64 = 100;
 
+/// A wall clock that the kernel vouches for is believed unless receipts say that it is off by more than this. The kernel
+/// vouches for hours after the last word of an NTP server, which is seconds of drift; a wrong NTP server is minutes.
+pub const MAX_VOUCHED_ERROR_MS: u64 = 10_000;
+
+/// So many anchors on each side of a record say when it was: the nearest know best, and one that is wrong does not spoil
+/// a whole boot.
+pub const NEAREST_ANCHORS: usize = 8;
+
 /// Short texts inside messages: versions, reasons.
 pub const MAX_TEXT_BYTES: usize = 64;
 

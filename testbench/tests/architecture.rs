@@ -102,6 +102,7 @@ const PURE: [(&str, &[&str]); 2] = [
             "delivery::retry",
             "destination",
             "event_store",
+            "event_store::boots",
             "event_store::meaning",
             "event_store::memory",
             "event_store::memory::destination",
@@ -115,12 +116,22 @@ const PURE: [(&str, &[&str]); 2] = [
     ),
 ];
 
-const PURE_CRATES: [&str; 7] =
-    ["alloc", "core", "data_encoding", "serde", "std", "tap_protocol", "thiserror"];
+const PURE_CRATES: [&str; 8] =
+    ["alloc", "core", "data_encoding", "jiff", "serde", "std", "tap_protocol", "thiserror"];
 
-/// Parts of `std` that reach outside of the process or read a clock.
-const IMPURE_STD: [&str; 8] =
-    ["std::env", "std::fs", "std::io", "std::net", "std::os", "std::process", "std::thread", "SystemTime"];
+/// Parts of `std`, and of `jiff`, that reach outside of the process or read a clock.
+const IMPURE_STD: [&str; 10] = [
+    "std::env",
+    "std::fs",
+    "std::io",
+    "std::net",
+    "std::os",
+    "std::process",
+    "std::thread",
+    "SystemTime",
+    "Timestamp::now",
+    "Zoned::now",
+];
 
 #[test]
 fn what_decides_is_pure() {

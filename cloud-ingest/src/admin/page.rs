@@ -9,7 +9,7 @@ use super::html::{Html, put};
 use crate::destination::http_json::local_time;
 use crate::event_store::{
     ControllerState, DeliveryRow, DeliveryState, DestinationState, EventDetail, EventRow, HeldFor, Site,
-    TapRow, UtcMs,
+    TapRow, Totals, UtcMs,
 };
 use crate::read_model::explain::{self, Stage};
 use crate::read_model::lag::{self, Cause};
@@ -196,6 +196,20 @@ fn health(page: &mut Html, snapshot: &Snapshot) {
             grouped(dead)
         );
     }
+    let Totals { disputed, unresolved, .. } = snapshot.ledger.totals;
+    for (count, what, why) in [
+        (disputed, "Time in dispute", "Clocks contradict each other: a person has to look at them."),
+        (
+            unresolved,
+            "Set aside without time",
+            "A day has passed, and nothing has said when these taps were.",
+        ),
+    ] {
+        if count > 0 {
+            lines += 1;
+            put!(page, "<p class=\"banner warn\"><b>{}: {}</b> {}</p>", what, grouped(count), why);
+        }
+    }
     let to_look_at: Vec<_> = snapshot
         .controllers
         .iter()
@@ -218,18 +232,20 @@ fn health(page: &mut Html, snapshot: &Snapshot) {
 
 fn tiles(page: &mut Html, snapshot: &Snapshot) {
     let count = |state| snapshot.ledger.in_state(state);
+    let set_aside = snapshot.ledger.totals.unresolved;
     let waiting = [
-        (DeliveryState::Pending, "due"),
-        (DeliveryState::InFlight, "in flight"),
-        (DeliveryState::Parked, "behind another"),
-        (DeliveryState::Held, "held for time or badge"),
+        (count(DeliveryState::Pending), "due"),
+        (count(DeliveryState::InFlight), "in flight"),
+        (count(DeliveryState::Parked).saturating_sub(set_aside), "behind another"),
+        (count(DeliveryState::Held), "held for time or badge"),
+        (set_aside, "set aside without time"),
     ];
     let parts: Vec<String> = waiting
         .iter()
-        .filter(|(state, _)| count(*state) > 0)
-        .map(|(state, word)| format!("{} {word}", grouped(count(*state))))
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, word)| format!("{} {word}", grouped(*count)))
         .collect();
-    let waiting_sum: u64 = waiting.iter().map(|(state, _)| count(*state)).sum();
+    let waiting_sum: u64 = waiting.iter().map(|(count, _)| count).sum();
 
     put!(page, "<section id=\"tiles\" data-live aria-label=\"Numbers\"><dl class=\"tiles\">");
     let taps = format!("of {} taps", grouped(snapshot.ledger.totals.taps));
@@ -400,10 +416,13 @@ fn in_words(delivery: &DeliveryRow) -> (&'static str, String) {
         DeliveryState::Unknown => ("warn", format!("unknown{tries}")),
         DeliveryState::InFlight => ("calm", format!("in flight{tries}")),
         DeliveryState::Pending => ("calm", format!("pending{tries}")),
-        DeliveryState::Parked => ("calm", "behind another".into()),
+        DeliveryState::Parked => match delivery.held_for {
+            Some(HeldFor::TimeUnresolved) => ("warn", "set aside: time not known".into()),
+            Some(HeldFor::Time | HeldFor::Binding) | None => ("calm", "behind another".into()),
+        },
         DeliveryState::Held => match delivery.held_for {
             Some(HeldFor::Binding) => ("warn", "held: badge not known".into()),
-            Some(HeldFor::Time) | None => ("warn", "held: time not known".into()),
+            Some(HeldFor::Time | HeldFor::TimeUnresolved) | None => ("warn", "held: time not known".into()),
         },
     }
 }
@@ -479,7 +498,7 @@ fn duration(ms: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event_store::{Controller, Totals};
+    use crate::event_store::Controller;
     use tap_protocol::keys::PublicKey;
 
     #[test]
@@ -498,7 +517,10 @@ mod tests {
         let snapshot = Snapshot {
             now: UtcMs(10_000),
             complaints: vec![evil.into()],
-            ledger: crate::read_model::ledger::ledger(Totals::default(), vec![]),
+            ledger: crate::read_model::ledger::ledger(
+                Totals { disputed: 3, unresolved: 2, ..Totals::default() },
+                vec![],
+            ),
             destinations: vec![DestinationState {
                 destination: "legacy".into(),
                 held_until: Some(UtcMs(20_000)),
@@ -524,5 +546,6 @@ mod tests {
         assert!(page.contains("&lt;script&gt;&quot;&amp;&#39;"));
         assert!(page.contains("held for 10 s") && page.contains("legacy is held back"));
         assert!(page.contains("never seen"));
+        assert!(page.contains("Time in dispute: 3") && page.contains("Set aside without time: 2"));
     }
 }

@@ -8,7 +8,7 @@ use tap_protocol::ids::{ControllerId, EventId, OutboxId, ReaderName, Seq, TraceI
 
 use crate::event_store::{
     ControllerState, DeliveryRow, DeliveryState, DestinationState, EventDetail, EventRow, HeldFor, Position,
-    UtcMs,
+    TapRow, Timeless, UtcMs,
 };
 use crate::read_model::explain::{self, Stage};
 use crate::read_model::lag;
@@ -59,8 +59,11 @@ struct Tap {
     direction: &'static str,
     verdict: &'static str,
     recorded_wall: String,
+    time: &'static str,
     occurred_at: Option<String>,
     uncertainty_ms: Option<u64>,
+    not_before: Option<String>,
+    not_after: Option<String>,
     deliveries: Vec<Delivery>,
 }
 
@@ -86,18 +89,43 @@ impl Event {
             seq: row.seq,
             kind: row.kind.clone(),
             stored_at: time(row.received),
-            tap: row.tap.as_ref().map(|tap| Tap {
-                stage: explain::stage(tap),
-                reader: tap.reader.clone(),
-                badge_token: tap.badge.token.to_string(),
-                direction: tap.direction.name(),
-                verdict: tap.verdict.name(),
-                recorded_wall: time(tap.recorded_wall),
-                occurred_at: tap.occurred.map(|occurred| time(occurred.at)),
-                uncertainty_ms: tap.occurred.map(|occurred| occurred.uncertainty_ms),
-                deliveries: tap.deliveries.iter().map(Delivery::of).collect(),
-            }),
+            tap: row.tap.as_ref().map(Tap::of),
         }
+    }
+}
+
+impl Tap {
+    fn of(tap: &TapRow) -> Tap {
+        let occurred = tap.occurred.ok();
+        let (not_before, not_after) = match tap.occurred {
+            Err(Timeless::Between { not_before, not_after }) => (Some(not_before), Some(not_after)),
+            Ok(_) | Err(Timeless::Unknown | Timeless::Disputed) => (None, None),
+        };
+        Tap {
+            stage: explain::stage(tap),
+            reader: tap.reader.clone(),
+            badge_token: tap.badge.token.to_string(),
+            direction: tap.direction.name(),
+            verdict: tap.verdict.name(),
+            recorded_wall: time(tap.recorded_wall),
+            time: how_known(tap),
+            occurred_at: occurred.map(|occurred| time(occurred.at)),
+            uncertainty_ms: occurred.map(|occurred| occurred.uncertainty_ms),
+            not_before: not_before.map(time),
+            not_after: not_after.map(time),
+            deliveries: tap.deliveries.iter().map(Delivery::of).collect(),
+        }
+    }
+}
+
+/// What is known of a tap's time, in one word.
+fn how_known(tap: &TapRow) -> &'static str {
+    match tap.occurred {
+        Ok(occurred) if occurred.estimated => "estimated",
+        Ok(_) => "known",
+        Err(Timeless::Between { .. }) => "between",
+        Err(Timeless::Unknown) => "unknown",
+        Err(Timeless::Disputed) => "disputed",
     }
 }
 

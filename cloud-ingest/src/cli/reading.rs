@@ -167,6 +167,8 @@ pub fn the_ledger(config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode> {
             ("attempts started", totals.attempts),
             ("badges bound", totals.badges),
             ("messages quarantined", totals.quarantined),
+            ("taps whose time is disputed", totals.disputed),
+            ("taps set aside without time", totals.unresolved),
         ] {
             table.add_row([what.to_owned(), count.to_string()]);
         }

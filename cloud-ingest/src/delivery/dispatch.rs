@@ -135,17 +135,24 @@ impl<D: Destination> Dispatcher<D> {
         let now = self.clock.now();
         let lease_until = UtcMs(now.0 + LEASE_MS);
         let name = self.name.clone();
-        let (expired, claimed, next_due) = self
+        let (expired, given_up, claimed, next_due) = self
             .store
             .run(move |store| {
-                let expired = store.expire_leases(now)?;
-                Ok((expired, store.claim(&name, now, lease_until, room)?, store.next_due(&name)?))
+                let (expired, given_up) = (store.expire_leases(now)?, store.give_up_on_time(now)?);
+                Ok((expired, given_up, store.claim(&name, now, lease_until, room)?, store.next_due(&name)?))
             })
             .await?;
         if expired > 0 {
             tracing::warn!(
                 expired,
                 "leases ran out: their requests died with their process, or the store was slow"
+            );
+        }
+        if given_up > 0 {
+            tracing::warn!(
+                given_up,
+                "taps are set aside: a day has passed, and nothing has said when they were. They are sent if it \
+                 becomes known; GET /api/v1/events?state=parked lists them"
             );
         }
         let started = claimed.len();

@@ -9,6 +9,8 @@
 //! Whatever was sent by then (`in_flight`, `unknown`) stays in front until it is done, because nobody can call it back;
 //! what was merely `pending` steps back.
 //!
+//! What was set aside because its time did not become known stands in no lane: it is nobody's turn to wait for it.
+//!
 //! Both stores ask here. [`settle`] is the whole rule; [`stored`], [`next_in_line`] and [`back_in_line`] are the same rule
 //! for the frequent cases, which need not read the lane.
 
@@ -39,7 +41,8 @@ pub struct Change {
 /// Where a delivery rests that nobody is sending.
 pub fn resting(held_for: Option<HeldFor>, is_head: bool) -> DeliveryState {
     match (held_for, is_head) {
-        (Some(_), _) => DeliveryState::Held,
+        (Some(HeldFor::Time | HeldFor::Binding), _) => DeliveryState::Held,
+        (Some(HeldFor::TimeUnresolved), _) => DeliveryState::Parked,
         (None, true) => DeliveryState::Pending,
         (None, false) => DeliveryState::Parked,
     }
@@ -69,7 +72,10 @@ pub fn back_in_line(first: Standing, back: Standing) -> Vec<Change> {
 /// hold, and after two lanes became one.
 pub fn settle(lane: &[Standing]) -> Vec<Change> {
     debug_assert!(lane.is_sorted_by(|one, next| one.position < next.position), "a lane is in order");
-    debug_assert!(lane.iter().all(|delivery| delivery.state.is_open()), "a lane has only open deliveries");
+    debug_assert!(
+        lane.iter().all(|d| d.state.is_open() && d.held_for != Some(HeldFor::TimeUnresolved)),
+        "a lane has only open deliveries, and none that was set aside"
+    );
     let somebody_is_sent = lane.iter().any(|delivery| is_sent(delivery.state));
     let changes = lane.iter().enumerate().map(|(place, delivery)| {
         let rests = resting(delivery.held_for, place == 0 && !somebody_is_sent);

@@ -1,18 +1,20 @@
 //! Step 9 of 12: what a record's bytes mean to a store, and what its tap must wait for. Pure: knows no SQL, no clock.
 //!
 //! Both stores ask here, so that they cannot read the same bytes in two ways.
-//!
-//! Not here yet: bounds for a boot that never synced, and giving up after 24 h. Such taps stay held for time.
 
-use tap_protocol::ids::Seq;
+use tap_protocol::ids::{BootId, Seq};
+use tap_protocol::limits::NEAREST_ANCHORS;
 use tap_protocol::record::{Body, Record, Stamp};
 use tap_protocol::tap::Tap;
-use tap_protocol::time_repair::{self, Anchor, Neighbours, TrueTime};
+use tap_protocol::time_repair::{Anchor, TrueTime};
 
-use super::{HeldFor, Occurred, PersonId, UtcMs};
+use super::{HeldFor, Occurred, PersonId, Position, Timeless, UtcMs};
 
 /// A tap whose time is known no better than this is held: no destination so far can amend what it was told.
 pub const MAX_UNCERTAINTY_MS: u64 = 60_000;
+
+/// A tap whose bounds are further apart than this is held likewise.
+pub const MAX_BOUNDS_MS: u64 = 60_000;
 
 /// The kind under which authentic bytes are stored that this version cannot read.
 pub const OPAQUE: &str = "opaque";
@@ -27,6 +29,8 @@ pub enum Meaning {
     Tap(Stamp, Tap),
     /// True time became known for the stamp's boot.
     Anchor(Stamp, Anchor),
+    /// The agent started, and this is what the stamp's boot number stands for.
+    Start(Stamp, BootId),
     /// Kept for people: readers, starts, losses. The name is the record's kind.
     Other(Stamp, &'static str),
     /// Authentic, and of a version that is not known here.
@@ -36,24 +40,14 @@ pub enum Meaning {
 impl Meaning {
     /// Reads a record. Never fails: one odd record must not block a door.
     pub fn of(bytes: &[u8]) -> Meaning {
-        match Record::decode(bytes) {
-            Ok(Record { at, body: Body::Tap(tap) }) => Meaning::Tap(at, tap),
-            Ok(Record {
-                at,
-                body:
-                    Body::ClockAnchor {
-                        source: _,
-                        earliest_boottime_ms,
-                        latest_boottime_ms,
-                        utc_ms,
-                        uncertainty_ms,
-                    },
-            }) => Meaning::Anchor(
-                at,
-                Anchor { earliest_boottime_ms, latest_boottime_ms, utc_ms, uncertainty_ms },
-            ),
-            Ok(Record { at, body }) => Meaning::Other(at, body.kind()),
-            Err(_) => Meaning::Opaque,
+        let Ok(record) = Record::decode(bytes) else { return Meaning::Opaque };
+        let (at, anchor) = (record.at, Anchor::of(&record).filter(has_room));
+        match (record.body, anchor) {
+            (Body::Tap(tap), _) => Meaning::Tap(at, tap),
+            (Body::AgentStarted { boot_id, .. }, _) => Meaning::Start(at, boot_id),
+            (_, Some(anchor)) => Meaning::Anchor(at, anchor),
+            // An anchor that says nothing is kept for people, like the rest.
+            (body, None) => Meaning::Other(at, body.kind()),
         }
     }
 
@@ -62,6 +56,7 @@ impl Meaning {
         match self {
             Meaning::Tap(..) => "tap",
             Meaning::Anchor(..) => "clock_anchor",
+            Meaning::Start(..) => "agent_started",
             Meaning::Other(_, kind) => kind,
             Meaning::Opaque => OPAQUE,
         }
@@ -70,28 +65,69 @@ impl Meaning {
     /// When, as the controller knew it.
     pub fn stamp(&self) -> Option<&Stamp> {
         match self {
-            Meaning::Tap(at, _) | Meaning::Anchor(at, _) | Meaning::Other(at, _) => Some(at),
+            Meaning::Tap(at, _) | Meaning::Anchor(at, _) | Meaning::Start(at, _) | Meaning::Other(at, _) => {
+                Some(at)
+            }
             Meaning::Opaque => None,
         }
     }
 }
 
-/// True time, if it is known closely enough: from the record's own clock, or from the anchors of its own boot.
-pub fn occurred(at: &Stamp, anchors: &[Anchor]) -> Option<Occurred> {
-    match time_repair::true_time(at, anchors, Neighbours::default()) {
+/// An anchor at a boottime that no machine has run for says nothing.
+fn has_room(anchor: &Anchor) -> bool {
+    let ends = [anchor.earliest_boottime_ms, anchor.latest_boottime_ms];
+    ends.into_iter().all(|ms| i64::try_from(ms).is_ok())
+}
+
+/// An anchor as the stores keep it: by the boottime at which it ends, then by where it is.
+pub type PlacedAnchor = (u64, Position, Anchor);
+
+/// Of a boot's anchors, in order, those that say when something at `boottime_ms` was: the nearest on each side.
+pub fn nearest(anchors: &[PlacedAnchor], boottime_ms: u64) -> Vec<Anchor> {
+    let split = anchors.partition_point(|(latest_ms, ..)| *latest_ms <= boottime_ms);
+    let (before, after) = anchors.split_at(split);
+    let nearest = before.iter().rev().take(NEAREST_ANCHORS).chain(after.iter().take(NEAREST_ANCHORS));
+    nearest.map(|(.., anchor)| *anchor).collect()
+}
+
+/// True time, if it is known closely enough to be told; else what is known instead.
+pub fn occurred(time: TrueTime) -> Result<Occurred, Timeless> {
+    match time {
         TrueTime::Known { utc_ms, uncertainty_ms } if uncertainty_ms <= MAX_UNCERTAINTY_MS => {
-            Some(Occurred { at: UtcMs(utc_ms), uncertainty_ms })
+            Ok(Occurred { at: UtcMs(utc_ms), uncertainty_ms, estimated: false })
         }
-        TrueTime::Known { .. } | TrueTime::Estimated { .. } | TrueTime::Unknown | TrueTime::Disputed => None,
+        TrueTime::Known { utc_ms, uncertainty_ms } => {
+            let doubt = i64::try_from(uncertainty_ms).unwrap_or(i64::MAX);
+            Err(Timeless::Between {
+                not_before: UtcMs(utc_ms.saturating_sub(doubt)),
+                not_after: UtcMs(utc_ms.saturating_add(doubt)),
+            })
+        }
+        TrueTime::Estimated { earliest_utc_ms, latest_utc_ms } => {
+            let width_ms = latest_utc_ms.abs_diff(earliest_utc_ms);
+            match width_ms <= MAX_BOUNDS_MS {
+                true => Ok(Occurred {
+                    at: UtcMs(earliest_utc_ms.saturating_add_unsigned(width_ms / 2)),
+                    uncertainty_ms: width_ms.div_ceil(2),
+                    estimated: true,
+                }),
+                false => Err(Timeless::Between {
+                    not_before: UtcMs(earliest_utc_ms),
+                    not_after: UtcMs(latest_utc_ms),
+                }),
+            }
+        }
+        TrueTime::Unknown => Err(Timeless::Unknown),
+        TrueTime::Disputed => Err(Timeless::Disputed),
     }
 }
 
 /// What a tap's deliveries wait for: time first, then the binding.
-pub fn held_for(occurred: Option<Occurred>, person: Option<&PersonId>) -> Option<HeldFor> {
+pub fn held_for(occurred: Result<Occurred, Timeless>, person: Option<&PersonId>) -> Option<HeldFor> {
     match (occurred, person) {
-        (None, _) => Some(HeldFor::Time),
-        (Some(_), None) => Some(HeldFor::Binding),
-        (Some(_), Some(_)) => None,
+        (Err(_), _) => Some(HeldFor::Time),
+        (Ok(_), None) => Some(HeldFor::Binding),
+        (Ok(_), Some(_)) => None,
     }
 }
 
@@ -111,30 +147,77 @@ pub fn cut(text: &str, max: usize) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use tap_protocol::record::ClockState;
+    use tap_protocol::record::{AnchorSource, ClockState};
+    use tap_protocol::time_repair::Witness;
 
     use super::*;
 
-    const UNSYNCED: Stamp = Stamp { boot: 1, boottime_ms: 60_000, wall_ms: 0, clock: ClockState::Unsynced };
-
-    fn anchor(uncertainty_ms: u32) -> Anchor {
-        Anchor { earliest_boottime_ms: 60_000, latest_boottime_ms: 60_000, utc_ms: 5, uncertainty_ms }
+    #[test]
+    fn a_time_counts_as_known_up_to_a_minute_of_doubt() {
+        let known = |uncertainty_ms| occurred(TrueTime::Known { utc_ms: 70_000, uncertainty_ms });
+        assert_eq!(
+            known(60_000),
+            Ok(Occurred { at: UtcMs(70_000), uncertainty_ms: 60_000, estimated: false })
+        );
+        let between = Timeless::Between { not_before: UtcMs(9_999), not_after: UtcMs(130_001) };
+        assert_eq!(known(60_001), Err(between));
     }
 
     #[test]
-    fn a_time_counts_as_known_up_to_a_minute_of_doubt() {
-        let known = Occurred { at: UtcMs(5), uncertainty_ms: 60_000 };
-        assert_eq!(occurred(&UNSYNCED, &[anchor(60_000)]), Some(known));
-        assert_eq!(occurred(&UNSYNCED, &[anchor(60_001)]), None);
-        assert_eq!(occurred(&UNSYNCED, &[]), None);
+    fn bounds_are_told_as_an_estimate_up_to_a_minute_apart() {
+        let between = |latest_utc_ms| occurred(TrueTime::Estimated { earliest_utc_ms: 5, latest_utc_ms });
+        assert_eq!(
+            between(60_005),
+            Ok(Occurred { at: UtcMs(30_005), uncertainty_ms: 30_000, estimated: true })
+        );
+        let too_far = Timeless::Between { not_before: UtcMs(5), not_after: UtcMs(60_006) };
+        assert_eq!(between(60_006), Err(too_far));
+        assert_eq!(occurred(TrueTime::Unknown), Err(Timeless::Unknown));
+        assert_eq!(occurred(TrueTime::Disputed), Err(Timeless::Disputed));
+    }
+
+    #[test]
+    fn the_nearest_anchors_on_both_sides_count() {
+        let anchor = |at: u64| Anchor {
+            witness: Witness::Receipt,
+            earliest_boottime_ms: at,
+            latest_boottime_ms: at,
+            utc_ms: at as i64,
+            uncertainty_ms: 0,
+        };
+        let all: Vec<PlacedAnchor> = (1..=30).map(|at| (at, Position(at), anchor(at))).collect();
+        let counted = |at: u64| nearest(&all, at).into_iter().map(|anchor| anchor.utc_ms).collect::<Vec<_>>();
+        assert_eq!(counted(10), [10, 9, 8, 7, 6, 5, 4, 3, 11, 12, 13, 14, 15, 16, 17, 18]);
+        assert_eq!(counted(0), [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(counted(99), [30, 29, 28, 27, 26, 25, 24, 23]);
+        assert_eq!(nearest(&[], 5), []);
+    }
+
+    #[test]
+    fn an_anchor_that_says_nothing_is_kept_for_people() {
+        let record = |latest_boottime_ms| {
+            let at = Stamp { boot: 1, boottime_ms: 1, wall_ms: 0, clock: ClockState::Unsynced };
+            let source = AnchorSource::Receipt;
+            let (earliest_boottime_ms, utc_ms, uncertainty_ms) = (latest_boottime_ms, 0, 0);
+            let body = Body::ClockAnchor {
+                source,
+                earliest_boottime_ms,
+                latest_boottime_ms,
+                utc_ms,
+                uncertainty_ms,
+            };
+            Meaning::of(&Record { at, body }.encode())
+        };
+        assert!(matches!(record(5), Meaning::Anchor(..)));
+        assert!(matches!(record(u64::MAX), Meaning::Other(_, "clock_anchor")));
     }
 
     #[test]
     fn a_tap_waits_for_its_time_before_it_waits_for_its_person() {
-        let time = Some(Occurred { at: UtcMs(5), uncertainty_ms: 0 });
+        let time = Ok(Occurred { at: UtcMs(5), uncertainty_ms: 0, estimated: false });
         let person = PersonId("E-1".into());
-        assert_eq!(held_for(None, None), Some(HeldFor::Time));
-        assert_eq!(held_for(None, Some(&person)), Some(HeldFor::Time));
+        assert_eq!(held_for(Err(Timeless::Unknown), None), Some(HeldFor::Time));
+        assert_eq!(held_for(Err(Timeless::Disputed), Some(&person)), Some(HeldFor::Time));
         assert_eq!(held_for(time, None), Some(HeldFor::Binding));
         assert_eq!(held_for(time, Some(&person)), None);
     }

@@ -12,16 +12,18 @@ use tap_protocol::badge::Token;
 use tap_protocol::chain::ChainHash;
 use tap_protocol::envelope::{ChainedRecord, VerifiedBatch};
 use tap_protocol::hello::Hello;
-use tap_protocol::ids::{ControllerId, EventId, OutboxId, Seq, StoreEpoch};
-use tap_protocol::time_repair::Anchor;
+use tap_protocol::ids::{BootId, ControllerId, EventId, OutboxId, Seq, StoreEpoch};
+use tap_protocol::record::{ClockState, Stamp};
+use tap_protocol::time_repair::{BootTime, Neighbours, TrueTime, true_time};
 
-use super::meaning::{self, Meaning};
+use super::boots::{self, BootNo, Boots, Side};
+use super::meaning::{self, Meaning, PlacedAnchor};
 use super::{
     Appended, AttemptEnd, Binding, Bound, Claim, Claimed, Controller, ControllerState, DeadLetter,
     DeliverableTap, DeliveryCount, DeliveryState, DestinationState, EventDetail, EventFilter, EventRow,
-    EventStore, HelloState, Lease, MAX_ANSWER_BYTES, MAX_DEAD_LETTER_BYTES, MAX_DEAD_LETTERS, Next, Occurred,
-    OrderKey, OutboxMark, OutboxState, PersonId, Position, Site, StoreError, TapRow, Totals, UtcMs,
-    first_epoch,
+    EventStore, GIVE_UP_ON_TIME_AFTER_MS, HelloState, Lease, MAX_ANSWER_BYTES, MAX_DEAD_LETTER_BYTES,
+    MAX_DEAD_LETTERS, MAX_GIVEN_UP_AT_ONCE, Next, Occurred, OrderKey, OutboxMark, OutboxState, PersonId,
+    Position, Site, StoreError, TapRow, Timeless, Totals, UtcMs, first_epoch,
 };
 use crate::intake::admit::{self, Admission, Mark};
 
@@ -33,6 +35,8 @@ pub struct MemoryStore {
     controllers: BTreeMap<ControllerId, KnownController>,
     /// In the order they were first seen; an index into it is an outbox's number.
     outboxes: Vec<Outbox>,
+    /// An index into it is a [`BootNo`].
+    boots: Vec<Boot>,
     /// Position 1 is at index 0.
     events: Vec<Event>,
     bindings: BTreeMap<Token, PersonId>,
@@ -60,9 +64,19 @@ struct Outbox {
     last_occurred: Option<UtcMs>,
     /// Seq 1 is at index 0.
     positions: Vec<Position>,
-    anchors: BTreeMap<u32, Vec<Anchor>>,
-    /// Taps of each boot that have no true time yet.
-    without_time: BTreeMap<u32, BTreeSet<Position>>,
+    /// What stands behind the boot numbers of its records.
+    boots: BTreeMap<u32, BootNo>,
+}
+
+/// One boot of a controller, over all outboxes that it wrote to.
+#[derive(Debug, Clone)]
+struct Boot {
+    controller: ControllerId,
+    id: Option<BootId>,
+    time: BootTime,
+    anchors: Vec<PlacedAnchor>,
+    /// Taps that have no true time yet.
+    without_time: BTreeSet<Position>,
 }
 
 #[derive(Debug, Clone)]
@@ -73,7 +87,7 @@ struct Event {
     meaning: Meaning,
     bytes: Vec<u8>,
     hash: ChainHash,
-    occurred: Option<Occurred>,
+    occurred: Result<Occurred, Timeless>,
 }
 
 impl MemoryStore {
@@ -84,6 +98,7 @@ impl MemoryStore {
             sites: BTreeMap::new(),
             controllers: BTreeMap::new(),
             outboxes: Vec::new(),
+            boots: Vec::new(),
             events: Vec::new(),
             bindings: BTreeMap::new(),
             destinations: Vec::new(),
@@ -270,6 +285,16 @@ impl EventStore for MemoryStore {
         Ok(self.destinations.iter_mut().map(|destination| destination.expire_leases(now)).sum())
     }
 
+    fn give_up_on_time(&mut self, now: UtcMs) -> Result<usize, StoreError> {
+        let received_by = UtcMs(now.0 - GIVE_UP_ON_TIME_AFTER_MS);
+        let mut given_up = 0;
+        for destination in &mut self.destinations {
+            given_up += destination.give_up_on_time(received_by, MAX_GIVEN_UP_AT_ONCE - given_up);
+        }
+        self.totals.unresolved += given_up as u64;
+        Ok(given_up)
+    }
+
     fn hold_destination(&mut self, destination: &str, until: UtcMs, why: &str) -> Result<(), StoreError> {
         let no = self.destination_no(destination)?;
         let destination = &mut self.destinations[no];
@@ -413,15 +438,28 @@ impl MemoryStore {
         self.totals.records += 1;
         let position = Position(self.totals.last_position);
         let meaning = Meaning::of(&record.bytes);
-        if let Meaning::Anchor(at, anchor) = &meaning {
-            outbox.anchors.entry(at.boot).or_default().push(*anchor);
+        let boot = self.boot_of(outbox_no, &meaning);
+        if let (Some(boot), Meaning::Anchor(_, anchor)) = (boot, &meaning) {
+            let anchors = &mut self.boots[index_of(boot)].anchors;
+            let placed = (anchor.latest_boottime_ms, position, *anchor);
+            let at = anchors.partition_point(|(ms, position, _)| (*ms, *position) < (placed.0, placed.1));
+            anchors.insert(at, placed);
         }
-        let occurred = meaning.stamp().and_then(|at| meaning::occurred(at, outbox.anchors_of(at.boot)));
+        let stamped = boot.zip(meaning.stamp());
+        let time = stamped.map_or(TrueTime::Unknown, |(boot, at)| self.time_of_record(boot, at));
+        let became_known = stamped
+            .is_some_and(|(boot, at)| self.saw(boot, at, time, matches!(meaning, Meaning::Anchor(..))));
+        let occurred = match (&meaning, boot, time) {
+            (Meaning::Tap(at, _), Some(boot), TrueTime::Unknown) => self.time_around(boot, at),
+            _ => time,
+        };
+        let occurred = meaning::occurred(occurred);
+        let outbox = &mut self.outboxes[outbox_no];
         outbox.positions.push(position);
         (outbox.stored_through, outbox.hash) = (seq, record.hash);
         outbox.was_spoken_of(seq);
         outbox.last_stored = Some(received);
-        outbox.last_occurred = occurred.map(|occurred| occurred.at);
+        outbox.last_occurred = occurred.ok().map(|occurred| occurred.at);
         self.events.push(Event {
             outbox_no,
             seq,
@@ -431,11 +469,12 @@ impl MemoryStore {
             hash: record.hash,
             occurred,
         });
+        let Some(boot) = boot else { return };
         match meaning {
-            Meaning::Tap(at, tap) => {
-                if occurred.is_none() {
-                    let waiting = self.outboxes[outbox_no].without_time.entry(at.boot).or_default();
-                    waiting.insert(position);
+            Meaning::Tap(_, tap) => {
+                if let Err(why) = occurred {
+                    self.boots[index_of(boot)].without_time.insert(position);
+                    self.totals.disputed += u64::from(why == Timeless::Disputed);
                 }
                 let person = self.bindings.get(&tap.badge.token);
                 let held_for = meaning::held_for(occurred, person);
@@ -446,29 +485,123 @@ impl MemoryStore {
                     self.totals.deliveries += 1;
                 }
             }
-            Meaning::Anchor(at, _) => self.release_taps_of(outbox_no, at.boot),
-            Meaning::Other(..) | Meaning::Opaque => {}
+            Meaning::Anchor(..) => self.release_taps_of(boot),
+            Meaning::Start(..) | Meaning::Other(..) | Meaning::Opaque => {}
+        }
+        if became_known {
+            let Ok(concerned) = boots::concerned(self, boot);
+            concerned.into_iter().for_each(|boot| self.release_taps_of(boot));
         }
     }
+}
 
-    /// A boot has one more anchor: taps of it that were held for their time may have it now.
-    fn release_taps_of(&mut self, outbox_no: usize, boot: u32) {
-        let outbox = &mut self.outboxes[outbox_no];
-        let anchors = outbox.anchors_of(boot).to_vec();
-        let Some(waiting) = outbox.without_time.get_mut(&boot) else { return };
-        let events = &mut self.events;
+/// Time.
+impl MemoryStore {
+    /// The boot of a record. An agent's start says which one its number stands for from here on.
+    fn boot_of(&mut self, outbox_no: usize, meaning: &Meaning) -> Option<BootNo> {
+        let number = meaning.stamp()?.boot;
+        let outbox = &self.outboxes[outbox_no];
+        let known = outbox.boots.get(&number).copied();
+        let said = match meaning {
+            Meaning::Start(_, id) => Some(*id),
+            _ => None,
+        };
+        let same = |boot: &Boot| said.is_some() && boot.id == said && boot.controller == outbox.controller;
+        let boot = match (self.boots.iter().position(same), known) {
+            (Some(same), _) => BootNo(same as i64),
+            (None, Some(known)) if said.is_none() => known,
+            (None, Some(known)) if self.boots[index_of(known)].id.is_none() => {
+                self.boots[index_of(known)].id = said;
+                known
+            }
+            (None, _) => {
+                self.boots.push(Boot {
+                    controller: outbox.controller.clone(),
+                    id: said,
+                    time: BootTime::default(),
+                    anchors: Vec::new(),
+                    without_time: BTreeSet::new(),
+                });
+                BootNo(self.boots.len() as i64 - 1)
+            }
+        };
+        self.outboxes[outbox_no].boots.insert(number, boot);
+        Some(boot)
+    }
+
+    /// When it was, as far as its own clock and its own boot's anchors say.
+    fn time_of_record(&self, boot: BootNo, at: &Stamp) -> TrueTime {
+        let anchors = meaning::nearest(&self.boots[index_of(boot)].anchors, at.boottime_ms);
+        true_time(at, &anchors, Neighbours::default())
+    }
+
+    /// The same with what is known around the boot.
+    fn time_around(&mut self, boot: BootNo, at: &Stamp) -> TrueTime {
+        let Ok(around) = boots::neighbours(self, boot);
+        let anchors = meaning::nearest(&self.boots[index_of(boot)].anchors, at.boottime_ms);
+        true_time(at, &anchors, around)
+    }
+
+    /// A record of the boot is there. Says whether it is the first of which the time is known.
+    fn saw(&mut self, boot: BootNo, at: &Stamp, time: TrueTime, is_anchor: bool) -> bool {
+        let before = self.boots[index_of(boot)].time;
+        let mut after = before;
+        after.saw(at.boottime_ms, time);
+        if is_anchor {
+            let last = Stamp { boottime_ms: after.last_boottime_ms, clock: ClockState::Unsynced, ..*at };
+            after.saw(last.boottime_ms, self.time_of_record(boot, &last));
+        }
+        self.boots[index_of(boot)].time = after;
+        !before.is_known() && after.is_known()
+    }
+
+    /// More is known of a boot: taps of it that have no time may have it now.
+    fn release_taps_of(&mut self, boot: BootNo) {
         let mut known = Vec::new();
-        waiting.retain(|position| {
-            let event = &mut events[index(*position)];
-            event.occurred = event.meaning.stamp().and_then(|at| meaning::occurred(at, &anchors));
-            known.extend(event.occurred.map(|_| *position));
-            event.occurred.is_none()
-        });
+        for position in self.boots[index_of(boot)].without_time.clone() {
+            let Some(at) = self.at(position).meaning.stamp().copied() else { continue };
+            let occurred = meaning::occurred(self.time_around(boot, &at));
+            let event = &mut self.events[index(position)];
+            let was_disputed = event.occurred == Err(Timeless::Disputed);
+            let is_disputed = occurred == Err(Timeless::Disputed);
+            event.occurred = occurred;
+            self.totals.disputed += u64::from(is_disputed);
+            self.totals.disputed -= u64::from(was_disputed);
+            if occurred.is_ok() {
+                self.boots[index_of(boot)].without_time.remove(&position);
+                known.push(position);
+            }
+        }
         for destination in &mut self.destinations {
-            let lanes =
-                known.iter().filter_map(|position| destination.release_from_time(*position)).collect();
+            let mut lanes = BTreeSet::new();
+            for position in &known {
+                let Meaning::Tap(_, tap) = &self.events[index(*position)].meaning else { continue };
+                let person = self.bindings.get(&tap.badge.token);
+                let Some(released) = destination.release_from_time(*position, person) else { continue };
+                self.totals.unresolved -= u64::from(released.was_given_up);
+                lanes.insert(released.lane);
+            }
             destination.settle(&lanes);
         }
+    }
+}
+
+impl Boots for MemoryStore {
+    type Error = std::convert::Infallible;
+
+    fn time_of(&mut self, boot: BootNo) -> Result<BootTime, Self::Error> {
+        Ok(self.boots[index_of(boot)].time)
+    }
+
+    fn next_to(&mut self, boot: BootNo, side: Side) -> Result<Vec<BootNo>, Self::Error> {
+        let next = self.outboxes.iter().flat_map(|outbox| {
+            let numbers = outbox.boots.iter().filter(move |(_, no)| **no == boot).map(|(number, _)| *number);
+            numbers.filter_map(move |number| match side {
+                Side::Before => outbox.boots.range(..number).next_back().map(|(_, no)| *no),
+                Side::After => outbox.boots.range(number.checked_add(1)?..).next().map(|(_, no)| *no),
+            })
+        });
+        Ok(next.collect())
     }
 }
 
@@ -493,7 +626,7 @@ impl MemoryStore {
         let (destination, event) = (&self.destinations[no], self.at(position));
         let delivery = &destination.deliveries[&position];
         let controller = &self.controllers[&self.outboxes[event.outbox_no].controller].controller;
-        let (OrderKey::Person(person), Meaning::Tap(_, tap), Some(occurred)) =
+        let (OrderKey::Person(person), Meaning::Tap(_, tap), Ok(occurred)) =
             (&delivery.key, &event.meaning, event.occurred)
         else {
             panic!("only a tap with a person and a time is due, not {delivery:?}");
@@ -548,7 +681,7 @@ impl MemoryStore {
                     })
                     .collect(),
             }),
-            Meaning::Anchor(..) | Meaning::Other(..) | Meaning::Opaque => None,
+            Meaning::Anchor(..) | Meaning::Start(..) | Meaning::Other(..) | Meaning::Opaque => None,
         };
         EventRow {
             position,
@@ -561,6 +694,10 @@ impl MemoryStore {
             tap,
         }
     }
+}
+
+fn index_of(boot: BootNo) -> usize {
+    usize::try_from(boot.0).expect("a boot's number is its index")
 }
 
 fn index(position: Position) -> usize {
@@ -578,8 +715,7 @@ impl Outbox {
             last_stored: None,
             last_occurred: None,
             positions: Vec::new(),
-            anchors: BTreeMap::new(),
-            without_time: BTreeMap::new(),
+            boots: BTreeMap::new(),
         }
     }
 
@@ -590,10 +726,6 @@ impl Outbox {
     fn position(&self, seq: Seq) -> Option<Position> {
         let index = usize::try_from(seq.0.checked_sub(1)?).ok()?;
         self.positions.get(index).copied()
-    }
-
-    fn anchors_of(&self, boot: u32) -> &[Anchor] {
-        self.anchors.get(&boot).map_or(&[], Vec::as_slice)
     }
 
     fn mark(&self) -> OutboxMark {

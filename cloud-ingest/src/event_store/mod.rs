@@ -6,6 +6,7 @@
 //! of them let the same pure functions decide: [`crate::intake::admit`] what is stored, `meaning` what it means,
 //! [`crate::delivery::order`] who is next.
 
+mod boots;
 pub mod handle;
 mod meaning;
 pub mod memory;
@@ -126,6 +127,11 @@ pub trait EventStore {
     /// earlier `until` shortens the hold.
     fn hold_destination(&mut self, destination: &str, until: UtcMs, why: &str) -> Result<(), StoreError>;
 
+    /// Sets aside what has waited for its true time for [`GIVE_UP_ON_TIME_AFTER_MS`] since it was received: `parked`,
+    /// held for [`HeldFor::TimeUnresolved`]; who stood behind it goes on. Returns how many, at most
+    /// [`MAX_GIVEN_UP_AT_ONCE`].
+    fn give_up_on_time(&mut self, now: UtcMs) -> Result<usize, StoreError>;
+
     /// When something is next due at the destination, its hold considered: `None` if nothing waits. In the past means
     /// now. Leases that run out are not in it.
     fn next_due(&mut self, destination: &str) -> Result<Option<UtcMs>, StoreError>;
@@ -168,6 +174,12 @@ pub const MAX_DEAD_LETTERS: usize = 10_000;
 
 /// A dead letter keeps this much of the message: all of any message that the protocol allows.
 pub const MAX_DEAD_LETTER_BYTES: usize = 64 * 1024;
+
+/// After this long on the cloud's clock nobody waits any more behind a tap whose time is not known.
+pub const GIVE_UP_ON_TIME_AFTER_MS: i64 = 24 * 60 * 60 * 1_000;
+
+/// So many deliveries are set aside in one transaction: a door may have been without time for weeks.
+pub const MAX_GIVEN_UP_AT_ONCE: usize = 1_000;
 
 /// Of what a destination answered, this much is kept per attempt: enough to see what it complains about.
 pub const MAX_ANSWER_BYTES: usize = 1024;
@@ -329,7 +341,7 @@ impl fmt::Display for DeliveryState {
     }
 }
 
-/// What a held delivery waits for.
+/// What a delivery waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HeldFor {
@@ -337,6 +349,9 @@ pub enum HeldFor {
     Time,
     /// Nobody has said whose badge it is.
     Binding,
+    /// Its time did not become known within [`GIVE_UP_ON_TIME_AFTER_MS`]: `parked`, out of its person's line, so that it
+    /// keeps nobody waiting. Should its time become known after all, it takes its place again.
+    TimeUnresolved,
 }
 
 impl HeldFor {
@@ -345,7 +360,14 @@ impl HeldFor {
         match self {
             HeldFor::Time => "time",
             HeldFor::Binding => "binding",
+            HeldFor::TimeUnresolved => "time_unresolved",
         }
+    }
+
+    /// The one of that name.
+    pub fn from_name(name: &str) -> Option<HeldFor> {
+        let all = [HeldFor::Time, HeldFor::Binding, HeldFor::TimeUnresolved];
+        all.into_iter().find(|held_for| held_for.name() == name)
     }
 }
 
@@ -488,8 +510,8 @@ pub struct TapRow {
     pub verdict: Verdict,
     /// What the controller's clock showed.
     pub recorded_wall: UtcMs,
-    /// When, true time, if known.
-    pub occurred: Option<Occurred>,
+    /// When, true time, or why that is not known.
+    pub occurred: Result<Occurred, Timeless>,
     /// Its deliveries.
     pub deliveries: Vec<DeliveryRow>,
 }
@@ -501,6 +523,25 @@ pub struct Occurred {
     pub at: UtcMs,
     /// Give or take, milliseconds.
     pub uncertainty_ms: u64,
+    /// Nothing told the time in this tap's boot: it is the middle between what is known before and after that boot.
+    pub estimated: bool,
+}
+
+/// Why a tap has no true time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "why")]
+pub enum Timeless {
+    /// Nothing has said yet when its boot was.
+    Unknown,
+    /// It lies between these, and that is too far apart to be told to anybody.
+    Between {
+        /// Not before.
+        not_before: UtcMs,
+        /// Not after.
+        not_after: UtcMs,
+    },
+    /// What is known contradicts itself: a person has to look.
+    Disputed,
 }
 
 /// One delivery of one tap.
@@ -510,7 +551,7 @@ pub struct DeliveryRow {
     pub destination: DestinationName,
     /// Where it is.
     pub state: DeliveryState,
-    /// What it waits for, if held.
+    /// What it waits for, if held; why it was set aside, if it was.
     pub held_for: Option<HeldFor>,
     /// Whose, if the badge was bound.
     pub person: Option<PersonId>,
@@ -633,6 +674,10 @@ pub struct Totals {
     pub quarantined: u64,
     /// Badges bound.
     pub badges: u64,
+    /// Taps whose time is in dispute now.
+    pub disputed: u64,
+    /// Deliveries that are set aside now because their tap's time did not become known.
+    pub unresolved: u64,
 }
 
 /// Why the store could not do it. The transaction was rolled back: nothing of it is visible.

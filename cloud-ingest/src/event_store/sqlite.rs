@@ -4,11 +4,12 @@
 //! the medium. Any number of read-only connections ([`SqliteStore::open_reader`]) answer the reading methods from a
 //! consistent snapshot meanwhile. Positions come from one counter row that is written last before COMMIT.
 //!
-//! The parts: `intake` stores batches, `delivery` leases and finishes, `reading` answers questions; all changes go
+//! The parts: `intake` stores batches, `occurring` finds out when their taps were, `delivery` leases and finishes, `reading` answers questions; all changes go
 //! through `writing`, which keeps counters and lanes right; `sql` has every statement.
 
 mod delivery;
 mod intake;
+mod occurring;
 mod reading;
 mod sql;
 mod values;
@@ -232,6 +233,10 @@ impl EventStore for SqliteStore {
 
     fn expire_leases(&mut self, now: UtcMs) -> Result<usize, StoreError> {
         self.write(|writing| delivery::expire_leases(writing, now))
+    }
+
+    fn give_up_on_time(&mut self, now: UtcMs) -> Result<usize, StoreError> {
+        self.write(|writing| delivery::give_up_on_time(writing, now))
     }
 
     fn hold_destination(&mut self, destination: &str, until: UtcMs, why: &str) -> Result<(), StoreError> {

@@ -1,9 +1,10 @@
 //! Beside the line: one event's story, for people: its steps in order, how far it is, and one sentence. Pure.
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::event_store::{
-    AttemptRow, DeliveryRow, DeliveryState, DestinationState, EventDetail, HeldFor, TapRow, UtcMs,
+    AttemptRow, DeliveryRow, DeliveryState, DestinationState, EventDetail, HeldFor, TapRow, Timeless, UtcMs,
 };
 
 /// How far a tap is, in the words of the line of stages on the screen.
@@ -54,11 +55,12 @@ pub fn steps(detail: &EventDetail) -> Vec<Step> {
     let mut steps = Vec::new();
     if let Some(tap) = &detail.row.tap {
         let (at, what) = match &tap.occurred {
-            Some(occurred) => {
-                let known = format!("at reader {}, true to ±{} ms", tap.reader, occurred.uncertainty_ms);
+            Ok(occurred) => {
+                let how = if occurred.estimated { "estimated" } else { "true" };
+                let known = format!("at reader {}, {how} to ±{} ms", tap.reader, occurred.uncertainty_ms);
                 (occurred.at, known)
             }
-            None => (tap.recorded_wall, format!("at reader {}, as its clock showed", tap.reader)),
+            Err(_) => (tap.recorded_wall, format!("at reader {}, as its clock showed", tap.reader)),
         };
         steps.push(Step { step: "recorded", at, what });
     }
@@ -103,13 +105,36 @@ pub fn sentence(detail: &EventDetail, destinations: &[DestinationState], now: Ut
                 .find(|d| d.destination == delivery.destination && d.held_until > Some(now))
                 .and_then(|d| d.held_why.as_deref());
             let last = detail.attempts.iter().rfind(|a| a.destination == delivery.destination);
-            of_delivery(delivery, last, hold)
+            of_delivery(delivery, tap.occurred.err(), last, hold)
         })
         .collect();
     told.join(" ")
 }
 
-fn of_delivery(delivery: &DeliveryRow, last: Option<&AttemptRow>, hold: Option<&str>) -> String {
+/// What is known of a time that is not known.
+fn instead(timeless: Option<Timeless>) -> String {
+    match timeless {
+        Some(Timeless::Disputed) => {
+            "what the controller's clock and the cloud's receipts say of it contradicts \
+             itself, and a person has to look at the clocks"
+                .into()
+        }
+        Some(Timeless::Between { not_before, not_after }) => {
+            let at = |time: UtcMs| Timestamp::from_millisecond(time.0).unwrap_or_default();
+            format!("it lies between {:.0} and {:.0}", at(not_before), at(not_after))
+        }
+        Some(Timeless::Unknown) | None => {
+            "the controller's clock was wrong, and nothing has said yet when that was".into()
+        }
+    }
+}
+
+fn of_delivery(
+    delivery: &DeliveryRow,
+    timeless: Option<Timeless>,
+    last: Option<&AttemptRow>,
+    hold: Option<&str>,
+) -> String {
     let to = &delivery.destination;
     let tries = match delivery.attempts {
         1 => "1 attempt".to_owned(),
@@ -126,9 +151,12 @@ fn of_delivery(delivery: &DeliveryRow, last: Option<&AttemptRow>, hold: Option<&
         (DeliveryState::Held, Some(HeldFor::Binding)) => {
             "Waiting until somebody says whose badge it is (cloud-ingest badges import).".into()
         }
-        (DeliveryState::Held, Some(HeldFor::Time) | None) => {
-            "Waiting for its true time: the controller's clock was wrong and is not yet corrected.".into()
-        }
+        (DeliveryState::Held, _) => format!("Waiting for its true time: {}.", instead(timeless)),
+        (DeliveryState::Parked, Some(HeldFor::TimeUnresolved)) => format!(
+            "Set aside for {to} after 24 hours without its true time: {}. Nobody waits for it; it is sent if its time \
+             becomes known.",
+            instead(timeless)
+        ),
         (DeliveryState::Parked, _) => match delivery.behind {
             Some(ahead) => format!("Waiting for an earlier tap of the same person: {ahead}."),
             None => format!("Set aside for {to}."),
@@ -175,7 +203,7 @@ mod tests {
                     direction: Direction::In,
                     verdict: Verdict::Known,
                     recorded_wall: UtcMs(900),
-                    occurred: Some(Occurred { at: UtcMs(1_000), uncertainty_ms: 3 }),
+                    occurred: Ok(Occurred { at: UtcMs(1_000), uncertainty_ms: 3, estimated: false }),
                     deliveries: vec![DeliveryRow {
                         destination: "legacy".into(),
                         state,
@@ -237,14 +265,57 @@ mod tests {
             "Sent to legacy, but whether it was taken is not known (timed out); it is sent again under the same key.",
         );
         check(InFlight, vec![attempt(1, None)], Stage::Sent, "On its way to legacy, attempt 1.");
-        check(
-            Held,
-            vec![],
-            Stage::Stored,
-            "Waiting for its true time: the controller's clock was wrong and is not yet corrected.",
-        );
         check(Parked, vec![], Stage::Stored, "Set aside for legacy.");
         check(Discarded, vec![], Stage::Stored, "A person took it out of the queue for legacy.");
+    }
+
+    #[track_caller]
+    fn without_time(state: DeliveryState, held_for: HeldFor, timeless: Timeless, says: &str) {
+        let mut detail = detail(state, vec![]);
+        let tap = detail.row.tap.as_mut().unwrap();
+        tap.occurred = Err(timeless);
+        tap.deliveries[0].held_for = Some(held_for);
+        assert_eq!(sentence(&detail, &[], UtcMs(5_000)), says);
+        assert_eq!(stage(detail.row.tap.as_ref().unwrap()), Stage::Stored);
+    }
+
+    #[test]
+    fn a_tap_without_time_says_what_is_known_instead() {
+        let between = Timeless::Between { not_before: UtcMs(60_000), not_after: UtcMs(3_600_000) };
+        without_time(
+            DeliveryState::Held,
+            HeldFor::Time,
+            Timeless::Unknown,
+            "Waiting for its true time: the controller's clock was wrong, and nothing has said yet when that was.",
+        );
+        without_time(
+            DeliveryState::Held,
+            HeldFor::Time,
+            between,
+            "Waiting for its true time: it lies between 1970-01-01T00:01:00Z and 1970-01-01T01:00:00Z.",
+        );
+        without_time(
+            DeliveryState::Held,
+            HeldFor::Time,
+            Timeless::Disputed,
+            "Waiting for its true time: what the controller's clock and the cloud's receipts say of it contradicts \
+             itself, and a person has to look at the clocks.",
+        );
+        without_time(
+            DeliveryState::Parked,
+            HeldFor::TimeUnresolved,
+            between,
+            "Set aside for legacy after 24 hours without its true time: it lies between 1970-01-01T00:01:00Z and \
+             1970-01-01T01:00:00Z. Nobody waits for it; it is sent if its time becomes known.",
+        );
+    }
+
+    #[test]
+    fn an_estimate_is_called_one() {
+        let mut detail = detail(DeliveryState::Pending, vec![]);
+        let estimate = Occurred { at: UtcMs(1_000), uncertainty_ms: 20_000, estimated: true };
+        detail.row.tap.as_mut().unwrap().occurred = Ok(estimate);
+        assert_eq!(steps(&detail)[0].what, "at reader in, estimated to ±20000 ms");
     }
 
     #[test]

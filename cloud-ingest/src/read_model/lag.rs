@@ -29,7 +29,8 @@ pub enum Cause {
     CatchingUp,
     /// A reader does not answer.
     ReaderDown,
-    /// Its clock is not synchronised: taps wait for their true time.
+    /// Its clock is not synchronised and nothing else has told the time of this boot: taps wait for it. (Where receipts
+    /// tell it, an unsynchronised clock is nothing to look at.)
     ClockUnsynced,
     /// Nothing.
     Ok,
@@ -73,7 +74,9 @@ impl Cause {
             }
             Cause::CatchingUp => "It is sending what it has collected.",
             Cause::ReaderDown => "A reader does not answer.",
-            Cause::ClockUnsynced => "Its clock is not synchronised; taps wait for their true time.",
+            Cause::ClockUnsynced => {
+                "Its clock is not synchronised, and nothing has told the true time since it was switched on; taps wait for it."
+            }
             Cause::Ok => "All is well.",
         }
     }
@@ -124,11 +127,18 @@ fn cause(state: &ControllerState, lag_records: u64, lag_ms: u64, now: UtcMs) -> 
         Cause::CatchingUp
     } else if hello.hello.readers.iter().any(|reader| reader.state == ReaderState::Down) {
         Cause::ReaderDown
-    } else if hello.hello.clock != ClockState::Synced {
+    } else if hello.hello.clock != ClockState::Synced && !last_record_has_time(state) {
         Cause::ClockUnsynced
     } else {
         Cause::Ok
     }
+}
+
+/// Whether the last record of the outbox that is being written has a true time: then so have the next.
+fn last_record_has_time(state: &ControllerState) -> bool {
+    let newest = state.hello.as_ref().and_then(|hello| hello.hello.outboxes.last());
+    let written = newest.and_then(|newest| state.outboxes.iter().find(|o| o.outbox == newest.outbox));
+    written.is_some_and(|outbox| outbox.last_occurred.is_some())
 }
 
 fn moved_lately(state: &ControllerState, now: UtcMs) -> bool {
@@ -207,7 +217,19 @@ mod tests {
     #[test]
     fn one_cause_is_named_the_weightiest_first() {
         check(|_| (), 0, 0, Cause::Ok);
-        check(|s| s.hello.as_mut().unwrap().hello.clock = ClockState::Stepped, 0, 0, Cause::ClockUnsynced);
+        let unsynced = |s: &mut ControllerState| {
+            s.hello.as_mut().unwrap().hello.clock = ClockState::Stepped;
+        };
+        check(unsynced, 0, 0, Cause::ClockUnsynced);
+        check(
+            |s| {
+                unsynced(s);
+                s.outboxes[0].last_occurred = Some(NOW);
+            },
+            0,
+            0,
+            Cause::Ok,
+        );
         check(
             |s| s.hello.as_mut().unwrap().hello.readers[0].state = ReaderState::Down,
             0,

@@ -9,6 +9,7 @@ use edge_agent::config::{Config, EXIT_CONFIG};
 use edge_agent::control::{Request, Response, question_blocking};
 
 mod check;
+mod clock;
 mod config;
 mod keys;
 mod readers;
@@ -48,6 +49,14 @@ enum Verb {
     },
     /// Show how the running agent is.
     Status {
+        #[command(flatten)]
+        config: ConfigArg,
+        /// For people or for scripts.
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Show what is known of the time, and what that means for taps.
+    Clock {
         #[command(flatten)]
         config: ConfigArg,
         /// For people or for scripts.
@@ -105,6 +114,7 @@ impl Cli {
         match self.verb {
             Verb::Run { config, verbose } => with_config(&config, |config| run::run(config, verbose)),
             Verb::Status { config, output } => with_config(&config, |config| status::status(&config, output)),
+            Verb::Clock { config, output } => with_config(&config, |config| clock::clock(&config, output)),
             Verb::Check(check) => check.run(),
             Verb::TestConnection { config, output } => {
                 with_config(&config, |config| test_connection::run(&config, output))

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use edge_agent::admission::{Admission, Place};
 use edge_agent::agent::{Agent, Event, Setup};
+use edge_agent::clock_watch::ClockWatch;
 use edge_agent::config::{Config, EXIT_CONFIG, ReaderConfig};
 use edge_agent::identity::Identity;
 use edge_agent::outbox::medium::Disk;
@@ -89,6 +90,7 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
     let measuring = metrics_out::start(&config, asked_in);
     let linking = broker_link::start(&config.broker, &config.controller, link_in)?;
 
+    let mut clock_watch = ClockWatch::start();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tracing::info!("edge-agent {} is ready as {}", env!("CARGO_PKG_VERSION"), config.controller);
@@ -103,6 +105,7 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
             Some(read) = reads.recv() => Event::Reader(read),
             Some(asked) = asked.recv() => Event::Asked(asked),
             Some(event) = link.recv() => Event::Link(event),
+            () = clock_watch.is_set() => Event::ClockSet,
             () = sleep(nap) => Event::Tick,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,

@@ -382,10 +382,10 @@ impl Outbox {
         }
     }
 
-    /// All boots: the numbers in this outbox's stamps and what they stand for.
+    /// All boots in the order in which they were: the numbers in this outbox's stamps and what they stand for.
     pub fn boots(&self) -> Result<Vec<(u32, BootId)>, OutboxError> {
         let at = |source| OutboxError::Read { source };
-        let mut rows = self.db.prepare("SELECT boot, boot_id FROM boot").map_err(at)?;
+        let mut rows = self.db.prepare("SELECT boot, boot_id FROM boot ORDER BY boot").map_err(at)?;
         let boots = rows.query_map([], |row| Ok((row.get(0)?, BootId(row.get(1)?)))).map_err(at)?;
         boots.collect::<Result<_, _>>().map_err(at)
     }

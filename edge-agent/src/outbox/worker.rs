@@ -190,12 +190,18 @@ impl OutboxView {
     }
 }
 
-/// The outboxes that a hello names: the newest, and before it the oldest of those that still wait for a receipt, because
-/// they are drained first. A retired one is said again elsewhere, and a drained one needs no answer.
+/// The outboxes that a hello names, oldest first: the newest; the oldest of those that still wait for a receipt, because
+/// they are drained first; and, as far as there is room, the latest of those that are drained, because a cloud that was
+/// restored from a backup learns of them only here. A retired one is said again elsewhere.
 pub fn told_in_hello(shelf: &[OutboxView]) -> Vec<&OutboxView> {
     let Some((newest, older)) = shelf.split_last() else { return Vec::new() };
-    let waits = |view: &&OutboxView| !view.is_retired && view.mark.receipted_through < view.last_seq;
-    older.iter().filter(waits).take(MAX_HELLO_OUTBOXES - 1).chain([newest]).collect()
+    let waits = |view: &OutboxView| view.mark.receipted_through < view.last_seq;
+    let (waiting, drained): (Vec<_>, Vec<_>) =
+        older.iter().enumerate().filter(|(_, view)| !view.is_retired).partition(|(_, view)| waits(view));
+    let first = waiting.into_iter().chain(drained.into_iter().rev());
+    let mut told: Vec<_> = first.take(MAX_HELLO_OUTBOXES - 1).collect();
+    told.sort_unstable_by_key(|(place, _)| *place);
+    told.into_iter().map(|(_, view)| view).chain([newest]).collect()
 }
 
 /// The running thread.
@@ -402,11 +408,12 @@ impl Worker {
     /// cannot read is said again as it is.
     fn say_again(&mut self, rewound: OutboxId, now: Now) -> Result<(), OutboxError> {
         let Some((newest, old)) = self.shelf.newest_and(rewound) else { return Ok(()) };
-        let boot = newest.boot_number(self.boot_id)?;
+        // The old boots first: numbers ascend with time, and the cloud bounds a boot by those around it.
         let mut boots = BTreeMap::new();
         for (number, boot_id) in old.boots()? {
             boots.insert(number, newest.boot_number(boot_id)?);
         }
+        let boot = newest.boot_number(self.boot_id)?;
         let old_mark = old.mark().receipted_through;
         // The new outbox begins with its own start; then the old records follow in their order.
         let renumbered = |seq: Seq| if seq > old_mark { Seq(seq.0 - old_mark.0 + 1) } else { Seq::ZERO };
@@ -503,6 +510,11 @@ mod tests {
         shelf.push(view(30, 5, false));
         let told: Vec<u8> = told_in_hello(&shelf).iter().map(|view| view.id.0[0]).collect();
         assert_eq!(told, [(2..17).collect(), vec![30]].concat(), "neither the drained nor the retired one");
+        // A restored cloud asks only for what it hears of.
+        let shelf =
+            [view(0, 5, false), view(1, 2, true), view(2, 2, false), view(3, 5, false), view(4, 5, false)];
+        let told: Vec<u8> = told_in_hello(&shelf).iter().map(|view| view.id.0[0]).collect();
+        assert_eq!(told, [0, 2, 3, 4], "the drained ones too, where there is room");
         assert!(told_in_hello(&[]).is_empty());
     }
 
@@ -559,6 +571,30 @@ mod tests {
         drop(thread.jobs); // the queue closes without a stop, as at a crash of the loop …
         thread.thread.join().unwrap();
         assert_eq!((first, second), (PreviousStop::None, PreviousStop::Clean));
+    }
+
+    #[test]
+    fn boots_are_numbered_in_their_order_in_what_is_said_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let owner = Owner { controller: "hq-door-1".parse().unwrap(), machine: b"pi".to_vec() };
+        let mut shelf =
+            Shelf::open(Disk::shared(), folder.path(), &owner, || mint_outbox_id().unwrap()).unwrap();
+        let [first, second, now] = [7, 3, 5].map(|id| BootId([id; 16]));
+        let rewound = shelf.newest().id();
+        for boot in [first, second] {
+            shelf.newest().boot_number(boot).unwrap();
+        }
+        let (answers, _done) = channel(64);
+        let mut worker = Worker { shelf, owner, boot_id: now, started: None, answers };
+        worker.start_new(rewound, NOW);
+        assert_eq!(worker.shelf.newest().boots().unwrap(), [(1, first), (2, second), (3, now)]);
+        let newest = worker.shelf.newest().id();
+        let chunk = worker.shelf.read(newest, Seq(1)).unwrap().unwrap();
+        assert_eq!(
+            Record::decode(&chunk.records[0]).unwrap().at.boot,
+            3,
+            "its own start is the first record"
+        );
     }
 
     #[test]

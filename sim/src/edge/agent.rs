@@ -7,15 +7,16 @@ use std::rc::Rc;
 use edge_agent::admission::{Admission, Admitted, DEFAULT_DEBOUNCE_MS, Place, TapKey};
 use edge_agent::anchors::Anchors;
 use edge_agent::now::Now;
+use edge_agent::outbox::worker::{OutboxView, told_in_hello};
 use edge_agent::reader::card_read::CardRead;
-use edge_agent::relay::{Mark, Relay, Send, Verdict};
+use edge_agent::relay::{Relay, Send, Verdict};
 use tap_protocol::chain::ChainHash;
 use tap_protocol::envelope::Batch;
-use tap_protocol::hello::{Hello, OutboxHello, ReaderKind};
+use tap_protocol::hello::{Hello, ReaderKind};
 use tap_protocol::ids::{OutboxId, Seq, StoreEpoch};
-use tap_protocol::limits::{MAX_HELLO_OUTBOXES, MAX_UNRECEIPTED_BATCHES};
+use tap_protocol::limits::MAX_UNRECEIPTED_BATCHES;
 use tap_protocol::receipt::Receipt;
-use tap_protocol::record::Body;
+use tap_protocol::record::{AnchorSource, Body};
 use tap_protocol::tap::{Direction, Tap, Verdict as RosterVerdict};
 use tap_protocol::topic::{Channel, Topic};
 
@@ -45,7 +46,7 @@ pub(super) struct Agent {
     admission: Admission,
     relay: Relay,
     anchors: Anchors,
-    views: Vec<View>,
+    views: Vec<OutboxView>,
     /// As the relay has them, for the oracle.
     marks: BTreeMap<OutboxId, Seq>,
     pub(super) session: Option<Session>,
@@ -65,15 +66,6 @@ pub(super) enum InHand {
     Nothing,
     Commit(Vec<Pending>),
     Other(Job),
-}
-
-/// An outbox as the loop sees it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct View {
-    pub(super) id: OutboxId,
-    pub(super) last_seq: Seq,
-    pub(super) mark: Mark,
-    pub(super) is_retired: bool,
 }
 
 /// A packet that waits, and what a batch in it goes up to.
@@ -135,7 +127,7 @@ impl Agent {
     // Taps.
 
     pub(super) fn card(&mut self, machine: &mut Machine, stage: &mut Stage, badge: &Badge, inwards: bool) {
-        let now = machine.now(stage);
+        let now = self.clocks(machine, stage);
         let read = CardRead {
             reader: if inwards { "in" } else { "out" }.parse().expect("it is a slug"),
             credential: badge.credential.clone(),
@@ -215,7 +207,7 @@ impl Agent {
     }
 
     pub(super) fn disk_done(&mut self, machine: &mut Machine, stage: &mut Stage) {
-        let now = machine.now(stage);
+        let now = self.clocks(machine, stage);
         match std::mem::replace(&mut self.in_hand, InHand::Nothing) {
             InHand::Nothing => {}
             InHand::Commit(group) if stage.now_ms < machine.disk_full_until_ms => {
@@ -342,7 +334,7 @@ impl Agent {
     }
 
     pub(super) fn packet(&mut self, machine: &mut Machine, stage: &mut Stage, conn: ConnNo, packet: Packet) {
-        let now = machine.now(stage);
+        let now = self.clocks(machine, stage);
         if self.connecting == Some(conn) && matches!(packet, Packet::ConnAck) {
             self.connecting = None;
             self.connect_pause_ms = 200;
@@ -461,7 +453,7 @@ impl Agent {
     }
 
     fn send_what_is_due(&mut self, machine: &mut Machine, stage: &mut Stage) {
-        let now = machine.now(stage);
+        let now = self.clocks(machine, stage);
         if now.boottime_ms < self.send_not_before_ms {
             return;
         }
@@ -486,14 +478,7 @@ impl Agent {
 
     fn send_hello(&mut self, machine: &Machine, stage: &mut Stage, now: Now) {
         let Some(session) = &mut self.session else { return };
-        let skipped = self.views.len().saturating_sub(MAX_HELLO_OUTBOXES);
-        let outboxes = self.views.iter().skip(skipped).map(|view| OutboxHello {
-            outbox: view.id,
-            last_seq: view.last_seq,
-            receipted_through: view.mark.receipted_through,
-            store_epoch: view.mark.store_epoch,
-            oldest_unreceipted_age_ms: None,
-        });
+        let outboxes = told_in_hello(&self.views).into_iter().map(|view| view.hello(None));
         let hello = Hello {
             controller: machine.id.clone(),
             boot_id: machine.boot_id,
@@ -515,7 +500,7 @@ impl Agent {
     }
 
     fn send_batch(&mut self, machine: &mut Machine, stage: &mut Stage, outbox: OutboxId, first_seq: Seq) {
-        let now = machine.now(stage);
+        let now = self.clocks(machine, stage);
         let Some(file) = machine.disk.find(outbox) else { return self.relay.not_sent() };
         let Some(chunk) = file.read(first_seq) else {
             stage.oracle.read_of_pruned(machine.no, first_seq);
@@ -551,12 +536,19 @@ impl Agent {
 
     // The rest.
 
+    /// As `Agent::read_clocks`.
+    fn clocks(&mut self, machine: &Machine, stage: &Stage) -> Now {
+        self.anchors.read(machine.now(stage)).now
+    }
+
     pub(super) fn tick(&mut self, machine: &mut Machine, stage: &mut Stage) {
         self.next_wake_ms = None;
-        let now = machine.now(stage);
+        let now = self.clocks(machine, stage);
         if let Some(anchor) = self.anchors.clock_read(&now) {
-            stage.tally.count("anchors from the kernel");
-            stage.say(format_args!("door {}", machine.no + 1), format_args!("has an anchor from the kernel"));
+            let is_step = matches!(anchor, Body::ClockAnchor { source: AnchorSource::Step { .. }, .. });
+            let source = if is_step { "a step" } else { "the kernel" };
+            stage.tally.count(&format!("anchors from {source}"));
+            stage.say(format_args!("door {}", machine.no + 1), format_args!("has an anchor from {source}"));
             self.record(anchor, None, now, stage);
         }
         for run in self.admission.expire(now.boottime_ms) {

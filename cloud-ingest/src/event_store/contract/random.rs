@@ -8,12 +8,13 @@ use std::fmt::Debug;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use tap_protocol::envelope::VerifiedBatch;
+use tap_protocol::record::ClockState;
 
 use super::world::{self, Door, HR, hq, person, token};
 use super::{InFile, InMemory, UnderTest};
 use crate::event_store::{
     AttemptEnd, Binding, Claimed, DeadLetter, DeliveryState, EventDetail, EventFilter, EventRow, EventStore,
-    Next, Position, StoreError, UtcMs,
+    GIVE_UP_ON_TIME_AFTER_MS, Next, Position, StoreError, UtcMs,
 };
 
 const CASES: u32 = 256;
@@ -30,7 +31,8 @@ enum Recorded {
     AnchorOffBy(i64),
     BufferHigh,
     Opaque,
-    Boot,
+    Boot { dark_s: u8, id: u8, synced: bool },
+    Start(u8),
 }
 
 /// How a door's batch relates to what is stored.
@@ -51,6 +53,8 @@ enum Step {
     Start { claim: Index, body: u8 },
     Finish { claim: Index, next: u8 },
     Expire,
+    GiveUp,
+    NewOutbox { door: usize },
     Wait { ms: i64 },
     Hold { destination: usize, ms: i64 },
     PutDestination(usize),
@@ -68,7 +72,8 @@ fn recorded() -> impl Strategy<Value = Recorded> {
         1 => prop_oneof![Just(1_000), Just(90_000)].prop_map(Recorded::AnchorOffBy),
         1 => Just(Recorded::BufferHigh),
         1 => Just(Recorded::Opaque),
-        1 => Just(Recorded::Boot),
+        2 => (0..50u8, 1..6u8, any::<bool>()).prop_map(|(dark_s, id, synced)| Recorded::Boot { dark_s, id, synced }),
+        1 => (1..6u8).prop_map(Recorded::Start),
     ]
 }
 
@@ -82,7 +87,12 @@ fn sent() -> impl Strategy<Value = Sent> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let wait_ms = prop_oneof![Just(1_000), Just(10_000), Just(world::LEASE_MS)];
+    let wait_ms = prop_oneof![
+        3 => Just(1_000),
+        3 => Just(10_000),
+        3 => Just(world::LEASE_MS),
+        1 => Just(GIVE_UP_ON_TIME_AFTER_MS),
+    ];
     prop_oneof![
         8 => prop::collection::vec((0..3usize, sent()), 1..4).prop_map(Step::Append),
         3 => prop::collection::vec((1..4u8, 0..2usize), 0..3).prop_map(Step::Bind),
@@ -90,6 +100,8 @@ fn step() -> impl Strategy<Value = Step> {
         5 => any::<(Index, u8)>().prop_map(|(claim, body)| Step::Start { claim, body }),
         6 => any::<(Index, u8)>().prop_map(|(claim, next)| Step::Finish { claim, next }),
         2 => Just(Step::Expire),
+        2 => Just(Step::GiveUp),
+        1 => (0..3usize).prop_map(|door| Step::NewOutbox { door }),
         3 => wait_ms.prop_map(|ms| Step::Wait { ms }),
         1 => (0..2usize, 0..20_000i64).prop_map(|(destination, ms)| Step::Hold { destination, ms }),
         1 => (0..2usize).prop_map(Step::PutDestination),
@@ -134,6 +146,7 @@ impl Outside {
             }
             Sent::Fork => {
                 let mut other = Door::new(door.outbox.0[0]);
+                other.controller = door.controller.clone();
                 (0..=stored).for_each(|_| other.tap(9));
                 Some(other.batch(stored + 1, stored + 1))
             }
@@ -178,7 +191,8 @@ impl Outside {
                 answer(store.finish(&claimed.claim, &end, next))
             }),
             Step::Expire => answer(store.expire_leases(now)),
-            Step::Wait { .. } => Answer::default(),
+            Step::GiveUp => answer(store.give_up_on_time(now)),
+            Step::NewOutbox { .. } | Step::Wait { .. } => Answer::default(),
             Step::Hold { destination, ms } => {
                 answer(store.hold_destination(DESTINATIONS[*destination], UtcMs(now.0 + ms), "paused"))
             }
@@ -211,7 +225,11 @@ fn record(door: &mut Door, one: &Recorded) {
         Recorded::AnchorOffBy(ms) => door.anchor_off_by(*ms, 0),
         Recorded::BufferHigh => door.buffer_high(),
         Recorded::Opaque => door.raw(&[2, 0]),
-        Recorded::Boot => door.boot += 1,
+        Recorded::Boot { dark_s, id, synced } => {
+            let clock = if *synced { ClockState::Synced } else { ClockState::Unsynced };
+            door.reboot(i64::from(*dark_s) * 1_000, *id, clock);
+        }
+        Recorded::Start(id) => door.start(*id, ClockState::Unsynced),
     }
 }
 
@@ -284,8 +302,13 @@ proptest! {
                 Step::Append(sent) => sent.iter().filter_map(|one| outside.batch(one)).collect(),
                 _ => Vec::new(),
             };
-            if let Step::Wait { ms } = step {
-                outside.now.0 += ms;
+            match step {
+                Step::Wait { ms } => outside.now.0 += ms,
+                Step::NewOutbox { door } => {
+                    let door = &mut outside.doors[*door];
+                    *door = door.new_outbox(door.outbox.0[0] + 10);
+                }
+                _ => {}
             }
             let [memory, file] = &mut stores;
             let given = outside.take(step, &batches, memory.as_mut());

@@ -8,14 +8,15 @@ use tap_protocol::envelope::{Batch, UnverifiedBatch, VerifiedBatch};
 use tap_protocol::hello::{Hello, OutboxHello};
 use tap_protocol::ids::{BootId, ControllerId, EventId, OutboxId, Seq};
 use tap_protocol::keys::SigningKey;
-use tap_protocol::record::{AnchorSource, Body, ClockState, Record, Stamp};
+use tap_protocol::record::{AnchorSource, Body, ClockState, PreviousStop, Record, Stamp};
 use tap_protocol::tap::{Direction, Tap, Verdict};
 
 use super::UnderTest;
 use crate::delivery::order::{self, Standing};
 use crate::event_store::{
-    Appended, AttemptEnd, Binding, Bound, Claimed, Controller, DeliveryRow, EventDetail, EventFilter,
-    EventRow, EventStore, HeldFor, Lease, Next, PersonId, Position, Site, UtcMs,
+    Appended, AttemptEnd, Binding, Bound, Claimed, Controller, DeliveryRow, DeliveryState, EventDetail,
+    EventFilter, EventRow, EventStore, GIVE_UP_ON_TIME_AFTER_MS, HeldFor, Lease, Next, PersonId, Position,
+    Site, Timeless, UtcMs,
 };
 
 /// The one destination that is there from the start.
@@ -146,6 +147,19 @@ impl World {
         assert_eq!(self.finish(claimed, next), Lease::Held);
     }
 
+    /// A day passes; what has no time by then is set aside. Says how many.
+    pub fn a_day_passes(&mut self) -> usize {
+        self.now.0 += GIVE_UP_ON_TIME_AFTER_MS;
+        self.give_up_on_time()
+    }
+
+    pub fn give_up_on_time(&mut self) -> usize {
+        let now = self.now;
+        let given_up = self.store().give_up_on_time(now).unwrap();
+        self.check();
+        given_up
+    }
+
     pub fn expire_leases(&mut self) -> usize {
         let now = self.now;
         let expired = self.store().expire_leases(now).unwrap();
@@ -219,22 +233,30 @@ pub fn check(store: &mut dyn EventStore) {
     }
 
     let mut lanes: BTreeMap<(String, Option<PersonId>, Option<Token>), Vec<Standing>> = BTreeMap::new();
+    let (mut disputed, mut unresolved) = (0, 0);
     for (row, tap) in events.iter().filter_map(|row| Some((row, row.tap.as_ref()?))) {
+        disputed += u64::from(tap.occurred == Err(Timeless::Disputed));
         for delivery in tap.deliveries.iter().filter(|delivery| delivery.state.is_open()) {
             let token = delivery.person.is_none().then_some(tap.badge.token);
+            let waits_for = match (tap.occurred.is_err(), delivery.person.is_none(), delivery.state) {
+                (true, _, DeliveryState::Parked) => Some(HeldFor::TimeUnresolved),
+                (true, ..) => Some(HeldFor::Time),
+                (false, true, _) => Some(HeldFor::Binding),
+                (false, false, _) => None,
+            };
+            assert_eq!(delivery.held_for, waits_for, "{delivery:?}");
+            if waits_for == Some(HeldFor::TimeUnresolved) {
+                unresolved += 1;
+                assert_eq!(delivery.behind, None, "what is set aside stands in no line");
+                continue;
+            }
             let lane =
                 lanes.entry((delivery.destination.clone(), delivery.person.clone(), token)).or_default();
             let (position, state, held_for) = (row.position, delivery.state, delivery.held_for);
             lane.push(Standing { position, state, held_for });
-            let expected = (tap.occurred.is_none(), delivery.person.is_none());
-            let waits_for = match expected {
-                (true, _) => Some(HeldFor::Time),
-                (false, true) => Some(HeldFor::Binding),
-                (false, false) => None,
-            };
-            assert_eq!(delivery.held_for, waits_for, "{delivery:?}");
         }
     }
+    assert_eq!((totals.disputed, totals.unresolved), (disputed, unresolved), "both equal a scan");
     for (key, lane) in &lanes {
         assert_eq!(order::settle(lane), vec![], "{key:?} is settled: {lane:?}");
     }
@@ -273,7 +295,9 @@ pub struct Door {
     records: Vec<Vec<u8>>,
     sent: usize,
     /// Grows a second per record.
-    boottime_ms: u64,
+    pub boottime_ms: u64,
+    /// True time when boottime was zero.
+    pub began_utc_ms: i64,
 }
 
 impl Door {
@@ -286,6 +310,7 @@ impl Door {
             records: Vec::new(),
             sent: 0,
             boottime_ms: 0,
+            began_utc_ms: BOOT_UTC_MS,
         }
     }
 
@@ -313,13 +338,13 @@ impl Door {
 
     /// True time of the next record.
     pub fn next_utc(&self) -> UtcMs {
-        UtcMs(BOOT_UTC_MS + self.boottime_ms as i64 + 1_000)
+        UtcMs(self.began_utc_ms + self.boottime_ms as i64 + 1_000)
     }
 
-    fn record(&mut self, clock: ClockState, body: Body) {
+    pub fn record(&mut self, clock: ClockState, body: Body) {
         self.boottime_ms += 1_000;
         let wall_ms = match clock {
-            ClockState::Synced => BOOT_UTC_MS + self.boottime_ms as i64,
+            ClockState::Synced => self.began_utc_ms + self.boottime_ms as i64,
             ClockState::Unsynced | ClockState::Stepped => 0,
         };
         let at = Stamp { boot: self.boot, boottime_ms: self.boottime_ms, wall_ms, clock };
@@ -336,6 +361,27 @@ impl Door {
         self.record(ClockState::Unsynced, tap(card));
     }
 
+    /// The power is gone for so long, and the agent starts in a boot of that id, with the right time or without.
+    pub fn reboot(&mut self, dark_ms: i64, id: u8, clock: ClockState) {
+        self.began_utc_ms += self.boottime_ms as i64 + dark_ms;
+        self.boottime_ms = 0;
+        self.boot += 1;
+        self.start(id, clock);
+    }
+
+    /// The agent starts, in the boot of that id.
+    pub fn start(&mut self, id: u8, clock: ClockState) {
+        let previous_stop = PreviousStop::Unclean;
+        let body = Body::AgentStarted { boot_id: BootId([id; 16]), version: "0.1.0".into(), previous_stop };
+        self.record(clock, body);
+    }
+
+    /// Another outbox is written from now on, in the same boot.
+    pub fn new_outbox(&self, id: u8) -> Door {
+        let outbox = OutboxId([id; 16]);
+        Door { outbox, boot: 1, records: Vec::new(), sent: 0, ..self.clone() }
+    }
+
     /// The true time becomes known, to the millisecond.
     pub fn anchor(&mut self) {
         self.anchor_off_by(0, 0);
@@ -348,7 +394,7 @@ impl Door {
             source: AnchorSource::Receipt,
             earliest_boottime_ms: boottime_ms,
             latest_boottime_ms: boottime_ms,
-            utc_ms: BOOT_UTC_MS + boottime_ms as i64 + off_ms,
+            utc_ms: self.began_utc_ms + boottime_ms as i64 + off_ms,
             uncertainty_ms,
         };
         self.record(ClockState::Unsynced, body);

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::delivery::order::{self, Change, Standing};
 use crate::event_store::{
-    AttemptEnd, AttemptRow, Claim, DeliveryRow, DeliveryState, DestinationName, HeldFor, OrderKey, Position,
-    UtcMs,
+    AttemptEnd, AttemptRow, Claim, DeliveryRow, DeliveryState, DestinationName, HeldFor, OrderKey, PersonId,
+    Position, UtcMs,
 };
 
 #[derive(Debug, Clone)]
@@ -20,6 +20,8 @@ pub struct Destination {
     /// The pending and unknown ones, in the order in which they are due.
     pub due: BTreeSet<(UtcMs, Position)>,
     pub in_flight: BTreeSet<Position>,
+    /// What is held for time, in the order in which it was received.
+    pub without_time: BTreeSet<(UtcMs, Position)>,
     pub counts: BTreeMap<DeliveryState, u64>,
 }
 
@@ -41,6 +43,14 @@ pub struct Attempt {
     pub end: Option<AttemptEnd>,
 }
 
+/// A delivery that is not held for time any more.
+pub struct Released {
+    /// Where it stands in line now.
+    pub lane: OrderKey,
+    /// It had been set aside.
+    pub was_given_up: bool,
+}
+
 impl Destination {
     pub fn new(name: &str) -> Destination {
         Destination {
@@ -51,6 +61,7 @@ impl Destination {
             lanes: BTreeMap::new(),
             due: BTreeSet::new(),
             in_flight: BTreeSet::new(),
+            without_time: BTreeSet::new(),
             counts: BTreeMap::new(),
         }
     }
@@ -74,6 +85,9 @@ impl Destination {
         if is_waiting(state) {
             self.due.insert((due, position));
         }
+        if held_for == Some(HeldFor::Time) {
+            self.without_time.insert((due, position));
+        }
     }
 
     /// The one place where a state changes.
@@ -82,11 +96,7 @@ impl Destination {
         let (from, due) = (std::mem::replace(&mut delivery.state, to), delivery.due);
         if !to.is_open() {
             let key = delivery.key.clone();
-            let lane = self.lanes.entry(key.clone()).or_default();
-            lane.remove(&position);
-            if lane.is_empty() {
-                self.lanes.remove(&key);
-            }
+            self.leave_lane(&key, position);
         }
         match to {
             DeliveryState::InFlight => self.in_flight.insert(position),
@@ -129,20 +139,48 @@ impl Destination {
         released
     }
 
-    /// Releases a delivery from its hold for time; it may be held for its binding from here on. The lane, if it is to
-    /// be settled.
-    pub fn release_from_time(&mut self, position: Position) -> Option<OrderKey> {
-        let delivery = self.deliveries.get_mut(&position)?;
-        match delivery.key {
-            OrderKey::Person(_) => {
-                delivery.held_for = None;
-                Some(delivery.key.clone())
-            }
-            OrderKey::Token(_) => {
-                delivery.held_for = Some(HeldFor::Binding);
-                None
-            }
+    /// Sets aside what was received by then and is still held for its time. Returns how many.
+    pub fn give_up_on_time(&mut self, received_by: UtcMs, limit: usize) -> usize {
+        let old = self.without_time.iter().take_while(|(received, _)| *received <= received_by);
+        let old: Vec<(UtcMs, Position)> = old.take(limit).copied().collect();
+        let mut lanes = BTreeSet::new();
+        for (received, position) in &old {
+            self.without_time.remove(&(*received, *position));
+            let delivery = self.delivery(*position);
+            delivery.held_for = Some(HeldFor::TimeUnresolved);
+            let key = delivery.key.clone();
+            self.set_state(*position, DeliveryState::Parked);
+            self.leave_lane(&key, *position);
+            lanes.insert(key);
         }
+        self.settle(&lanes);
+        old.len()
+    }
+
+    fn leave_lane(&mut self, key: &OrderKey, position: Position) {
+        let lane = self.lanes.entry(key.clone()).or_default();
+        lane.remove(&position);
+        if lane.is_empty() {
+            self.lanes.remove(key);
+        }
+    }
+
+    /// Releases a delivery from its hold for time; it may be held for its binding from here on. One that was set aside
+    /// takes its place in the line of whoever the badge is bound to by now (`person`).
+    pub fn release_from_time(&mut self, position: Position, person: Option<&PersonId>) -> Option<Released> {
+        let delivery = self.deliveries.get_mut(&position)?;
+        let was_given_up = delivery.held_for == Some(HeldFor::TimeUnresolved);
+        if let (true, OrderKey::Token(_), Some(person)) = (was_given_up, &delivery.key, person) {
+            delivery.key = OrderKey::Person(person.clone());
+        }
+        delivery.held_for = match delivery.key {
+            OrderKey::Person(_) => None,
+            OrderKey::Token(_) => Some(HeldFor::Binding),
+        };
+        let (lane, received) = (delivery.key.clone(), delivery.due);
+        self.without_time.remove(&(received, position));
+        self.lanes.entry(lane.clone()).or_default().insert(position);
+        Some(Released { lane, was_given_up })
     }
 
     /// Takes the lease back and makes it due again then.
@@ -187,7 +225,7 @@ impl Destination {
     /// Who stands before a parked delivery: the next lower position, or, for the lowest, the one that is being sent.
     pub fn ahead(&self, position: Position) -> Option<Position> {
         let delivery = &self.deliveries[&position];
-        if delivery.state != DeliveryState::Parked {
+        if delivery.state != DeliveryState::Parked || delivery.held_for.is_some() {
             return None;
         }
         let lane = self.lanes.get(&delivery.key)?;

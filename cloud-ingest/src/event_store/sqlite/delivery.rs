@@ -12,8 +12,9 @@ use super::writing::{Lane, Writing};
 use crate::delivery::order::{self, Standing};
 use crate::event_store::meaning::{self, Meaning};
 use crate::event_store::{
-    AttemptEnd, Binding, Bound, Claim, Claimed, DeliverableTap, DeliveryState, HeldFor, Lease,
-    MAX_ANSWER_BYTES, Next, OrderKey, PersonId, Position, Site, StoreError, UtcMs,
+    AttemptEnd, Binding, Bound, Claim, Claimed, DeliverableTap, DeliveryState, GIVE_UP_ON_TIME_AFTER_MS,
+    HeldFor, Lease, MAX_ANSWER_BYTES, MAX_GIVEN_UP_AT_ONCE, Next, OrderKey, PersonId, Position, Site,
+    StoreError, UtcMs,
 };
 
 pub fn put_destination(writing: &mut Writing<'_>, name: &str) -> Result<(), StoreError> {
@@ -303,6 +304,27 @@ pub fn expire_leases(writing: &mut Writing<'_>, now: UtcMs) -> Result<usize, Sto
         }
     }
     Ok(expired)
+}
+
+pub fn give_up_on_time(writing: &mut Writing<'_>, now: UtcMs) -> Result<usize, StoreError> {
+    let received_by = UtcMs(now.0 - GIVE_UP_ON_TIME_AFTER_MS);
+    let mut given_up = 0;
+    for no in writing.all(sql::DESTINATIONS, [], |row| row.get::<_, i64>(0))? {
+        let limit = capped((MAX_GIVEN_UP_AT_ONCE - given_up) as u64);
+        let old = writing.all(sql::WITHOUT_TIME, (no, received_by, limit), |row| {
+            Ok((row.get::<_, Position>(0)?, row.get::<_, OrderKey>(1)?))
+        })?;
+        given_up += old.len();
+        let mut lanes = BTreeSet::new();
+        for (position, key) in old {
+            writing.execute(sql::GIVE_UP, (no, position))?;
+            writing.count_move(no, DeliveryState::Held, DeliveryState::Parked);
+            lanes.insert((no, key));
+        }
+        writing.settle(&lanes)?;
+    }
+    writing.totals.unresolved += given_up as u64;
+    Ok(given_up)
 }
 
 fn destination_no(writing: &Writing<'_>, name: &str) -> Result<i64, StoreError> {

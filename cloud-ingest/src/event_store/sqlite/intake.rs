@@ -3,23 +3,25 @@
 //! Records are taken one by one, as if each batch had come alone: how batches were grouped never shows in what is
 //! stored. Only the disk sees groups.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use tap_protocol::chain::ChainHash;
 use tap_protocol::codec::{self, VERSION_1};
 use tap_protocol::envelope::{ChainedRecord, VerifiedBatch};
 use tap_protocol::hello::Hello;
 use tap_protocol::ids::{ControllerId, OutboxId, OutboxPrefix, Seq};
-use tap_protocol::record::Stamp;
 use tap_protocol::tap::Tap;
-use tap_protocol::time_repair::Anchor;
+use tap_protocol::time_repair::TrueTime;
 
+use super::occurring::Occurring;
 use super::sql;
-use super::writing::Writing;
+use super::values::{time_columns, timeless};
+use super::writing::{Lane, Writing};
+use crate::event_store::boots::BootNo;
 use crate::event_store::meaning::{self, Meaning};
 use crate::event_store::{
     Appended, Controller, DeadLetter, HeldFor, MAX_DEAD_LETTER_BYTES, MAX_DEAD_LETTERS, Occurred, OrderKey,
-    OutboxMark, PersonId, Position, Site, StoreError, UtcMs,
+    OutboxMark, PersonId, Position, Site, StoreError, Timeless, UtcMs,
 };
 use crate::intake::admit::{self, Admission, Mark};
 
@@ -46,8 +48,11 @@ pub fn append(
     received: UtcMs,
 ) -> Result<Vec<Appended>, StoreError> {
     let destinations = writing.all(sql::DESTINATIONS, [], |row| row.get(0))?;
-    let mut append = Append { writing, destinations, received, anchors: BTreeMap::new() };
-    batches.iter().map(|batch| append.batch(batch)).collect()
+    let occurring = Occurring::default();
+    let mut append = Append { writing, destinations, received, controller_no: 0, occurring };
+    let appended = batches.iter().map(|batch| append.batch(batch)).collect::<Result<_, _>>()?;
+    append.occurring.write_down(append.writing)?;
+    Ok(appended)
 }
 
 pub fn note_hello(
@@ -146,15 +151,16 @@ struct Append<'w, 'a> {
     writing: &'w mut Writing<'a>,
     destinations: Vec<i64>,
     received: UtcMs,
-    /// The anchors of each boot that was asked for so far: (outbox, boot).
-    anchors: BTreeMap<(i64, u32), Vec<Anchor>>,
+    /// Whose batch it is.
+    controller_no: i64,
+    occurring: Occurring,
 }
 
 impl Append<'_, '_> {
     fn batch(&mut self, batch: &VerifiedBatch) -> Result<Appended, StoreError> {
-        let controller_no = controller_no(self.writing, batch.controller())?;
+        self.controller_no = controller_no(self.writing, batch.controller())?;
         let mut outbox =
-            Outbox::find_or_create(self.writing, controller_no, batch.controller(), batch.outbox())?;
+            Outbox::find_or_create(self.writing, self.controller_no, batch.controller(), batch.outbox())?;
         let mark = Mark { stored_through: outbox.stored_through, hash: outbox.hash };
         let stored_hash = self.hash_at(&outbox, admit::compare_at(mark.stored_through, batch))?;
         let admission = admit::admit(&mark, batch, stored_hash);
@@ -177,7 +183,7 @@ impl Append<'_, '_> {
         let mut last_occurred = None;
         for (seq, record) in batch.records().filter(|(seq, _)| *seq >= from) {
             assert!(seq == outbox.stored_through.next(), "only what continues the mark is stored");
-            last_occurred = self.record(outbox.no, seq, record)?;
+            last_occurred = self.record(outbox, seq, record)?;
             (outbox.stored_through, outbox.hash) = (seq, record.hash);
         }
         let last_occurred = last_occurred.map(|occurred| occurred.at);
@@ -191,7 +197,7 @@ impl Append<'_, '_> {
     /// Stores one record with all that follows from it; returns its true time, if that is known.
     fn record(
         &mut self,
-        outbox_no: i64,
+        outbox: &Outbox,
         seq: Seq,
         record: &ChainedRecord,
     ) -> Result<Option<Occurred>, StoreError> {
@@ -202,47 +208,57 @@ impl Append<'_, '_> {
         let meaning = Meaning::of(&record.bytes);
         self.writing.execute(
             sql::NEW_EVENT,
-            (position, outbox_no, seq.0, self.received, meaning.kind(), &record.bytes, record.hash.0),
+            (position, outbox.no, seq.0, self.received, meaning.kind(), &record.bytes, record.hash.0),
         )?;
-        if let Meaning::Anchor(at, anchor) = &meaning {
-            self.anchors_of(outbox_no, at.boot)?.push(*anchor);
-            self.writing.execute(sql::NEW_ANCHOR, (outbox_no, at.boot, position))?;
-            self.release_taps_of(outbox_no, at.boot)?;
-        }
-        let occurred = match meaning.stamp() {
-            Some(at) => meaning::occurred(at, self.anchors_of(outbox_no, at.boot)?),
-            None => None,
+        let boot = self.occurring.boot_of(self.writing, (self.controller_no, outbox.no), &meaning)?;
+        let Some((boot, at)) = boot.zip(meaning.stamp()) else { return Ok(None) };
+        let anchor = match &meaning {
+            Meaning::Anchor(_, anchor) => Some((position, anchor)),
+            _ => None,
         };
-        if let Meaning::Tap(at, tap) = &meaning {
-            self.tap(outbox_no, position, at, tap, occurred)?;
+        let seen = self.occurring.record(self.writing, boot, at, anchor)?;
+        let occurred = match (&meaning, seen.time) {
+            (Meaning::Tap(..), TrueTime::Unknown) => self.occurring.time_around(self.writing, boot, at)?,
+            _ => seen.time,
+        };
+        let occurred = meaning::occurred(occurred);
+        if let Meaning::Tap(_, tap) = &meaning {
+            self.tap(boot, position, tap, occurred)?;
         }
-        Ok(occurred)
+        for boot in seen.concerns {
+            self.release_taps_of(boot)?;
+        }
+        Ok(occurred.ok())
     }
 
     fn tap(
         &mut self,
-        outbox_no: i64,
+        boot: BootNo,
         position: Position,
-        at: &Stamp,
         tap: &Tap,
-        occurred: Option<Occurred>,
+        occurred: Result<Occurred, Timeless>,
     ) -> Result<(), StoreError> {
+        let (at, uncertainty_ms, estimated, timeless, not_before, not_after) = time_columns(occurred);
         self.writing.execute(
             sql::NEW_TAP,
             (
                 position,
-                outbox_no,
-                at.boot,
+                boot,
                 tap.reader.as_str(),
                 tap.badge.token.0,
                 tap.direction.name(),
                 tap.verdict.name(),
-                occurred.map(|occurred| occurred.at),
-                occurred.map(|occurred| occurred.uncertainty_ms),
+                at,
+                uncertainty_ms,
+                estimated,
+                timeless,
+                not_before,
+                not_after,
             ),
         )?;
         self.writing.totals.taps += 1;
-        let person = self.writing.one(sql::PERSON, [tap.badge.token.0], |row| row.get(0).map(PersonId))?;
+        self.writing.totals.disputed += u64::from(occurred == Err(Timeless::Disputed));
+        let person = self.person(tap.badge.token.0)?;
         let held_for = meaning::held_for(occurred, person.as_ref());
         let key = person.map_or(OrderKey::Token(tap.badge.token), OrderKey::Person);
         for destination in &self.destinations {
@@ -252,43 +268,38 @@ impl Append<'_, '_> {
         Ok(())
     }
 
-    /// The anchors of a boot that are stored so far, this append's included.
-    fn anchors_of(&mut self, outbox_no: i64, boot: u32) -> Result<&mut Vec<Anchor>, StoreError> {
-        use std::collections::btree_map::Entry;
-        match self.anchors.entry((outbox_no, boot)) {
-            Entry::Occupied(known) => Ok(known.into_mut()),
-            Entry::Vacant(unknown) => {
-                let stored: Vec<Vec<u8>> =
-                    self.writing.all(sql::ANCHORS, (outbox_no, boot), |row| row.get(0))?;
-                let anchors = stored.iter().filter_map(|bytes| match Meaning::of(bytes) {
-                    Meaning::Anchor(_, anchor) => Some(anchor),
-                    Meaning::Tap(..) | Meaning::Other(..) | Meaning::Opaque => None,
-                });
-                Ok(unknown.insert(anchors.collect()))
-            }
-        }
+    fn person(&self, token: [u8; 16]) -> Result<Option<PersonId>, StoreError> {
+        self.writing.one(sql::PERSON, [token], |row| row.get(0).map(PersonId))
     }
 
-    /// A boot has one more anchor: taps of it that were held for their time may have it now.
-    fn release_taps_of(&mut self, outbox_no: i64, boot: u32) -> Result<(), StoreError> {
-        let anchors = self.anchors_of(outbox_no, boot)?.clone();
+    /// More is known of a boot: taps of it that have no time may have it now.
+    fn release_taps_of(&mut self, boot: BootNo) -> Result<(), StoreError> {
         let mut lanes = BTreeSet::new();
         let mut after = Position(0);
         loop {
-            let waiting: Vec<(Position, Vec<u8>)> =
-                self.writing.all(sql::TAPS_WITHOUT_TIME, (outbox_no, boot, after, TAPS_AT_ONCE), |row| {
-                    Ok((row.get(0)?, row.get(1)?))
+            let waiting: Vec<(Position, Vec<u8>, Timeless)> =
+                self.writing.all(sql::TAPS_WITHOUT_TIME, (boot, after, TAPS_AT_ONCE), |row| {
+                    Ok((row.get(0)?, row.get(1)?, timeless(row, 2)?))
                 })?;
-            let Some((last, _)) = waiting.last() else { break };
+            let Some((last, ..)) = waiting.last() else { break };
             after = *last;
-            for (position, bytes) in waiting {
-                let at = Meaning::of(&bytes).stamp().copied();
-                let occurred = at.and_then(|at| meaning::occurred(&at, &anchors));
-                let Some(Occurred { at, uncertainty_ms }) = occurred else { continue };
-                self.writing.execute(sql::TAP_OCCURRED, (position, at, uncertainty_ms))?;
-                for destination in self.destinations.clone() {
-                    if let Some(key) = self.release_from_time(destination, position)? {
-                        lanes.insert((destination, key));
+            for (position, bytes, before) in waiting {
+                let Some(at) = Meaning::of(&bytes).stamp().copied() else { continue };
+                let time = self.occurring.time_around(self.writing, boot, &at)?;
+                let occurred = meaning::occurred(time);
+                if occurred == Err(before) {
+                    continue;
+                }
+                let (at, uncertainty_ms, estimated, timeless, not_before, not_after) = time_columns(occurred);
+                self.writing.execute(
+                    sql::TAP_TIME,
+                    (position, at, uncertainty_ms, estimated, timeless, not_before, not_after),
+                )?;
+                self.writing.totals.disputed += u64::from(occurred == Err(Timeless::Disputed));
+                self.writing.totals.disputed -= u64::from(before == Timeless::Disputed);
+                if occurred.is_ok() {
+                    for destination in self.destinations.clone() {
+                        lanes.extend(self.release_from_time(destination, position)?);
                     }
                 }
             }
@@ -296,22 +307,33 @@ impl Append<'_, '_> {
         self.writing.settle(&lanes)
     }
 
-    /// Releases a delivery from its hold for time; it may be held for its binding from here on. The lane, if it is to
-    /// be settled.
+    /// Releases a delivery from its hold for time; it may be held for its binding from here on. One that was set aside
+    /// takes its place in the line of whoever the badge is bound to by now.
     fn release_from_time(
         &mut self,
         destination: i64,
         position: Position,
-    ) -> Result<Option<OrderKey>, StoreError> {
+    ) -> Result<Option<Lane>, StoreError> {
         let held = self.writing.one(sql::HELD, (destination, position), |row| {
             Ok((row.get::<_, OrderKey>(0)?, row.get::<_, Option<HeldFor>>(1)?))
         })?;
-        let Some((key, Some(HeldFor::Time))) = held else { return Ok(None) };
+        let Some((mut key, Some(held_for @ (HeldFor::Time | HeldFor::TimeUnresolved)))) = held else {
+            return Ok(None);
+        };
+        if held_for == HeldFor::TimeUnresolved {
+            self.writing.totals.unresolved -= 1;
+            let token: Option<[u8; 16]> = self.writing.one(sql::TOKEN_OF, [position], |row| row.get(0))?;
+            let person = token.map(|token| self.person(token)).transpose()?.flatten();
+            if let (OrderKey::Token(_), Some(person)) = (&key, person) {
+                key = OrderKey::Person(person);
+                self.writing.execute(sql::REKEY, (destination, position, &key))?;
+            }
+        }
         let next = match key {
             OrderKey::Person(_) => None,
             OrderKey::Token(_) => Some(HeldFor::Binding),
         };
         self.writing.execute(sql::HOLD, (destination, position, next))?;
-        Ok(next.is_none().then_some(key))
+        Ok(Some((destination, key)))
     }
 }

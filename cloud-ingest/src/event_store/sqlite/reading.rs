@@ -9,13 +9,13 @@ use tap_protocol::keys::PublicKey;
 use tap_protocol::limits::MAX_MESSAGE_BYTES;
 
 use super::sql;
-use super::values::capped;
+use super::values::{self, capped};
 use super::writing::{all, counters, one};
 use crate::event_store::meaning::Meaning;
 use crate::event_store::{
     AttemptRow, Controller, ControllerState, DeadLetter, DeliveryCount, DeliveryRow, DeliveryState,
-    DestinationName, DestinationState, EventDetail, EventFilter, EventRow, HelloState, Occurred, OrderKey,
-    OutboxMark, OutboxState, Position, Site, StoreError, TapRow, Totals, UtcMs,
+    DestinationName, DestinationState, EventDetail, EventFilter, EventRow, HelloState, OrderKey, OutboxMark,
+    OutboxState, Position, Site, StoreError, TapRow, Totals, UtcMs,
 };
 
 type Snapshot<'a> = Transaction<'a>;
@@ -263,7 +263,6 @@ fn event_row(
     let hash = ChainHash(row.get(5)?);
     let outbox = OutboxId(row.get(6)?);
     let controller = controller_id(&row.get::<_, String>(7)?)?;
-    let occurred: Option<(UtcMs, u64)> = row.get::<_, Option<_>>(8)?.zip(row.get(9)?);
     let tap = match Meaning::of(&bytes) {
         Meaning::Tap(at, tap) => Some(TapRow {
             reader: tap.reader,
@@ -271,10 +270,10 @@ fn event_row(
             direction: tap.direction,
             verdict: tap.verdict,
             recorded_wall: UtcMs(at.wall_ms),
-            occurred: occurred.map(|(at, uncertainty_ms)| Occurred { at, uncertainty_ms }),
+            occurred: values::time(row, 8)?,
             deliveries: deliveries(snapshot, position, destinations)?,
         }),
-        Meaning::Anchor(..) | Meaning::Other(..) | Meaning::Opaque => None,
+        Meaning::Anchor(..) | Meaning::Start(..) | Meaning::Other(..) | Meaning::Opaque => None,
     };
     let row = EventRow {
         position,
@@ -312,7 +311,7 @@ fn deliveries(
             Ok((key, delivery))
         })?;
         let Some((key, mut delivery)) = row else { continue };
-        if delivery.state == DeliveryState::Parked {
+        if delivery.state == DeliveryState::Parked && delivery.held_for.is_none() {
             delivery.behind = ahead(snapshot, *no, &key, position)?;
         }
         delivery.person = match key {

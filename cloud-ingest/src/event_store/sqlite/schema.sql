@@ -14,7 +14,9 @@ CREATE TABLE store (
     deliveries INTEGER NOT NULL,
     attempts INTEGER NOT NULL,
     quarantined INTEGER NOT NULL,
-    badges INTEGER NOT NULL
+    badges INTEGER NOT NULL,
+    disputed INTEGER NOT NULL CHECK (disputed >= 0),
+    unresolved INTEGER NOT NULL CHECK (unresolved >= 0)
 ) STRICT;
 
 CREATE TABLE sites (
@@ -62,27 +64,58 @@ CREATE TABLE events (
 
 CREATE UNIQUE INDEX events_by_seq ON events (outbox_no, seq);
 
+-- One boot of a controller, over all outboxes that it wrote to, and what is known of it as a whole.
+CREATE TABLE boots (
+    no INTEGER PRIMARY KEY,
+    controller_no INTEGER NOT NULL REFERENCES controllers (no),
+    -- The kernel's boot id, once an agent's start has told it.
+    id BLOB,
+    last_boottime_ms INTEGER NOT NULL,
+    began_by_ms INTEGER,
+    seen_ms INTEGER,
+    UNIQUE (controller_no, id)
+) STRICT;
+
+-- What stands behind the boot numbers of an outbox's records, from the last start under that number on.
+CREATE TABLE outbox_boots (
+    outbox_no INTEGER NOT NULL REFERENCES outboxes (no),
+    number INTEGER NOT NULL,
+    boot_no INTEGER NOT NULL REFERENCES boots (no),
+    PRIMARY KEY (outbox_no, number)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX outbox_boots_by_boot ON outbox_boots (boot_no, outbox_no, number);
+
 CREATE TABLE taps (
     position INTEGER PRIMARY KEY REFERENCES events (position),
-    outbox_no INTEGER NOT NULL,
-    boot INTEGER NOT NULL,
+    boot_no INTEGER NOT NULL REFERENCES boots (no),
     reader TEXT NOT NULL,
     token BLOB NOT NULL,
     direction TEXT NOT NULL,
     verdict TEXT NOT NULL,
     -- True time, once known; never changed after.
     occurred_ms INTEGER,
-    uncertainty_ms INTEGER
+    uncertainty_ms INTEGER,
+    estimated INTEGER,
+    -- Else why not, and what is known instead: 'unknown', 'between', 'disputed'.
+    timeless TEXT,
+    not_before_ms INTEGER,
+    not_after_ms INTEGER
 ) STRICT;
 
-CREATE INDEX taps_without_time ON taps (outbox_no, boot, position) WHERE occurred_ms IS NULL;
+CREATE INDEX taps_without_time ON taps (boot_no, position) WHERE occurred_ms IS NULL;
 
--- Where each boot's clock anchors are; what they say is in the event.
+-- What is known of the time within each boot, in the order of its boottime.
 CREATE TABLE anchors (
-    outbox_no INTEGER NOT NULL,
-    boot INTEGER NOT NULL,
+    boot_no INTEGER NOT NULL REFERENCES boots (no),
+    latest_ms INTEGER NOT NULL,
     position INTEGER NOT NULL REFERENCES events (position),
-    PRIMARY KEY (outbox_no, boot, position)
+    earliest_ms INTEGER NOT NULL,
+    utc_ms INTEGER NOT NULL,
+    uncertainty_ms INTEGER NOT NULL,
+    -- 'kernel' or 'receipt'.
+    witness TEXT NOT NULL,
+    PRIMARY KEY (boot_no, latest_ms, position)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE bindings (
@@ -118,9 +151,13 @@ CREATE TABLE deliveries (
 CREATE INDEX deliveries_due ON deliveries (destination_no, due_ms, position)
     WHERE state IN ('pending', 'unknown');
 
--- Who stands in line.
+-- Who stands in line: not what was set aside because its time did not become known.
 CREATE INDEX deliveries_lane ON deliveries (destination_no, order_key, position)
-    WHERE state IN ('held', 'pending', 'in_flight', 'unknown', 'parked');
+    WHERE state IN ('held', 'pending', 'in_flight', 'unknown', 'parked') AND held_for IS NOT 'time_unresolved';
+
+-- Who waits for the time, the longest first: `due_ms` is when it was received, as long as it was never sent.
+CREATE INDEX deliveries_without_time ON deliveries (destination_no, due_ms, position)
+    WHERE held_for = 'time';
 
 -- What is not delivered, by state: for lists, leases that run out and the oldest open one.
 CREATE INDEX deliveries_undone ON deliveries (destination_no, state, position)

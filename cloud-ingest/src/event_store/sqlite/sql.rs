@@ -14,7 +14,14 @@ macro_rules! due {
 /// The condition of `deliveries_lane`.
 macro_rules! open {
     () => {
-        "state IN ('held', 'pending', 'in_flight', 'unknown', 'parked')"
+        "state IN ('held', 'pending', 'in_flight', 'unknown', 'parked') AND held_for IS NOT 'time_unresolved'"
+    };
+}
+
+/// The condition of `deliveries_without_time`.
+macro_rules! without_time {
+    () => {
+        "held_for = 'time'"
     };
 }
 
@@ -28,7 +35,8 @@ macro_rules! undone {
 /// All that a list of events needs of one event, for `event_row`.
 macro_rules! event_columns {
     () => {
-        "e.position, e.seq, e.received_ms, e.kind, e.bytes, e.hash, o.id, c.id, t.occurred_ms, t.uncertainty_ms \
+        "e.position, e.seq, e.received_ms, e.kind, e.bytes, e.hash, o.id, c.id, t.occurred_ms, t.uncertainty_ms, \
+         t.estimated, t.timeless, t.not_before_ms, t.not_after_ms \
          FROM events e \
          JOIN outboxes o ON o.no = e.outbox_no \
          JOIN controllers c ON c.no = o.controller_no \
@@ -38,12 +46,11 @@ macro_rules! event_columns {
 
 // The store itself.
 
-pub const CREATE_STORE: &str = "INSERT INTO store VALUES (1, ?1, 0, 0, 0, 0, 0, 0, 0, 0)";
+pub const CREATE_STORE: &str = "INSERT INTO store VALUES (1, ?1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)";
 pub const EPOCH: &str = "SELECT epoch FROM store";
-pub const COUNTERS: &str =
-    "SELECT last_position, last_lease, records, taps, deliveries, attempts, quarantined, badges FROM store";
+pub const COUNTERS: &str = "SELECT last_position, last_lease, records, taps, deliveries, attempts, quarantined, badges, disputed, unresolved FROM store";
 pub const PUT_COUNTERS: &str = "UPDATE store SET last_position = ?1, last_lease = ?2, records = ?3, taps = ?4, \
-     deliveries = ?5, attempts = ?6, quarantined = ?7, badges = ?8";
+     deliveries = ?5, attempts = ?6, quarantined = ?7, badges = ?8, disputed = ?9, unresolved = ?10";
 
 // Fleet.
 
@@ -78,13 +85,34 @@ pub const MARKS: &str = "SELECT c.id, o.id, o.stored_through, o.hash FROM outbox
      JOIN controllers c ON c.no = o.controller_no ORDER BY o.no";
 pub const HASH_AT: &str = "SELECT hash FROM events WHERE outbox_no = ?1 AND seq = ?2";
 pub const NEW_EVENT: &str = "INSERT INTO events VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-pub const NEW_TAP: &str = "INSERT INTO taps VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
-pub const NEW_ANCHOR: &str = "INSERT INTO anchors VALUES (?1, ?2, ?3)";
-pub const ANCHORS: &str = "SELECT e.bytes FROM anchors a JOIN events e ON e.position = a.position \
-     WHERE a.outbox_no = ?1 AND a.boot = ?2 ORDER BY a.position";
-pub const TAPS_WITHOUT_TIME: &str = "SELECT t.position, e.bytes FROM taps t JOIN events e ON e.position = t.position \
-     WHERE t.outbox_no = ?1 AND t.boot = ?2 AND t.position > ?3 AND t.occurred_ms IS NULL ORDER BY t.position LIMIT ?4";
-pub const TAP_OCCURRED: &str = "UPDATE taps SET occurred_ms = ?2, uncertainty_ms = ?3 WHERE position = ?1";
+pub const NEW_TAP: &str = "INSERT INTO taps VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+pub const BOOT_OF: &str = "SELECT boot_no FROM outbox_boots WHERE outbox_no = ?1 AND number = ?2";
+pub const BOOT_NAMED: &str = "SELECT no FROM boots WHERE controller_no = ?1 AND id = ?2";
+pub const BOOT_IS_NAMED: &str = "SELECT id IS NOT NULL FROM boots WHERE no = ?1";
+pub const NEW_BOOT: &str = "INSERT INTO boots (controller_no, id, last_boottime_ms) VALUES (?1, ?2, 0)";
+pub const NAME_BOOT: &str = "UPDATE boots SET id = ?2 WHERE no = ?1";
+pub const PUT_BOOT_OF: &str = "INSERT INTO outbox_boots VALUES (?1, ?2, ?3) \
+     ON CONFLICT (outbox_no, number) DO UPDATE SET boot_no = excluded.boot_no";
+pub const BOOT_TIME: &str = "SELECT last_boottime_ms, began_by_ms, seen_ms FROM boots WHERE no = ?1";
+pub const PUT_BOOT_TIME: &str =
+    "UPDATE boots SET last_boottime_ms = ?2, began_by_ms = ?3, seen_ms = ?4 WHERE no = ?1";
+pub const BOOTS_BEFORE: &str = "SELECT (SELECT p.boot_no FROM outbox_boots p WHERE p.outbox_no = b.outbox_no \
+     AND p.number < b.number ORDER BY p.number DESC LIMIT 1) FROM outbox_boots b WHERE b.boot_no = ?1";
+pub const BOOTS_AFTER: &str = "SELECT (SELECT n.boot_no FROM outbox_boots n WHERE n.outbox_no = b.outbox_no \
+     AND n.number > b.number ORDER BY n.number LIMIT 1) FROM outbox_boots b WHERE b.boot_no = ?1";
+pub const NEW_ANCHOR: &str = "INSERT INTO anchors VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+pub const SOME_ANCHORS: &str = "SELECT latest_ms, position, earliest_ms, utc_ms, uncertainty_ms, witness FROM anchors \
+     WHERE boot_no = ?1 ORDER BY latest_ms, position LIMIT ?2";
+pub const ANCHORS_BEFORE: &str = "SELECT latest_ms, position, earliest_ms, utc_ms, uncertainty_ms, witness FROM anchors \
+     WHERE boot_no = ?1 AND latest_ms <= ?2 ORDER BY latest_ms DESC, position DESC LIMIT ?3";
+pub const ANCHORS_AFTER: &str = "SELECT latest_ms, position, earliest_ms, utc_ms, uncertainty_ms, witness FROM anchors \
+     WHERE boot_no = ?1 AND latest_ms > ?2 ORDER BY latest_ms, position LIMIT ?3";
+pub const TAPS_WITHOUT_TIME: &str = "SELECT t.position, e.bytes, t.timeless, t.not_before_ms, t.not_after_ms FROM taps t \
+     JOIN events e ON e.position = t.position \
+     WHERE t.boot_no = ?1 AND t.position > ?2 AND t.occurred_ms IS NULL ORDER BY t.position LIMIT ?3";
+pub const TAP_TIME: &str = "UPDATE taps SET occurred_ms = ?2, uncertainty_ms = ?3, estimated = ?4, timeless = ?5, \
+     not_before_ms = ?6, not_after_ms = ?7 WHERE position = ?1";
+pub const TOKEN_OF: &str = "SELECT token FROM taps WHERE position = ?1";
 pub const NEW_DEAD_LETTER: &str =
     "INSERT INTO dead_letters (received_ms, topic, kind, reason, bytes) VALUES (?1, ?2, ?3, ?4, ?5)";
 pub const FORGET_DEAD_LETTERS: &str = "DELETE FROM dead_letters WHERE no <= ?1";
@@ -130,6 +158,13 @@ pub const LANE_SENT: &str = concat!(
     open!(),
     " AND state IN ('in_flight', 'unknown') LIMIT 1"
 );
+pub const WITHOUT_TIME: &str = concat!(
+    "SELECT position, order_key FROM deliveries INDEXED BY deliveries_without_time WHERE destination_no = ?1 AND ",
+    without_time!(),
+    " AND due_ms <= ?2 ORDER BY due_ms, position LIMIT ?3"
+);
+pub const GIVE_UP: &str = "UPDATE deliveries SET state = 'parked', held_for = 'time_unresolved' \
+     WHERE destination_no = ?1 AND position = ?2";
 pub const STATE: &str = "UPDATE deliveries SET state = ?3 WHERE destination_no = ?1 AND position = ?2";
 pub const HOLD: &str = "UPDATE deliveries SET held_for = ?3 WHERE destination_no = ?1 AND position = ?2";
 pub const REKEY: &str = "UPDATE deliveries SET order_key = ?3 WHERE destination_no = ?1 AND position = ?2";
@@ -174,7 +209,7 @@ pub const FIRST_DUE: &str = concat!(
 pub const FIRST_IN_STATE: &str = concat!(
     "SELECT position FROM deliveries INDEXED BY deliveries_undone WHERE destination_no = ?1 AND state = ?2 AND ",
     undone!(),
-    " ORDER BY position LIMIT 1"
+    " AND held_for IS NOT 'time_unresolved' ORDER BY position LIMIT 1"
 );
 pub const RECEIVED: &str = "SELECT received_ms FROM events WHERE position = ?1";
 
@@ -212,9 +247,20 @@ mod tests {
     /// Everything above that touches a table that grows with the taps.
     const HOT: &[&str] = &[
         HASH_AT,
-        ANCHORS,
+        BOOT_OF,
+        BOOT_NAMED,
+        BOOT_TIME,
+        PUT_BOOT_TIME,
+        BOOTS_BEFORE,
+        BOOTS_AFTER,
+        SOME_ANCHORS,
+        ANCHORS_BEFORE,
+        ANCHORS_AFTER,
         TAPS_WITHOUT_TIME,
-        TAP_OCCURRED,
+        TAP_TIME,
+        TOKEN_OF,
+        WITHOUT_TIME,
+        GIVE_UP,
         LANE_FIRST,
         LANE,
         LANE_BEFORE,

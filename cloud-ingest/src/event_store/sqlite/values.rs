@@ -6,7 +6,13 @@
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use tap_protocol::badge::Token;
 
-use crate::event_store::{DeliveryState, HeldFor, OrderKey, PersonId, Position, StoreError, UtcMs};
+use rusqlite::Row;
+use tap_protocol::time_repair::Witness;
+
+use crate::event_store::boots::BootNo;
+use crate::event_store::{
+    DeliveryState, HeldFor, Occurred, OrderKey, PersonId, Position, StoreError, Timeless, UtcMs,
+};
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> StoreError {
@@ -61,6 +67,73 @@ impl FromSql for Position {
     }
 }
 
+impl ToSql for BootNo {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.0.into())
+    }
+}
+
+impl FromSql for BootNo {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<BootNo> {
+        value.as_i64().map(BootNo)
+    }
+}
+
+pub fn witness_name(witness: Witness) -> &'static str {
+    match witness {
+        Witness::Kernel => "kernel",
+        Witness::Receipt => "receipt",
+    }
+}
+
+pub fn witness_named(name: &str) -> rusqlite::Result<Witness> {
+    match name {
+        "kernel" => Ok(Witness::Kernel),
+        "receipt" => Ok(Witness::Receipt),
+        _ => Err(FromSqlError::InvalidType.into()),
+    }
+}
+
+/// A tap's time in its six columns, `occurred_ms` to `not_after_ms`.
+pub type TimeColumns =
+    (Option<UtcMs>, Option<u64>, Option<bool>, Option<&'static str>, Option<UtcMs>, Option<UtcMs>);
+
+/// A tap's time as columns.
+pub fn time_columns(occurred: Result<Occurred, Timeless>) -> TimeColumns {
+    match occurred {
+        Ok(Occurred { at, uncertainty_ms, estimated }) => {
+            (Some(at), Some(uncertainty_ms), Some(estimated), None, None, None)
+        }
+        Err(Timeless::Unknown) => (None, None, None, Some("unknown"), None, None),
+        Err(Timeless::Disputed) => (None, None, None, Some("disputed"), None, None),
+        Err(Timeless::Between { not_before, not_after }) => {
+            (None, None, None, Some("between"), Some(not_before), Some(not_after))
+        }
+    }
+}
+
+/// Why a tap has no time, from its three columns on.
+pub fn timeless(row: &Row<'_>, first: usize) -> rusqlite::Result<Timeless> {
+    match row.get_ref(first)?.as_str()? {
+        "unknown" => Ok(Timeless::Unknown),
+        "disputed" => Ok(Timeless::Disputed),
+        "between" => {
+            Ok(Timeless::Between { not_before: row.get(first + 1)?, not_after: row.get(first + 2)? })
+        }
+        _ => Err(FromSqlError::InvalidType.into()),
+    }
+}
+
+/// A tap's time, from its six columns on.
+pub fn time(row: &Row<'_>, first: usize) -> rusqlite::Result<Result<Occurred, Timeless>> {
+    match row.get::<_, Option<UtcMs>>(first)? {
+        Some(at) => {
+            Ok(Ok(Occurred { at, uncertainty_ms: row.get(first + 1)?, estimated: row.get(first + 2)? }))
+        }
+        None => timeless(row, first + 3).map(Err),
+    }
+}
+
 impl ToSql for DeliveryState {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(self.name().into())
@@ -81,9 +154,7 @@ impl ToSql for HeldFor {
 
 impl FromSql for HeldFor {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<HeldFor> {
-        let name = value.as_str()?;
-        let known = [HeldFor::Time, HeldFor::Binding].into_iter().find(|held_for| held_for.name() == name);
-        known.ok_or(FromSqlError::InvalidType)
+        HeldFor::from_name(value.as_str()?).ok_or(FromSqlError::InvalidType)
     }
 }
 

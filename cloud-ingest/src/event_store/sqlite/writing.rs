@@ -40,10 +40,32 @@ impl<'a> Writing<'a> {
         if self.before == (self.totals, self.last_lease) {
             return Ok(());
         }
-        let Totals { records, taps, deliveries, last_position, attempts, quarantined, badges } = self.totals;
+        let Totals {
+            records,
+            taps,
+            deliveries,
+            last_position,
+            attempts,
+            quarantined,
+            badges,
+            disputed,
+            unresolved,
+        } = self.totals;
+        let last_lease = self.last_lease;
         self.execute(
             sql::PUT_COUNTERS,
-            (last_position, self.last_lease, records, taps, deliveries, attempts, quarantined, badges),
+            (
+                last_position,
+                last_lease,
+                records,
+                taps,
+                deliveries,
+                attempts,
+                quarantined,
+                badges,
+                disputed,
+                unresolved,
+            ),
         )?;
         Ok(())
     }
@@ -140,6 +162,8 @@ pub fn counters(conn: &Connection) -> Result<(Totals, u64), StoreError> {
             attempts: row.get(5)?,
             quarantined: row.get(6)?,
             badges: row.get(7)?,
+            disputed: row.get(8)?,
+            unresolved: row.get(9)?,
         };
         Ok((totals, row.get(1)?))
     })?;
