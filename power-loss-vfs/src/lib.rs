@@ -46,6 +46,12 @@ impl Disk {
         self.state().boot(image);
     }
 
+    /// Ends the process that uses the disk, and not the machine: nothing is synced and nothing is lost, but whatever is
+    /// open works no more.
+    pub fn kill(&self) {
+        self.state().kill();
+    }
+
     /// What the running machine sees: what a process finds that starts after a kill.
     pub fn seen(&self) -> Image {
         self.state().seen()

@@ -104,7 +104,7 @@ type Outcome<T> = Result<T, Failure>;
 impl State {
     /// Boots from `image`. Files that are open belong to the machine before and work no more.
     pub fn boot(&mut self, image: &Image) {
-        self.stale.append(&mut self.handles);
+        self.kill();
         self.names.clear();
         self.contents.clear();
         for (path, content) in &image.entries {
@@ -126,6 +126,11 @@ impl State {
         self.trace = None;
         self.fault = None;
         self.lies.clear();
+    }
+
+    /// The process ends: what it had open works no more.
+    pub fn kill(&mut self) {
+        self.stale.append(&mut self.handles);
     }
 
     /// What the running machine sees.
