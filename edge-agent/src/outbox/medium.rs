@@ -17,7 +17,7 @@ pub trait Medium: Debug + Send + Sync {
     /// The SQLite VFS to open databases with; SQLite's own if none.
     fn vfs(&self) -> Option<&str>;
 
-    /// Makes a folder and those above it, unless it is there.
+    /// Makes one folder. An error if it is there, or if the one above it is not.
     fn create_folder(&self, folder: &Path) -> io::Result<()>;
 
     /// The files in a folder, in any order.
@@ -53,7 +53,7 @@ impl Medium for Disk {
     }
 
     fn create_folder(&self, folder: &Path) -> io::Result<()> {
-        std::fs::create_dir_all(folder)
+        std::fs::create_dir(folder)
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
@@ -75,6 +75,28 @@ impl Medium for Disk {
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
         std::fs::File::open(folder)?.sync_all()
     }
+}
+
+/// Makes a folder and those above it, unless it is there, and brings their names to the medium: a folder whose name a
+/// power cut takes is gone with everything in it.
+pub(super) fn make_folder(medium: &dyn Medium, folder: &Path) -> io::Result<()> {
+    let made = medium.create_folder(folder).or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            make_folder(medium, parent(folder))?;
+            medium.create_folder(folder)
+        }
+        _ => Err(error),
+    });
+    match made {
+        Ok(()) => medium.sync_folder(parent(folder)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The folder that a name is in.
+pub(super) fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Opens a database that is there.

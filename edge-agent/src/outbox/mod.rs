@@ -101,7 +101,7 @@ impl Outbox {
         db.close().map_err(|(_, source)| at(source))?;
         medium.sync_file(&draft).and_then(|()| medium.rename(&draft, path)).map_err(folder_error)?;
         // Makes the new name itself durable.
-        let folder = path.parent().unwrap_or(Path::new("."));
+        let folder = medium::parent(path);
         medium
             .sync_folder(folder)
             .map_err(|source| OutboxError::Folder { path: folder.to_owned(), source })?;
