@@ -97,7 +97,8 @@ impl Outbox {
         first.pragma_update(None, "application_id", APPLICATION_ID).map_err(at)?;
         first.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(at)?;
         first.commit().map_err(at)?;
-        // Closing brings the log into the file and removes it.
+        // Closing would do that too, and would not tell if it failed: only the file gets the new name, not its log.
+        checkpoint(&db).map_err(at)?;
         db.close().map_err(|(_, source)| at(source))?;
         medium.sync_file(&draft).and_then(|()| medium.rename(&draft, path)).map_err(folder_error)?;
         // Makes the new name itself durable.
@@ -412,6 +413,16 @@ impl Outbox {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Brings the whole log into the file and empties it.
+fn checkpoint(db: &Connection) -> rusqlite::Result<()> {
+    let is_busy: bool = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    if is_busy {
+        let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+        return Err(rusqlite::Error::SqliteFailure(busy, None));
+    }
+    Ok(())
 }
 
 /// Sets what durability rests on, and reads it back: a setting that did not take is an error, not a hope.
