@@ -374,12 +374,17 @@ impl Outbox {
             .map_err(at)?;
         match known {
             Some(boot) => Ok(boot),
-            None => self
-                .db
-                .query_row("INSERT INTO boot (boot_id) VALUES (?1) RETURNING boot", [boot_id.0], |row| {
-                    row.get(0)
-                })
-                .map_err(at),
+            None => {
+                // A row of RETURNING comes before its commit: by itself, a commit that fails behind it is told to nobody.
+                let transaction = self.db.transaction().map_err(at)?;
+                let boot = transaction
+                    .query_row("INSERT INTO boot (boot_id) VALUES (?1) RETURNING boot", [boot_id.0], |row| {
+                        row.get(0)
+                    })
+                    .map_err(at)?;
+                transaction.commit().map_err(at)?;
+                Ok(boot)
+            }
         }
     }
 
