@@ -54,6 +54,8 @@ pub struct Outbox {
     mark_is_dirty: bool,
     stopped_cleanly: bool,
     continues: Option<OutboxId>,
+    /// The log holds nothing that was there before it was opened. See [`Outbox::settle_log`].
+    log_is_settled: bool,
 }
 
 /// Consecutive records as they are on the medium.
@@ -164,6 +166,7 @@ impl Outbox {
             mark_is_dirty,
             stopped_cleanly,
             continues,
+            log_is_settled: false,
         })
     }
 
@@ -235,6 +238,7 @@ impl Outbox {
         mut next: impl FnMut() -> Result<Option<Vec<Vec<u8>>>, OutboxError>,
     ) -> Result<Seq, OutboxError> {
         let at = |source| OutboxError::Append { source };
+        self.settle_log().map_err(at)?;
         let (mut seq, mut hash) = self.last;
         let first = seq.next();
         let transaction =
@@ -321,6 +325,7 @@ impl Outbox {
     /// Writes the mark to the medium if it changed.
     pub fn flush_mark(&mut self) -> Result<(), OutboxError> {
         if self.mark_is_dirty {
+            self.settle_log().map_err(|source| OutboxError::Mark { source })?;
             self.db
                 .prepare_cached("UPDATE outbox SET receipted_through = ?1, store_epoch = ?2")
                 .and_then(|mut update| {
@@ -344,6 +349,7 @@ impl Outbox {
             return Ok(0);
         }
         let hash = self.hash_at(through)?.ok_or(OutboxError::Hole { at: through })?;
+        self.settle_log().map_err(at)?;
         let transaction =
             self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(at)?;
         let gone = transaction.execute("DELETE FROM record WHERE seq <= ?1", [through.0]).map_err(at)?;
@@ -367,6 +373,7 @@ impl Outbox {
     /// The number that stands for `boot_id` in this outbox's stamps, minted at the first sight of a boot.
     pub fn boot_number(&mut self, boot_id: BootId) -> Result<u32, OutboxError> {
         let at = |source| OutboxError::Mark { source };
+        self.settle_log().map_err(at)?;
         let known = self
             .db
             .query_row("SELECT boot FROM boot WHERE boot_id = ?1", [boot_id.0], |row| row.get(0))
@@ -398,10 +405,23 @@ impl Outbox {
 
     /// Notes that a run begins (`false`) or ends as it was asked to (`true`).
     pub fn set_stopped_cleanly(&mut self, cleanly: bool) -> Result<(), OutboxError> {
-        self.db
-            .execute("UPDATE outbox SET stopped_cleanly = ?1", [cleanly])
-            .map_err(|source| OutboxError::Mark { source })?;
+        let at = |source| OutboxError::Mark { source };
+        self.settle_log().map_err(at)?;
+        self.db.execute("UPDATE outbox SET stopped_cleanly = ?1", [cleanly]).map_err(at)?;
         self.stopped_cleanly = cleanly;
+        Ok(())
+    }
+
+    /// Before the first write: brings what the run before left in the log into the file, and begins the log anew.
+    ///
+    /// If a sync failed in that run, Linux reported it once and takes those pages for clean. They are read from its cache
+    /// as if they were on the medium, and a later sync does not write them. A record behind them in the log would be
+    /// accepted and gone after a power cut. Copied into the file they are written again.
+    fn settle_log(&mut self) -> rusqlite::Result<()> {
+        if !self.log_is_settled {
+            checkpoint(&self.db)?;
+            self.log_is_settled = true;
+        }
         Ok(())
     }
 
