@@ -21,6 +21,8 @@ pub enum Call {
     List,
     CreateNew,
     ReadFile,
+    Preallocate,
+    FreeBytes,
     SyncFile,
     SyncFolder,
     Rename,
@@ -54,6 +56,7 @@ impl Trouble {
                     | Call::ShmMap
                     | Call::CreateFolder
                     | Call::CreateNew
+                    | Call::Preallocate
                     | Call::Rename
                     | Call::SyncFolder
             ),

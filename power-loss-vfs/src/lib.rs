@@ -112,9 +112,29 @@ impl Disk {
         Ok(self.state().create_new(path)?)
     }
 
-    /// A file's bytes.
-    pub fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
-        Ok(self.state().read_file(path)?)
+    /// How long a file is.
+    pub fn size(&self, path: &Path) -> io::Result<usize> {
+        Ok(self.state().file_size(path)?)
+    }
+
+    /// Up to `len` bytes from `at` on; fewer at the end.
+    pub fn read_at(&self, path: &Path, at: usize, len: usize) -> io::Result<Vec<u8>> {
+        Ok(self.state().read_at(path, at, len)?)
+    }
+
+    /// Makes a file of zeros; an error, and no file, if there is not so much room.
+    pub fn preallocate(&self, path: &Path, len: usize) -> io::Result<()> {
+        Ok(self.state().preallocate(path, len)?)
+    }
+
+    /// What is left of the capacity.
+    pub fn free_bytes(&self) -> io::Result<usize> {
+        Ok(self.state().free_bytes()?)
+    }
+
+    /// Holds so many bytes from now on, until the next boot; without a limit if none.
+    pub fn set_capacity(&self, bytes: Option<usize>) {
+        self.state().set_capacity(bytes);
     }
 
     /// Brings a file's content to the medium.

@@ -51,6 +51,9 @@ pub(crate) const EXCLUSIVE: LockLevel = 4;
 /// A piece of a WAL's index, shared by all connections. SQLite writes it through a pointer; nobody here looks at it.
 pub(crate) type Region = Arc<[AtomicU64]>;
 
+/// What a disk without a limit says is free.
+const PLENTY: usize = 1 << 40;
+
 /// Locks on a WAL's index: as many slots as SQLite has.
 pub(crate) const SHM_LOCKS: usize = 8;
 
@@ -97,6 +100,7 @@ pub(crate) struct State {
     trace: Option<Vec<Call>>,
     fault: Option<Fault>,
     lies: Vec<Lie>,
+    capacity: Option<usize>,
 }
 
 type Outcome<T> = Result<T, Failure>;
@@ -126,6 +130,7 @@ impl State {
         self.trace = None;
         self.fault = None;
         self.lies.clear();
+        self.capacity = None;
     }
 
     /// The process ends: what it had open works no more.
@@ -205,10 +210,41 @@ impl State {
         self.new_file(path).map(drop)
     }
 
-    pub fn read_file(&mut self, path: &Path) -> Outcome<Vec<u8>> {
+    pub fn file_size(&mut self, path: &Path) -> Outcome<usize> {
+        self.admit(Call::Size)?;
+        let inode = self.inode(path)?;
+        Ok(self.contents[&inode].len())
+    }
+
+    /// Up to `len` bytes; fewer at the end.
+    pub fn read_at(&mut self, path: &Path, at: usize, len: usize) -> Outcome<Vec<u8>> {
         self.admit(Call::ReadFile)?;
         let inode = self.inode(path)?;
-        Ok(self.contents[&inode].to_vec())
+        let rest = self.contents[&inode].get(at..).unwrap_or_default();
+        Ok(rest[..rest.len().min(len)].to_vec())
+    }
+
+    /// A new file of zeros that takes up its space.
+    pub fn preallocate(&mut self, path: &Path, len: usize) -> Outcome<()> {
+        self.admit(Call::Preallocate)?;
+        if self.names.contains_key(path) {
+            return Err(Failure::Exists);
+        }
+        self.expect_room(len)?;
+        let inode = self.new_file(path)?;
+        self.contents.insert(inode, Arc::new(vec![0; len]));
+        self.ops.push(Op::Truncate { inode, len });
+        Ok(())
+    }
+
+    pub fn free_bytes(&mut self) -> Outcome<usize> {
+        self.admit(Call::FreeBytes)?;
+        let free = self.capacity.map(|capacity| capacity.saturating_sub(self.used_bytes()));
+        Ok(free.unwrap_or(PLENTY))
+    }
+
+    pub fn set_capacity(&mut self, capacity: Option<usize>) {
+        self.capacity = capacity;
     }
 
     pub fn sync_file(&mut self, path: &Path) -> Outcome<()> {
@@ -299,11 +335,12 @@ impl State {
     }
 
     pub fn write(&mut self, id: u64, bytes: &[u8], at: usize) -> Outcome<()> {
-        let admitted = self.admit(Call::Write);
         let inode = self.handle(id)?.inode;
+        let grows_by = (at + bytes.len()).saturating_sub(self.contents[&inode].len());
+        let admitted = self.admit(Call::Write).and_then(|()| self.expect_room(grows_by));
         // A write that fails may have been done in part: the worst part is half of it.
         let done = if admitted.is_ok() { bytes } else { &bytes[..bytes.len() / 2] };
-        if !done.is_empty() && admitted != Err(Failure::Off) {
+        if !done.is_empty() {
             let content = Arc::make_mut(self.contents.entry(inode).or_default());
             if content.len() < at + done.len() {
                 content.resize(at + done.len(), 0);
@@ -326,10 +363,11 @@ impl State {
         let admitted = self.admit(Call::Sync);
         let handle = self.handle(id)?;
         let (inode, path) = (handle.inode, handle.path.clone());
-        let syncs_its_folder = std::mem::take(&mut handle.syncs_its_folder);
+        let syncs_its_folder = handle.syncs_its_folder;
         self.sync_inode(inode, &path, admitted)?;
         if syncs_its_folder && let Some(folder) = path.parent() {
             self.do_sync_folder(folder);
+            self.handle(id)?.syncs_its_folder = false;
         }
         Ok(())
     }
@@ -482,6 +520,24 @@ impl State {
         } else {
             Err(Failure::NotFound)
         }
+    }
+
+    /// A full disk can still be written where it was written before.
+    fn expect_room(&self, grows_by: usize) -> Outcome<()> {
+        match self.capacity {
+            Some(capacity) if grows_by > 0 && self.used_bytes() + grows_by > capacity => {
+                Err(Failure::Fault(Trouble::Full))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn used_bytes(&self) -> usize {
+        let named = self.names.values().filter_map(|entry| match entry {
+            Entry::File(inode) => self.contents.get(inode),
+            Entry::Folder => None,
+        });
+        named.map(|content| content.len()).sum()
     }
 
     fn new_file(&mut self, path: &Path) -> Outcome<Inode> {

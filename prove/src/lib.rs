@@ -6,6 +6,7 @@
 //! prove` the full ones.
 
 pub mod bait;
+pub mod io_errors;
 pub mod medium;
 pub mod power_loss;
 pub mod promise;

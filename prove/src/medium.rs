@@ -39,4 +39,24 @@ impl Medium for InMemory {
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
         self.0.sync_folder(folder)
     }
+
+    fn remove(&self, file: &Path) -> io::Result<()> {
+        self.0.remove(file)
+    }
+
+    fn size(&self, file: &Path) -> io::Result<u64> {
+        self.0.size(file).map(|bytes| bytes as u64)
+    }
+
+    fn read_at(&self, file: &Path, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        self.0.read_at(file, offset as usize, len)
+    }
+
+    fn preallocate(&self, file: &Path, bytes: u64) -> io::Result<()> {
+        self.0.preallocate(file, bytes as usize)
+    }
+
+    fn free_bytes(&self, _folder: &Path) -> io::Result<u64> {
+        self.0.free_bytes().map(|bytes| bytes as u64)
+    }
 }

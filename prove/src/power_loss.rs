@@ -171,7 +171,8 @@ impl<'a> Player<'a> {
             return Err("a new outbox was started though there was one".to_owned());
         }
         let opened = actor.promises.clone();
-        let mut found = opened.check(actor.shelf().expect("it was opened"))?;
+        let mut found =
+            opened.check(actor.shelf().expect("it was opened")).map_err(|wrong| wrong.to_string())?;
         if is_new {
             found.forget(newest);
         }

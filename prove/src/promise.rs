@@ -4,6 +4,7 @@
 //! *Accepted* is what `append` returned `Ok` for. What was under way or refused may be there whole or not at all.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use edge_agent::outbox::shelf::Shelf;
 use edge_agent::outbox::{Outbox, OutboxError};
@@ -17,8 +18,13 @@ use tap_protocol::ids::{BootId, OutboxId, Seq};
 pub enum Event {
     Making(OutboxId),
     Made(OutboxId),
-    /// It was opened and says that its mark is this one: a later one that was never written is forgotten.
-    Opened(OutboxId, Mark),
+    /// It was opened, without a power cut, and says this of itself.
+    Opened {
+        outbox: OutboxId,
+        mark: Mark,
+        last: Seq,
+        hash: ChainHash,
+    },
     Appending {
         outbox: OutboxId,
         records: Vec<Vec<u8>>,
@@ -39,11 +45,46 @@ pub enum Event {
     Stopped(OutboxId, bool),
 }
 
+/// What is wrong with a shelf.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wrong {
+    /// The outbox says so itself: it cannot be opened or read.
+    Damaged(String),
+    /// It says that all is well, and it is not.
+    Silently(String),
+}
+
+impl Wrong {
+    /// The same, with what was being done.
+    #[must_use]
+    pub fn when(self, when: &str) -> Wrong {
+        match self {
+            Wrong::Damaged(what) => Wrong::Damaged(format!("{when}: {what}")),
+            Wrong::Silently(what) => Wrong::Silently(format!("{when}: {what}")),
+        }
+    }
+
+    /// An error that an outbox gave.
+    pub fn damaged(error: &OutboxError) -> Wrong {
+        Wrong::Damaged(told(error))
+    }
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Wrong::Damaged(what) | Wrong::Silently(what)) = self;
+        f.write_str(what)
+    }
+}
+
 /// All promises.
 #[derive(Debug, Clone, Default)]
 pub struct Promises {
     outboxes: BTreeMap<OutboxId, Promise>,
 }
+
+/// Records that are there together or not at all, and whom they say again.
+type Group = (Vec<Vec<u8>>, Option<OutboxId>);
 
 /// What one outbox promised.
 #[derive(Debug, Clone)]
@@ -53,8 +94,11 @@ struct Promise {
     records: Vec<Vec<u8>>,
     /// `h(n)` at `n`.
     hashes: Vec<ChainHash>,
+    /// Groups that were refused and came to light when the outbox was opened again. They may go with the next power cut,
+    /// but not once a later group is accepted: it hangs on them.
+    afloat: Vec<Group>,
     /// Groups under way or refused since the last that was accepted: one of them may be there.
-    unsure: Vec<(Vec<Vec<u8>>, Option<OutboxId>)>,
+    unsure: Vec<Group>,
     continues: Option<OutboxId>,
     /// All marks that were ever set; the medium has this one or a later one.
     marks: Vec<Mark>,
@@ -91,11 +135,7 @@ impl Promises {
                 self.outboxes.entry(*id).or_insert_with(|| Promise::new(*id));
             }
             Event::Made(id) => self.of(*id).is_made = true,
-            Event::Opened(id, mark) => {
-                let marks = &mut self.of(*id).marks;
-                let at = marks.iter().rposition(|told| told == mark);
-                marks.truncate(at.map_or(marks.len(), |at| at + 1));
-            }
+            Event::Opened { outbox, mark, last, hash } => self.of(*outbox).opened(*mark, *last, *hash),
             Event::Appending { outbox, records, continues } => {
                 self.of(*outbox).unsure.push((records.clone(), *continues));
             }
@@ -105,7 +145,10 @@ impl Promises {
                 let promise = self.of(*id);
                 promise.mark_on_medium = promise.marks.len() - 1;
             }
-            Event::Pruning(id, through) => self.of(*id).prune_unsure = *through,
+            Event::Pruning(id, through) => {
+                let promise = self.of(*id);
+                promise.prune_unsure = promise.prune_unsure.max(*through);
+            }
             Event::Pruned(id, through) => {
                 let promise = self.of(*id);
                 promise.pruned = promise.pruned.max(*through);
@@ -164,23 +207,36 @@ impl Promises {
         self.outboxes.retain(|_, promise| promise.is_made);
         for promise in self.outboxes.values_mut() {
             promise.unsure.clear();
+            promise.afloat.clear();
             promise.boots_unsure.clear();
             (promise.prune_unsure, promise.stopped_unsure) = (Seq::ZERO, None);
         }
     }
 
+    /// Forgets that refused groups may be there: as long as the outbox is open they are not.
+    #[must_use]
+    pub fn while_open(&self) -> Promises {
+        let mut strict = self.clone();
+        strict.outboxes.values_mut().for_each(|promise| promise.unsure.clear());
+        strict
+    }
+
     /// Reads everything on the shelf and says what is wrong, if anything.
-    pub fn check(&self, shelf: &Shelf) -> Result<Found, String> {
+    pub fn check(&self, shelf: &Shelf) -> Result<Found, Wrong> {
         let mut found = Found::default();
         for outbox in shelf.all() {
             let id = outbox.id();
-            let promise = self.outboxes.get(&id).ok_or_else(|| format!("nobody made outbox {id}"))?;
-            let of_this = |what: String| format!("outbox {id}: {what}");
-            found.outboxes.insert(id, promise.check(outbox).map_err(of_this)?);
+            let promise =
+                self.outboxes.get(&id).ok_or_else(|| Wrong::Silently(format!("nobody made outbox {id}")))?;
+            let of_this = format!("outbox {id}");
+            found.outboxes.insert(id, promise.check(outbox).map_err(|wrong| wrong.when(&of_this))?);
         }
         for (id, promise) in &self.outboxes {
             if promise.is_made && !found.outboxes.contains_key(id) {
-                return Err(format!("outbox {id} is gone, with {} accepted records", promise.records.len()));
+                return Err(Wrong::Silently(format!(
+                    "outbox {id} is gone, with {} accepted records",
+                    promise.records.len()
+                )));
             }
         }
         Ok(found)
@@ -221,6 +277,7 @@ impl Promise {
             is_made: false,
             records: Vec::new(),
             hashes: vec![ChainHash::start(id)],
+            afloat: Vec::new(),
             unsure: Vec::new(),
             continues: None,
             marks: vec![Mark::default()],
@@ -235,89 +292,128 @@ impl Promise {
     }
 
     fn accept(&mut self, records: &[Vec<u8>], continues: Option<OutboxId>) {
+        for (group, its_continues) in std::mem::take(&mut self.afloat) {
+            self.push(&group, its_continues);
+        }
+        self.push(records, continues);
+        self.unsure.clear();
+    }
+
+    fn push(&mut self, records: &[Vec<u8>], continues: Option<OutboxId>) {
         for bytes in records {
             self.hashes.push(self.hashes[self.records.len()].next(bytes));
             self.records.push(bytes.clone());
         }
         self.continues = continues.or(self.continues);
-        self.unsure.clear();
     }
 
-    fn check(&self, outbox: &Outbox) -> Result<FoundOutbox, String> {
+    fn opened(&mut self, mark: Mark, last: Seq, hash: ChainHash) {
+        // A later mark that was never written is forgotten.
+        let at = self.marks.iter().rposition(|told| *told == mark);
+        self.marks.truncate(at.map_or(self.marks.len(), |at| at + 1));
+        let known = self.records.len() + self.afloat.iter().map(|(group, _)| group.len()).sum::<usize>();
+        if last.0 as usize > known {
+            let afloat = self.afloat.iter().flat_map(|(group, _)| group);
+            let before = afloat.fold(self.hashes[self.records.len()], |hash, bytes| hash.next(bytes));
+            let is_it = |group: &[Vec<u8>]| group.iter().fold(before, |hash, bytes| hash.next(bytes)) == hash;
+            if let Some(at) = self.unsure.iter().position(|(group, _)| is_it(group)) {
+                self.afloat.push(self.unsure.remove(at));
+            }
+        }
+    }
+
+    /// What may be behind the accepted records: nothing, some of the groups afloat, or all of them and one more.
+    fn tails(&self) -> Vec<Group> {
+        let mut tails = vec![Group::default()];
+        for (group, continues) in &self.afloat {
+            let (mut records, before) = tails.last().cloned().unwrap_or_default();
+            records.extend(group.iter().cloned());
+            tails.push((records, continues.or(before)));
+        }
+        let (afloat, before) = tails.last().cloned().unwrap_or_default();
+        for (group, continues) in &self.unsure {
+            tails.push(([afloat.as_slice(), group].concat(), continues.or(before)));
+        }
+        tails
+    }
+
+    fn check(&self, outbox: &Outbox) -> Result<FoundOutbox, Wrong> {
         let stopped = outbox.stopped_cleanly();
         if stopped != self.stopped && Some(stopped) != self.stopped_unsure {
-            return Err(format!("it says stopped_cleanly = {stopped}"));
+            return Err(Wrong::Silently(format!("it says stopped_cleanly = {stopped}")));
         }
         let mark = outbox.mark();
         if !self.marks[self.mark_on_medium..].contains(&mark) {
-            return Err(format!(
+            return Err(Wrong::Silently(format!(
                 "its mark is {mark:?}, which was never set or is older than what was written"
-            ));
+            )));
         }
         let pruned = outbox.pruned_through();
         let highest = self.marks.iter().map(|mark| mark.receipted_through).max().unwrap_or(Seq::ZERO);
         if pruned < self.pruned || pruned > self.pruned.max(self.prune_unsure) || pruned > highest {
-            return Err(format!("it is pruned through {pruned}; receipts go to {highest}"));
+            return Err(Wrong::Silently(format!("it is pruned through {pruned}; receipts go to {highest}")));
         }
         let boots = self.check_boots(outbox)?;
         let records = self.check_records(outbox)?;
         Ok(FoundOutbox { records, continues: outbox.continues(), mark, pruned, boots, stopped })
     }
 
-    fn check_boots(&self, outbox: &Outbox) -> Result<Vec<(u32, BootId)>, String> {
-        let boots = outbox.boots().map_err(|error| told(&error))?;
+    fn check_boots(&self, outbox: &Outbox) -> Result<Vec<(u32, BootId)>, Wrong> {
+        let boots = outbox.boots().map_err(|error| Wrong::damaged(&error))?;
         for (boot, number) in &self.boots {
             if !boots.contains(&(*number, *boot)) {
-                return Err(format!("boot {boot} was number {number} and is no more"));
+                return Err(Wrong::Silently(format!("boot {boot} was number {number} and is no more")));
             }
         }
         for (number, boot) in &boots {
             if !self.boots.contains_key(boot) && !self.boots_unsure.contains(boot) {
-                return Err(format!("boot number {number} stands for {boot}, which never was"));
+                return Err(Wrong::Silently(format!(
+                    "boot number {number} stands for {boot}, which never was"
+                )));
             }
         }
         Ok(boots)
     }
 
     /// All records, those that were pruned as they were.
-    fn check_records(&self, outbox: &Outbox) -> Result<Vec<Vec<u8>>, String> {
+    fn check_records(&self, outbox: &Outbox) -> Result<Vec<Vec<u8>>, Wrong> {
         let last = outbox.last_seq().0 as usize;
         let accepted = self.records.len();
         if last < accepted {
-            return Err(format!("it ends at record {last}, but {accepted} were accepted"));
-        }
-        let mut expected: Vec<&Vec<u8>> = self.records.iter().collect();
-        let mut continues = self.continues;
-        let read = read_all(outbox).map_err(|error| told(&error))?;
-        if last > accepted {
-            let pruned = outbox.pruned_through().0 as usize;
-            let extra = read.get(accepted - pruned.min(accepted)..).unwrap_or_default();
-            let Some((group, its_continues)) =
-                self.unsure.iter().find(|(group, _)| group.as_slice() == extra)
-            else {
-                return Err(format!("records {} to {last} are no whole group", accepted + 1));
-            };
-            expected.extend(group);
-            continues = its_continues.or(continues);
-        }
-        if outbox.continues() != continues {
-            return Err(format!("it says again {:?}, not {continues:?}", outbox.continues()));
+            return Err(Wrong::Silently(format!("it ends at record {last}, but {accepted} were accepted")));
         }
         let pruned = outbox.pruned_through().0 as usize;
+        let read = read_all(outbox).map_err(|error| Wrong::damaged(&error))?;
+        let extra = read.get(accepted - pruned.min(accepted)..).unwrap_or_default();
+        let tails = self.tails();
+        let Some((tail, its_continues)) = tails.iter().find(|(tail, _)| tail == extra) else {
+            return Err(Wrong::Silently(format!("records {} to {last} are no whole group", accepted + 1)));
+        };
+        let expected: Vec<&Vec<u8>> = self.records.iter().chain(tail).collect();
+        let continues = its_continues.or(self.continues);
+        if outbox.continues() != continues {
+            return Err(Wrong::Silently(format!(
+                "it says again {:?}, not {continues:?}",
+                outbox.continues()
+            )));
+        }
         for (n, bytes) in read.iter().enumerate() {
             let seq = pruned + 1 + n;
             if expected.get(seq - 1) != Some(&bytes) {
-                return Err(format!("record {seq} has other bytes than were accepted"));
+                return Err(Wrong::Silently(format!("record {seq} has other bytes than were accepted")));
             }
         }
         if pruned + read.len() != last {
-            return Err(format!("records {} to {last} cannot be read", pruned + read.len() + 1));
+            return Err(Wrong::Silently(format!(
+                "records {} to {last} cannot be read",
+                pruned + read.len() + 1
+            )));
         }
         let mut hash = self.hashes[accepted];
         expected[accepted..].iter().for_each(|bytes| hash = hash.next(bytes));
         for (seq, expected) in [(pruned.min(accepted), self.hashes[pruned.min(accepted)]), (last, hash)] {
-            if outbox.hash_at(Seq(seq as u64)).map_err(|error| told(&error))? != Some(expected) {
-                return Err(format!("the hash at {seq} is another one"));
+            if outbox.hash_at(Seq(seq as u64)).map_err(|error| Wrong::damaged(&error))? != Some(expected) {
+                return Err(Wrong::Silently(format!("the hash at {seq} is another one")));
             }
         }
         Ok(expected.into_iter().cloned().collect())

@@ -8,6 +8,7 @@ use edge_agent::outbox::OutboxError;
 use edge_agent::outbox::shelf::{Owner, Shelf};
 use edge_agent::relay::Mark;
 use power_loss_vfs::{Disk, Image};
+use tap_protocol::chain::ChainHash;
 use tap_protocol::ids::{BootId, OutboxId, Seq, StoreEpoch};
 
 use crate::bait::Bait;
@@ -155,8 +156,12 @@ impl Actor {
         if shelf.newest().id() == id {
             self.note(Event::Made(id));
         }
-        let marks: Vec<_> = shelf.all().map(|outbox| (outbox.id(), outbox.mark())).collect();
-        marks.into_iter().for_each(|(id, mark)| self.note(Event::Opened(id, mark)));
+        for outbox in shelf.all() {
+            let (id, mark, last) = (outbox.id(), outbox.mark(), outbox.last_seq());
+            // Of the last record the outbox knows the hash without reading.
+            let hash = outbox.hash_at(last)?.unwrap_or(ChainHash([0; 32]));
+            self.note(Event::Opened { outbox: id, mark, last, hash });
+        }
         self.shelf = Some(shelf);
         Ok(())
     }
