@@ -6,8 +6,11 @@
 //! prove` the full ones.
 
 pub mod bait;
+pub mod bit_flips;
 pub mod io_errors;
+pub mod life;
 pub mod medium;
+pub mod model;
 pub mod power_loss;
 pub mod promise;
 pub mod scenario;

@@ -50,6 +50,8 @@ pub enum Event {
 pub enum Wrong {
     /// The outbox says so itself: it cannot be opened or read.
     Damaged(String),
+    /// It says that all is well, and accepted records are missing at its end.
+    Shorter(String),
     /// It says that all is well, and it is not.
     Silently(String),
 }
@@ -60,6 +62,7 @@ impl Wrong {
     pub fn when(self, when: &str) -> Wrong {
         match self {
             Wrong::Damaged(what) => Wrong::Damaged(format!("{when}: {what}")),
+            Wrong::Shorter(what) => Wrong::Shorter(format!("{when}: {what}")),
             Wrong::Silently(what) => Wrong::Silently(format!("{when}: {what}")),
         }
     }
@@ -72,7 +75,7 @@ impl Wrong {
 
 impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Wrong::Damaged(what) | Wrong::Silently(what)) = self;
+        let (Wrong::Damaged(what) | Wrong::Shorter(what) | Wrong::Silently(what)) = self;
         f.write_str(what)
     }
 }
@@ -380,7 +383,7 @@ impl Promise {
         let last = outbox.last_seq().0 as usize;
         let accepted = self.records.len();
         if last < accepted {
-            return Err(Wrong::Silently(format!("it ends at record {last}, but {accepted} were accepted")));
+            return Err(Wrong::Shorter(format!("it ends at record {last}, but {accepted} were accepted")));
         }
         let pruned = outbox.pruned_through().0 as usize;
         let read = read_all(outbox).map_err(|error| Wrong::damaged(&error))?;
