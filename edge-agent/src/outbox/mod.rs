@@ -54,6 +54,8 @@ pub struct Outbox {
     mark_is_dirty: bool,
     stopped_cleanly: bool,
     continues: Option<OutboxId>,
+    /// The log holds nothing that was there before it was opened. See [`Outbox::settle_log`].
+    log_is_settled: bool,
 }
 
 /// Consecutive records as they are on the medium.
@@ -97,11 +99,12 @@ impl Outbox {
         first.pragma_update(None, "application_id", APPLICATION_ID).map_err(at)?;
         first.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(at)?;
         first.commit().map_err(at)?;
-        // Closing brings the log into the file and removes it.
+        // Closing would do that too, and would not tell if it failed: only the file gets the new name, not its log.
+        checkpoint(&db).map_err(at)?;
         db.close().map_err(|(_, source)| at(source))?;
         medium.sync_file(&draft).and_then(|()| medium.rename(&draft, path)).map_err(folder_error)?;
         // Makes the new name itself durable.
-        let folder = path.parent().unwrap_or(Path::new("."));
+        let folder = medium::parent(path);
         medium
             .sync_folder(folder)
             .map_err(|source| OutboxError::Folder { path: folder.to_owned(), source })?;
@@ -163,6 +166,7 @@ impl Outbox {
             mark_is_dirty,
             stopped_cleanly,
             continues,
+            log_is_settled: false,
         })
     }
 
@@ -234,6 +238,7 @@ impl Outbox {
         mut next: impl FnMut() -> Result<Option<Vec<Vec<u8>>>, OutboxError>,
     ) -> Result<Seq, OutboxError> {
         let at = |source| OutboxError::Append { source };
+        self.settle_log().map_err(at)?;
         let (mut seq, mut hash) = self.last;
         let first = seq.next();
         let transaction =
@@ -320,6 +325,7 @@ impl Outbox {
     /// Writes the mark to the medium if it changed.
     pub fn flush_mark(&mut self) -> Result<(), OutboxError> {
         if self.mark_is_dirty {
+            self.settle_log().map_err(|source| OutboxError::Mark { source })?;
             self.db
                 .prepare_cached("UPDATE outbox SET receipted_through = ?1, store_epoch = ?2")
                 .and_then(|mut update| {
@@ -343,6 +349,7 @@ impl Outbox {
             return Ok(0);
         }
         let hash = self.hash_at(through)?.ok_or(OutboxError::Hole { at: through })?;
+        self.settle_log().map_err(at)?;
         let transaction =
             self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(at)?;
         let gone = transaction.execute("DELETE FROM record WHERE seq <= ?1", [through.0]).map_err(at)?;
@@ -366,6 +373,7 @@ impl Outbox {
     /// The number that stands for `boot_id` in this outbox's stamps, minted at the first sight of a boot.
     pub fn boot_number(&mut self, boot_id: BootId) -> Result<u32, OutboxError> {
         let at = |source| OutboxError::Mark { source };
+        self.settle_log().map_err(at)?;
         let known = self
             .db
             .query_row("SELECT boot FROM boot WHERE boot_id = ?1", [boot_id.0], |row| row.get(0))
@@ -373,12 +381,17 @@ impl Outbox {
             .map_err(at)?;
         match known {
             Some(boot) => Ok(boot),
-            None => self
-                .db
-                .query_row("INSERT INTO boot (boot_id) VALUES (?1) RETURNING boot", [boot_id.0], |row| {
-                    row.get(0)
-                })
-                .map_err(at),
+            None => {
+                // A row of RETURNING comes before its commit: by itself, a commit that fails behind it is told to nobody.
+                let transaction = self.db.transaction().map_err(at)?;
+                let boot = transaction
+                    .query_row("INSERT INTO boot (boot_id) VALUES (?1) RETURNING boot", [boot_id.0], |row| {
+                        row.get(0)
+                    })
+                    .map_err(at)?;
+                transaction.commit().map_err(at)?;
+                Ok(boot)
+            }
         }
     }
 
@@ -392,9 +405,9 @@ impl Outbox {
 
     /// Notes that a run begins (`false`) or ends as it was asked to (`true`).
     pub fn set_stopped_cleanly(&mut self, cleanly: bool) -> Result<(), OutboxError> {
-        self.db
-            .execute("UPDATE outbox SET stopped_cleanly = ?1", [cleanly])
-            .map_err(|source| OutboxError::Mark { source })?;
+        let at = |source| OutboxError::Mark { source };
+        self.settle_log().map_err(at)?;
+        self.db.execute("UPDATE outbox SET stopped_cleanly = ?1", [cleanly]).map_err(at)?;
         self.stopped_cleanly = cleanly;
         Ok(())
     }
@@ -403,6 +416,7 @@ impl Outbox {
     /// and nothing has changed. (An update to the same value would not do: SQLite sees that and writes nothing.)
     pub fn try_write(&mut self) -> Result<(), OutboxError> {
         let at = |source| OutboxError::Append { source };
+        self.settle_log().map_err(at)?;
         let next = self.last.0.next();
         let transaction =
             self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(at)?;
@@ -411,6 +425,19 @@ impl Outbox {
             .and_then(|_| transaction.execute("DELETE FROM record WHERE seq = ?1", [next.0]))
             .map_err(at)?;
         transaction.commit().map_err(at)
+    }
+
+    /// Before the first write: brings what the run before left in the log into the file, and begins the log anew.
+    ///
+    /// If a sync failed in that run, Linux reported it once and takes those pages for clean. They are read from its cache
+    /// as if they were on the medium, and a later sync does not write them. A record behind them in the log would be
+    /// accepted and gone after a power cut. Copied into the file they are written again.
+    fn settle_log(&mut self) -> rusqlite::Result<()> {
+        if !self.log_is_settled {
+            checkpoint(&self.db)?;
+            self.log_is_settled = true;
+        }
+        Ok(())
     }
 
     /// Bytes of the file in use, its log not counted.
@@ -426,6 +453,16 @@ impl Outbox {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Brings the whole log into the file and empties it.
+fn checkpoint(db: &Connection) -> rusqlite::Result<()> {
+    let is_busy: bool = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    if is_busy {
+        let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+        return Err(rusqlite::Error::SqliteFailure(busy, None));
+    }
+    Ok(())
 }
 
 /// Sets what durability rests on, and reads it back: a setting that did not take is an error, not a hope.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tap_protocol::chain::ChainHash;
 use tap_protocol::ids::{ControllerId, OutboxId, Seq};
 
-use super::medium::Medium;
+use super::medium::{self, Medium};
 use super::{Chunk, Outbox, OutboxError};
 use crate::relay::Mark;
 
@@ -41,12 +41,16 @@ impl Shelf {
         mint: impl FnOnce() -> OutboxId,
     ) -> Result<Shelf, OutboxError> {
         let folder_error = |source| OutboxError::Folder { path: folder.to_owned(), source };
-        medium.create_folder(folder).map_err(folder_error)?;
+        medium::make_folder(&*medium, folder).map_err(folder_error)?;
         let mut outboxes = Vec::new();
         for path in medium.list(folder).map_err(folder_error)? {
             if path.extension().is_some_and(|extension| extension == SUFFIX) {
                 outboxes.push(Outbox::open(&*medium, &path)?);
             }
+        }
+        if outboxes.is_empty() {
+            // A start that was killed may have made the folder and not its name durable.
+            medium.sync_folder(medium::parent(folder)).map_err(folder_error)?;
         }
         outboxes.sort_by_key(Outbox::ordinal);
         let mut shelf = Shelf { medium, folder: folder.to_owned(), outboxes };

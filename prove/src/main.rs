@@ -1,0 +1,2 @@
+//! `./dev prove`.
+fn main() {}

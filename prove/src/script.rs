@@ -1,0 +1,310 @@
+//! What a controller does to its shelf, as data, and who does it. Knows nothing of faults: they happen to the disk
+//! underneath.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use edge_agent::outbox::OutboxError;
+use edge_agent::outbox::shelf::{Owner, Shelf};
+use edge_agent::relay::Mark;
+use power_loss_vfs::{Disk, Image};
+use tap_protocol::chain::ChainHash;
+use tap_protocol::ids::{BootId, OutboxId, Seq, StoreEpoch};
+
+use crate::bait::Bait;
+use crate::medium::InMemory;
+use crate::promise::{Event, Promises};
+
+/// Where the medium is mounted. Nothing above it is ours.
+pub const MOUNT: &str = "/data";
+
+/// Where the outboxes are.
+pub const FOLDER: &str = "/data/outbox";
+
+/// One thing that is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Act {
+    /// Opens the shelf, as at a start.
+    Open,
+    /// Commits one group of so many records of so many bytes.
+    Append {
+        /// How many.
+        records: usize,
+        /// How long each is.
+        bytes: usize,
+    },
+    /// A receipt for all but the newest `but`.
+    Receipt {
+        /// How many are left without.
+        but: u64,
+    },
+    /// Writes the marks.
+    Flush,
+    /// Deletes what is receipted.
+    Prune {
+        /// Except the newest so many.
+        keep: u64,
+        /// At most so many.
+        limit: u32,
+    },
+    /// Gives a boot its number, and notes that a run begins.
+    Boot(u8),
+    /// Starts a new outbox that says the newest one again.
+    SayAgain,
+    /// Notes a clean end and closes everything.
+    Stop,
+    /// Ends without a word.
+    Kill,
+}
+
+/// Who acts, keeps the promises' record, and forgets it at no crash.
+#[derive(Debug)]
+pub struct Actor {
+    disk: Arc<Disk>,
+    shelf: Option<Shelf>,
+    minted: u8,
+    written: u64,
+    /// What happened, and after how many changes of the disk.
+    pub events: Vec<(usize, Event)>,
+    /// The same, told.
+    pub promises: Promises,
+    /// Bait: what is to be committed counts as accepted already.
+    pub is_hasty: bool,
+}
+
+/// A script's run on tape: enough to cut the power anywhere in it.
+#[derive(Debug)]
+pub struct Tape {
+    /// The medium when it began.
+    pub start: Image,
+    /// What was accepted before.
+    pub promises: Promises,
+    /// The changes of the medium.
+    pub ops: Vec<power_loss_vfs::Op>,
+    /// What happened, and after how many changes.
+    pub events: Vec<(usize, Event)>,
+}
+
+/// An empty medium.
+pub fn empty() -> Image {
+    Image::with_folder(MOUNT)
+}
+
+/// This controller.
+pub fn owner() -> Owner {
+    Owner { controller: "hq-door-1".parse().expect("a valid name"), machine: b"pi".to_vec() }
+}
+
+impl Actor {
+    /// On a disk that has just booted.
+    pub fn new(disk: Arc<Disk>, promises: Promises) -> Actor {
+        let minted = promises.newest().map_or(0, |id| id.0[0]);
+        // Far from whatever was written before without being accepted.
+        let written = promises.accepted() as u64 + 100_000;
+        Actor { disk, shelf: None, minted, written, events: Vec::new(), promises, is_hasty: false }
+    }
+
+    /// What is open.
+    pub fn shelf(&mut self) -> Option<&mut Shelf> {
+        self.shelf.as_mut()
+    }
+
+    /// Does one thing. An error changes nothing that was promised. Without a shelf only [`Act::Open`] does anything.
+    pub fn act(&mut self, act: &Act) -> Result<(), OutboxError> {
+        match act {
+            Act::Open => self.open(),
+            _ if self.shelf.is_none() => Ok(()),
+            Act::Append { records, bytes } => self.append(*records, *bytes),
+            Act::Receipt { but } => {
+                self.receipt(*but);
+                Ok(())
+            }
+            Act::Flush => self.flush(),
+            Act::Prune { keep, limit } => self.prune(*keep, *limit),
+            Act::Boot(n) => self.boot(*n),
+            Act::SayAgain => self.say_again(),
+            Act::Stop => self.stop(),
+            Act::Kill => {
+                self.disk.kill();
+                self.shelf = None;
+                Ok(())
+            }
+        }
+    }
+
+    /// Does all of it. On a sound disk nothing may fail.
+    pub fn act_all(&mut self, acts: &[Act]) {
+        for act in acts {
+            if let Err(error) = self.act(act) {
+                panic!("{act:?} on a sound disk: {}", crate::promise::told(&error));
+            }
+        }
+    }
+
+    /// Closes without a word, as a program that ends does.
+    pub fn close(&mut self) {
+        self.shelf = None;
+    }
+
+    fn open(&mut self) -> Result<(), OutboxError> {
+        self.shelf = None;
+        let id = self.mint();
+        let medium = Arc::new(InMemory(self.disk.clone()));
+        // Whether a new outbox is needed is the shelf's to say, so that one is perhaps being made.
+        self.note(Event::Making(id));
+        let mut shelf = Shelf::open(medium, &PathBuf::from(FOLDER), &owner(), || id)?;
+        if shelf.newest().id() == id {
+            self.note(Event::Made(id));
+        }
+        for outbox in shelf.all() {
+            let (id, mark, last) = (outbox.id(), outbox.mark(), outbox.last_seq());
+            // Of the last record the outbox knows the hash without reading.
+            let hash = outbox.hash_at(last)?.unwrap_or(ChainHash([0; 32]));
+            self.note(Event::Opened { outbox: id, mark, last, hash });
+        }
+        self.shelf = Some(shelf);
+        Ok(())
+    }
+
+    fn append(&mut self, records: usize, bytes: usize) -> Result<(), OutboxError> {
+        let group: Vec<Vec<u8>> = (0..records).map(|_| self.record(bytes)).collect();
+        let outbox = self.open_shelf().newest().id();
+        self.note(Event::Appending { outbox, records: group.clone(), continues: None });
+        let appended = Event::Appended { outbox, records: group.clone(), continues: None };
+        if self.is_hasty {
+            self.note(appended.clone());
+        }
+        self.open_shelf().newest().append(&group)?;
+        if !self.is_hasty {
+            self.note(appended);
+        }
+        Ok(())
+    }
+
+    fn receipt(&mut self, but: u64) {
+        let newest = self.open_shelf().newest();
+        let (id, through) = (newest.id(), Seq(newest.last_seq().0.saturating_sub(but)));
+        let mark = Mark { receipted_through: through, store_epoch: Some(StoreEpoch(1)) };
+        if through > newest.mark().receipted_through {
+            newest.set_mark(mark);
+            self.note(Event::MarkSet(id, mark));
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), OutboxError> {
+        self.open_shelf().flush_marks()?;
+        for id in self.ids() {
+            self.note(Event::MarkFlushed(id));
+        }
+        Ok(())
+    }
+
+    fn prune(&mut self, keep: u64, limit: u32) -> Result<(), OutboxError> {
+        for id in self.ids() {
+            let outbox = self.open_shelf().all().find(|outbox| outbox.id() == id);
+            let through = outbox.map_or(Seq::ZERO, |outbox| outbox.mark().receipted_through);
+            self.note(Event::Pruning(id, through));
+        }
+        self.open_shelf().prune(keep, limit)?;
+        for id in self.ids() {
+            let outbox = self.open_shelf().all().find(|outbox| outbox.id() == id);
+            let pruned = outbox.map_or(Seq::ZERO, |outbox| outbox.pruned_through());
+            if pruned > self.promises.pruned(id) {
+                self.note(Event::Pruned(id, pruned));
+            }
+        }
+        Ok(())
+    }
+
+    fn boot(&mut self, n: u8) -> Result<(), OutboxError> {
+        let (boot, id) = (BootId([n; 16]), self.open_shelf().newest().id());
+        self.note(Event::Booting(id, boot));
+        let number = self.open_shelf().newest().boot_number(boot)?;
+        self.note(Event::Booted(id, boot, number));
+        self.note(Event::Stopping(id, false));
+        self.open_shelf().newest().set_stopped_cleanly(false)?;
+        self.note(Event::Stopped(id, false));
+        Ok(())
+    }
+
+    fn say_again(&mut self) -> Result<(), OutboxError> {
+        let old = self.open_shelf().newest().id();
+        let id = self.mint();
+        self.note(Event::Making(id));
+        self.open_shelf().start_new(&owner(), id)?;
+        self.note(Event::Made(id));
+        let again = self.promises.without_receipt(old);
+        self.note(Event::Appending { outbox: id, records: again.clone(), continues: Some(old) });
+        let (newest, old_outbox) = self.open_shelf().newest_and(old).expect("it was the newest just now");
+        let mut from = old_outbox.mark().receipted_through.next();
+        newest.append_continuing(old, || {
+            let chunk = old_outbox.read(from)?;
+            from = from.plus(chunk.records.len() as u64);
+            Ok((!chunk.records.is_empty()).then_some(chunk.records))
+        })?;
+        self.note(Event::Appended { outbox: id, records: again, continues: Some(old) });
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<(), OutboxError> {
+        self.flush()?;
+        let id = self.open_shelf().newest().id();
+        self.note(Event::Stopping(id, true));
+        self.open_shelf().newest().set_stopped_cleanly(true)?;
+        self.note(Event::Stopped(id, true));
+        self.shelf = None;
+        Ok(())
+    }
+
+    fn open_shelf(&mut self) -> &mut Shelf {
+        self.shelf.as_mut().expect("`act` looks first")
+    }
+
+    fn ids(&mut self) -> Vec<OutboxId> {
+        self.open_shelf().all().map(|outbox| outbox.id()).collect()
+    }
+
+    fn mint(&mut self) -> OutboxId {
+        self.minted += 1;
+        OutboxId([self.minted; 16])
+    }
+
+    /// The next record; no two are the same.
+    pub fn record(&mut self, bytes: usize) -> Vec<u8> {
+        self.written += 1;
+        let text = format!("record {} of this controller, ", self.written);
+        text.bytes().cycle().take(bytes.max(text.len())).collect()
+    }
+
+    /// Takes note of what happens now.
+    pub fn note(&mut self, event: Event) {
+        self.promises.hear(&event);
+        self.events.push((self.disk.position(), event));
+    }
+}
+
+/// Runs `before` on an empty medium; what is then there, as after a kill.
+pub fn prepare(disk: &Arc<Disk>, before: &[Act]) -> (Image, Promises) {
+    disk.reboot(&empty());
+    let mut actor = Actor::new(disk.clone(), Promises::default());
+    actor.act_all(before);
+    let start = disk.seen();
+    actor.close();
+    actor.promises.settle();
+    (start, actor.promises)
+}
+
+/// Runs `before` and then tapes `acts`, with a planted bug if asked for.
+pub fn tape(before: &[Act], acts: &[Act], bait: Option<Bait>) -> Tape {
+    let disk = Arc::new(Disk::boot(&empty()));
+    let (start, promises) = prepare(&disk, before);
+    disk.reboot(&start);
+    let mut actor = Actor::new(disk.clone(), promises.clone());
+    if let Some(bait) = bait {
+        actor.is_hasty = bait == Bait::GreenBeforeCommit;
+        bait.lie().into_iter().for_each(|lie| disk.lie(lie));
+    }
+    actor.act_all(acts);
+    let (start, ops) = disk.recording();
+    Tape { start, promises, ops, events: actor.events }
+}
