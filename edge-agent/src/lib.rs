@@ -8,6 +8,7 @@ pub mod check;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod diag;
 pub mod identity;
 pub mod log;
 pub mod log_allowance;

@@ -69,6 +69,8 @@ const PURE: [(&str, &[&str]); 2] = [
         &[
             "admission",
             "anchors",
+            "diag::scrub",
+            "diag::tar",
             "log_allowance",
             "metrics",
             "now",
@@ -102,8 +104,8 @@ const PURE: [(&str, &[&str]); 2] = [
     ),
 ];
 
-const PURE_CRATES: [&str; 7] =
-    ["alloc", "core", "data_encoding", "serde", "std", "tap_protocol", "thiserror"];
+const PURE_CRATES: [&str; 8] =
+    ["alloc", "core", "data_encoding", "serde", "serde_json", "std", "tap_protocol", "thiserror"];
 
 /// Parts of `std` that reach outside of the process or read a clock.
 const IMPURE_STD: [&str; 8] =

@@ -10,6 +10,7 @@ use edge_agent::control::{Request, Response, question_blocking};
 
 mod check;
 mod config;
+mod diag;
 mod keys;
 mod run;
 mod status;
@@ -70,6 +71,11 @@ enum Verb {
         #[command(subcommand)]
         verb: keys::Verb,
     },
+    /// Help those who help.
+    Diag {
+        #[command(subcommand)]
+        verb: diag::Verb,
+    },
     /// Look at the configuration, or change it.
     Config {
         #[command(subcommand)]
@@ -105,6 +111,7 @@ impl Cli {
             }
             Verb::Tap(tap) => tap.run(),
             Verb::Keys { verb } => verb.run(),
+            Verb::Diag { verb } => verb.run(),
             Verb::Config { verb } => verb.run(),
         }
     }
