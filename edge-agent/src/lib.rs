@@ -11,6 +11,7 @@ pub mod clock_watch;
 pub mod complaints;
 pub mod config;
 pub mod control;
+pub mod diag;
 pub mod feedback;
 pub mod identity;
 pub mod log;

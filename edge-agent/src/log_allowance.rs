@@ -6,8 +6,11 @@
 
 use std::collections::BTreeMap;
 
-/// Lines that one place may log at once: a start, a reader that is replugged, a broker that comes back.
-const BURST: u32 = 12;
+use tap_protocol::limits::MAX_READERS;
+
+/// Lines that one place may log at once: every reader at the start, and some that are replugged.
+const BURST: u32 = 20;
+const _: () = assert!(BURST as usize > MAX_READERS);
 
 /// After that, one line in so long.
 const PLACE_EVERY_MS: u64 = 120_000;

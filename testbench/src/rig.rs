@@ -9,6 +9,7 @@
 
 mod card_feeder;
 mod mosquitto;
+mod notify_socket;
 mod pcscd;
 mod ports;
 mod program;
@@ -19,6 +20,7 @@ mod waiting;
 
 pub use card_feeder::CardFeeder;
 pub use mosquitto::{Mosquitto, MosquittoOptions};
+pub use notify_socket::NotifySocket;
 pub use pcscd::{Pcscd, VirtualReader};
 pub use ports::free_port;
 pub use program::{Program, Ready, Running, program_path};

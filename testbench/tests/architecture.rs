@@ -72,6 +72,8 @@ const PURE: [(&str, &[&str]); 2] = [
             "anchors",
             "complaints",
             "feedback",
+            "diag::scrub",
+            "diag::tar",
             "log_allowance",
             "metrics",
             "now",
@@ -116,8 +118,8 @@ const PURE: [(&str, &[&str]); 2] = [
     ),
 ];
 
-const PURE_CRATES: [&str; 8] =
-    ["alloc", "core", "data_encoding", "jiff", "serde", "std", "tap_protocol", "thiserror"];
+const PURE_CRATES: [&str; 9] =
+    ["alloc", "core", "data_encoding", "jiff", "serde", "serde_json", "std", "tap_protocol", "thiserror"];
 
 /// Parts of `std`, and of `jiff`, that reach outside of the process or read a clock.
 const IMPURE_STD: [&str; 10] = [

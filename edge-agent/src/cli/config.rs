@@ -110,8 +110,9 @@ fn set(path: &str, value: &str, main: &Path) -> Result<(), Failure> {
     }
     let toml = to_toml(key.value(), value).map_err(|why| (EXIT_USAGE, format!("{path}: {why}")))?;
     let layers = layers(main).map_err(wrong_config)?;
-    // What wins now is what has to change; a key that nobody said goes to the main file.
-    let file = match layers.get(path) {
+    // What wins now is what has to change; a key that nobody said goes where its table is, or to the main file.
+    let mut around = std::iter::successors(Some(path), |inner| Some(inner.rsplit_once('.')?.0));
+    let file = match around.find_map(|place| layers.get(place)) {
         None => main.to_owned(),
         Some((_, place)) => place.file.clone().ok_or_else(|| {
             let why = format!("{path} is given by the {place}, which wins over every file: change it there");

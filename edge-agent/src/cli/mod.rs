@@ -11,6 +11,7 @@ use edge_agent::control::{Request, Response, question_blocking};
 mod check;
 mod clock;
 mod config;
+mod diag;
 mod keys;
 mod readers;
 mod run;
@@ -27,11 +28,23 @@ const EXIT_UNAVAILABLE: u8 = 69;
 /// Wrong usage: clap's own code.
 const EXIT_USAGE: u8 = 2;
 
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   done, or everything is as it should be
+  1   it failed, was refused, or something is wrong
+  2   wrong usage
+  69  no agent is running here, or it does not answer
+  78  the configuration is wrong; systemd does not try again with it
+
+Configuration:
+  /etc/edge-agent/edge-agent.toml, then conf.d/*.toml beside it in the
+  order of their names, then variables such as EDGE_AGENT_BROKER__URL:
+  later ones win. With _FILE behind its name, a variable names a file
+  that holds the value. `edge-agent config list --doc` explains each key.";
+
 /// Records badge taps at a door for good and brings them to the cloud.
-///
-/// Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 69 no agent is running, 78 the configuration is wrong.
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true)]
+#[command(name = "edge-agent", version, propagate_version = true, after_long_help = EXIT_CODES)]
 pub struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -85,6 +98,11 @@ enum Verb {
         #[command(subcommand)]
         verb: keys::Verb,
     },
+    /// Collect what support needs, without card numbers or keys.
+    Diag {
+        #[command(subcommand)]
+        verb: diag::Verb,
+    },
     /// Look at the configuration, or change it.
     Config {
         #[command(subcommand)]
@@ -122,6 +140,7 @@ impl Cli {
             Verb::Tap(tap) => tap.run(),
             Verb::Readers { verb } => verb.run(),
             Verb::Keys { verb } => verb.run(),
+            Verb::Diag { verb } => verb.run(),
             Verb::Config { verb } => verb.run(),
         }
     }
@@ -164,4 +183,39 @@ fn say(text: &str) {
 
 fn complain(text: &str) {
     let _ = writeln!(std::io::stderr(), "edge-agent: {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Command, CommandFactory};
+
+    use super::*;
+
+    fn every_command(command: &Command, visit: &mut impl FnMut(&Command)) {
+        visit(command);
+        command.get_subcommands().for_each(|inner| every_command(inner, visit));
+    }
+
+    #[test]
+    fn every_verb_and_every_argument_says_what_it_is_for() {
+        Cli::command().debug_assert();
+        every_command(&Cli::command(), &mut |command| {
+            let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+            assert!(!about.is_empty(), "{}", command.get_name());
+            for argument in command.get_arguments() {
+                let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+                assert!(!help.is_empty(), "{} {}", command.get_name(), argument.get_id());
+            }
+        });
+    }
+
+    #[test]
+    fn every_exit_code_is_documented() {
+        for code in [0, 1, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_CONFIG] {
+            assert!(
+                EXIT_CODES.lines().any(|line| line.trim_start().starts_with(&format!("{code} "))),
+                "{code}"
+            );
+        }
+    }
 }

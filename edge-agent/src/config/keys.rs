@@ -427,6 +427,17 @@ mod tests {
     }
 
     #[test]
+    fn the_sample_configuration_shows_every_key() {
+        let sample = include_str!("../../../packaging/edge-agent.toml");
+        Config::from_text("edge-agent.toml", sample).unwrap();
+        for key in KEYS {
+            let name = key.path.rsplit('.').next().unwrap().trim_end_matches("[]");
+            let is_shown = sample.contains(&format!("{name} = ")) || sample.contains(&format!("[{name}]"));
+            assert!(is_shown, "{} is not in packaging/edge-agent.toml", key.path);
+        }
+    }
+
+    #[test]
     fn no_variable_can_be_read_in_two_ways() {
         for key in KEYS {
             let file = format!("{}_file", key.path);
