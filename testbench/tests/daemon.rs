@@ -102,12 +102,20 @@ fn check<'a>(document: &'a Value, name: &str) -> &'a Value {
 async fn ready_is_said_without_network_broker_or_pcscd_and_taps_are_recorded() {
     let door = Door::new("[[reader]]\nname = \"in\"\npcsc = {}\n");
     let mut manager = NotifySocket::bind(door.dir.path()).unwrap();
-    // A network namespace of its own has not even a loopback that is up.
-    let mut command = door.agent(&["unshare", "--net"]);
+    // A network namespace of its own has not even a loopback that is up. Of /proc, the unit leaves processes alone, and
+    // systemd tells the boot id.
+    let hidden = "mount -t proc -o subset=pid none /proc && ! test -e /proc/sys && exec \"$@\"";
+    let mut command = door.agent(&["unshare", "--net", "--mount", "sh", "-c", hidden, "sh"]);
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let boot_id = boot_id.trim().replace('-', "");
+    command.env("BOOT_ID", &boot_id).env("WATCHDOG_USEC", "2000000");
     command.env("NOTIFY_SOCKET", manager.path()).env("PCSCLITE_CSOCK_NAME", "/nonexistent/pcscd.comm");
     let mut agent = Ends(command.stderr(Stdio::null()).spawn().unwrap());
     assert_eq!(manager.wait_for("READY=", Duration::from_secs(20)), "READY=1");
     assert!(matches!(door.tap(1).await, Response::Recorded { .. }));
+    assert_eq!(manager.wait_for("WATCHDOG=", Duration::from_secs(20)), "WATCHDOG=1");
+    let Ok(Response::Status(told)) = door.ask(&Request::Status).await else { panic!("it answers") };
+    assert_eq!(told.boot_id.to_string(), boot_id);
     let status = manager.wait_for("STATUS=1 taps", Duration::from_secs(20));
     assert_eq!(status, "STATUS=1 taps recorded, 3 records pending, offline");
     Command::new("kill").arg(agent.0.id().to_string()).status().unwrap();

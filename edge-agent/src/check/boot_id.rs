@@ -13,7 +13,7 @@ pub fn look(_: &Subject) -> Finding {
         Err(error) => Finding::error(
             format!("the kernel's boot id cannot be read: {error}"),
             "the agent does not start without it, because true times could not be worked out",
-            "is /proc mounted? In a unit file, ProcSubset=pid hides it: take that out",
+            "is /proc mounted? A unit that hides it with ProcSubset=pid must say Environment=BOOT_ID=%b",
         ),
     }
 }

@@ -4,6 +4,7 @@
 use serde_json::json;
 
 use super::{Agent, Finding, Subject};
+use crate::reader::lamp::LampChoice;
 
 const DRIVER: &str = "/etc/libccid_Info.plist";
 
@@ -12,7 +13,11 @@ const EXCHANGE_ALLOWED: u32 = 0x0001;
 
 pub fn look(subject: &Subject) -> Finding {
     subject.with_pcsc(|config| {
-        let named = config.readers.iter().filter_map(|reader| reader.pcsc.as_ref()?.matching.clone());
+        let pcsc = || config.readers.iter().filter_map(|reader| reader.pcsc.as_ref());
+        if pcsc().all(|reader| reader.lamp == LampChoice::None) {
+            return Finding::skipped("the readers' own light and sound are not used");
+        }
+        let named = pcsc().filter_map(|reader| reader.matching.clone());
         let seen = match &subject.agent {
             Agent::Running(status) => status.readers.iter().map(|reader| reader.detail.clone()).collect(),
             _ => Vec::new(),

@@ -432,7 +432,9 @@ mod tests {
         Config::from_text("edge-agent.toml", sample).unwrap();
         for key in KEYS {
             let name = key.path.rsplit('.').next().unwrap().trim_end_matches("[]");
-            let is_shown = sample.contains(&format!("{name} = ")) || sample.contains(&format!("[{name}]"));
+            let is_shown = [format!("{name} = "), format!("[{name}]"), format!("`{name}`")]
+                .iter()
+                .any(|form| sample.contains(form));
             assert!(is_shown, "{} is not in packaging/edge-agent.toml", key.path);
         }
     }
