@@ -27,7 +27,7 @@ use crate::now::Now;
 use crate::outbox::Chunk;
 use crate::outbox::worker::{Committed, Done, Job, OutboxThread, OutboxView, Ticket, told_in_hello};
 use crate::reader::ReaderEvent;
-use crate::reader::card_read::CardRead;
+use crate::reader::card_read::{CardRead, Oddity};
 use crate::relay::{Relay, Send, Verdict};
 use crate::signal::Signals;
 use crate::status::{BrokerStatus, Counters, OutboxStatus, ReaderStatus, Status};
@@ -240,7 +240,10 @@ impl Agent {
                 if let Some(reader) = self.reader_named(&reader) {
                     *reader.odd.entry(kind.to_owned()).or_default() += 1;
                 }
-                if let Some(count) = self.complaints.due(kind, now.boottime_ms) {
+                // A lamp says by itself what is wrong with it, once and with what to do.
+                if what == Oddity::SameNumberAgain
+                    && let Some(count) = self.complaints.due(kind, now.boottime_ms)
+                {
                     tracing::warn!(%reader, count, "{what}");
                 }
             }

@@ -487,6 +487,8 @@ async fn what_people_are_told_reaches_the_readers_lamp_and_a_broken_one_stops_no
     let said = std::fs::read_to_string(doorway.site.dir().join("edge-agent.log")).unwrap();
     assert_eq!(said.matches("does not work").count(), 1, "said once, then counted: {said}");
     assert_eq!(said.matches("ifdDriverOptions").count(), 1, "said once, then counted: {said}");
+    assert_eq!(doorway.reader("in").await.odd.get("lamp_failed"), Some(&3));
+    assert!(doorway.reader("side").await.odd["lamp_not_allowed"] >= 2);
 }
 
 /// The card saw this one command for its reader's lamp, but for the light afterwards.
