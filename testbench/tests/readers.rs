@@ -238,7 +238,10 @@ async fn a_stopped_pcscd_costs_no_cpu() {
     let mut doorway = Doorway::build().await;
     doorway.pcscd.pause().unwrap();
     doorway.is("in", ReaderState::Down).await;
-    let per_cent = cpu_per_cent(&doorway).await;
+    let listed = async || doorway.cli(&["readers", "list"]).output().await.unwrap();
+    let (per_cent, listed) = tokio::join!(cpu_per_cent(&doorway), listed());
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.contains("pcscd has not answered for 5 s"), "{listed}");
     assert!(per_cent < 2.0, "{per_cent} % of a core");
     doorway.has_problem("systemctl restart pcscd.service").await;
     doorway.pcscd.resume().unwrap();
@@ -491,6 +494,49 @@ async fn what_people_are_told_reaches_the_readers_lamp_and_a_broken_one_stops_no
     assert!(doorway.reader("side").await.odd["lamp_not_allowed"] >= 2);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn out_of_service_and_every_signal_are_shown_without_a_card_where_the_driver_lets_commands_through() {
+    let dir = tempfile::tempdir().unwrap();
+    let pcscd = Pcscd::start_with_lamp(dir.path(), "ACS ACR122U").await.unwrap();
+    let config = dir.path().join("edge-agent.toml");
+    let text = r#"controller = "hq-door-1"
+[broker]
+url = "mqtt://127.0.0.1:1"
+[keys]
+record_key_file = "none"
+token_key_file = "none"
+receipt_public_key_file = "none"
+[[reader]]
+name = "in"
+pcsc = { match = "ACR122U" }
+"#;
+    std::fs::write(&config, text).unwrap();
+    let shown = Command::new(program_path("edge-agent").unwrap())
+        .args(["readers", "test", "in", "--signals", "--config", &config.display().to_string()])
+        .env("PCSCLITE_CSOCK_NAME", pcscd.socket_path())
+        .output()
+        .await
+        .unwrap();
+    assert!(shown.status.success(), "{shown:?}");
+    let commands = pcscd.lamp_commands();
+    let (red, dark, amber) = ("FF00400D0400000000", "FF00400C0400000000", "FF00400F0400000000");
+    let out_of_service =
+        commands.iter().take_while(|command| [red, dark].contains(&command.as_str())).count();
+    assert!(out_of_service >= 4 && commands[..2] == [red, dark], "blinking, and red first: {commands:?}");
+    let mut rest = commands[out_of_service..].to_vec();
+    // *Please wait* goes on until the next.
+    rest.dedup();
+    let signals = [
+        "FF0040AF0403000101",
+        "FF0040AF0401010201",
+        "FF0040FF0401010301",
+        "FF00405F0401010403",
+        "FF0040FF0402030100",
+        "FF00405F0403010301",
+    ];
+    assert_eq!(rest, [&[amber][..], &signals, &[red]].concat(), "in service, six signals, the end");
+}
+
 /// The card saw this one command for its reader's lamp, but for the light afterwards.
 #[track_caller]
 fn signals(shown: &Tap, begins: &str, ends: &str) {
@@ -602,6 +648,25 @@ async fn readers_are_listed_and_tested_while_the_agent_reads_them() {
     assert!(said.contains("the running agent holds the serial port"), "{said}");
     assert!(!held.status.success());
     doorway.write_and_expect_tap(&rdm6300([1, 2, 3, 4, 5])).await;
+
+    // Without the agent the port is free.
+    doorway.site.kill_edge().unwrap();
+    let mut test =
+        doorway.cli(&["readers", "test", "out", "--cards", "1"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(test.stdout.take().unwrap()).lines();
+    let ready = lines.next_line().await.unwrap().unwrap();
+    assert!(ready.starts_with("out: ready"), "{ready}");
+    doorway.serial.write(b"rubbish").unwrap();
+    doorway.serial.write(&rdm6300([0x01, 0x02, 0x6F, 0x6C, 0x3A])).unwrap();
+    let mut said = String::new();
+    while let Some(line) = lines.next_line().await.unwrap() {
+        said += &line;
+    }
+    for words in
+        ["no number: noise on the line", "em4100:01026F6C3A (40 bits)", "00623,27706", "0004335823930"]
+    {
+        assert!(said.contains(words), "{words} is not in: {said}");
+    }
     let logs: String = doorway.site.logs().iter().map(|log| std::fs::read_to_string(log).unwrap()).collect();
     assert!(!logs.contains("0824A937"), "a clear number is in a log");
 }
