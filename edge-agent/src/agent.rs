@@ -31,7 +31,7 @@ use crate::metrics::{self, Measured};
 use crate::now::Now;
 use crate::outbox::worker::{Committed, Done, Job, OutboxThread, OutboxView, Ticket, told_in_hello};
 use crate::outbox::{Chunk, OutboxError};
-use crate::reader::card_read::{CardRead, Reject, reports_removal};
+use crate::reader::card_read::{CardRead, Oddity, Reject, reports_removal};
 use crate::reader::{ReaderEvent, ReaderProgress, RecoveryStep, RunningReader};
 use crate::relay::{Relay, Send, Verdict};
 use crate::round_trip::RoundTrips;
@@ -304,7 +304,10 @@ impl Agent {
                 if let Some(reader) = self.reader_named(&reader) {
                     *reader.odd.entry(kind.to_owned()).or_default() += 1;
                 }
-                if let Some(count) = self.complaints.due(kind, now.boottime_ms) {
+                // A lamp says by itself what is wrong with it, once and with what to do.
+                if what == Oddity::SameNumberAgain
+                    && let Some(count) = self.complaints.due(kind, now.boottime_ms)
+                {
                     tracing::warn!(%reader, count, "{what}");
                 }
             }
