@@ -38,6 +38,9 @@ const SEND_PAUSE_MS: u64 = 20;
 /// After a damaged outbox refused to be read, sending pauses for this long.
 const DAMAGE_PAUSE_MS: u64 = 5_000;
 
+/// What only passing time brings is looked at this often.
+const TICK_EVERY_MS: u64 = 1_000;
+
 /// Dirty marks are written and history is pruned this often.
 const HOUSEKEEP_EVERY_MS: u64 = 30_000;
 
@@ -101,6 +104,7 @@ pub struct Agent {
     simulated_reader: ReaderName,
     ages: Ages,
     send_not_before_ms: u64,
+    tick_due_ms: u64,
     housekeep_due_ms: u64,
     complaints: Complaints,
     counters: Counters,
@@ -164,6 +168,7 @@ impl Agent {
             simulated_reader,
             ages: Ages::default(),
             send_not_before_ms: 0,
+            tick_due_ms: now_ms,
             housekeep_due_ms: now_ms + HOUSEKEEP_EVERY_MS,
             complaints: Complaints::default(),
             counters: Counters::default(),
@@ -199,13 +204,13 @@ impl Agent {
     /// When [`Event::Tick`] is due at the latest, CLOCK_BOOTTIME milliseconds.
     pub fn wake_at_ms(&self) -> u64 {
         let now_ms = clock::boottime_ms();
-        let second = now_ms + 1_000;
         // While sending pauses, the relay is not asked; it may want to be long since.
         let sending = match self.send_not_before_ms > now_ms {
             true => self.send_not_before_ms,
-            false => self.relay.wake_at_ms().unwrap_or(second),
+            false => self.relay.wake_at_ms().unwrap_or(self.tick_due_ms),
         };
-        sending.min(second)
+        // From tick to tick, not from event to event: else a busy door would never tick.
+        sending.min(self.tick_due_ms)
     }
 
     /// One line for the service manager.
@@ -630,6 +635,7 @@ impl Agent {
     }
 
     fn tick(&mut self, now: &Now) {
+        self.tick_due_ms = now.boottime_ms + TICK_EVERY_MS;
         self.record_anchor(now);
         for run in self.admission.expire(now.boottime_ms) {
             self.record(Body::Repeats { seq: run.seq, n: run.repeats }, Waiting::for_nobody(), now);

@@ -8,6 +8,7 @@
 //! end of its log.
 
 mod card_feeder;
+mod fake_clock;
 mod mosquitto;
 mod pcscd;
 mod ports;
@@ -17,6 +18,7 @@ mod tethered;
 mod waiting;
 
 pub use card_feeder::CardFeeder;
+pub use fake_clock::{FakeClock, true_utc_ms};
 pub use mosquitto::{Mosquitto, MosquittoOptions};
 pub use pcscd::{Pcscd, VirtualReader};
 pub use ports::free_port;
