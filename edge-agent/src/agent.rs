@@ -182,7 +182,7 @@ impl Agent {
             simulated_reader,
             ages: Ages::default(),
             send_not_before_ms: 0,
-            tick_due_ms: now_ms + TICK_EVERY_MS,
+            tick_due_ms: now_ms,
             housekeep_due_ms: now_ms + HOUSEKEEP_EVERY_MS,
             complaints: Complaints::default(),
             counters: Counters::default(),
@@ -226,7 +226,6 @@ impl Agent {
             Event::Tick => {}
         }
         if now.boottime_ms >= self.tick_due_ms {
-            self.tick_due_ms = now.boottime_ms + TICK_EVERY_MS;
             self.tick(&now);
         }
         self.show_what_is_due(&now);
@@ -808,6 +807,7 @@ impl Agent {
     }
 
     fn tick(&mut self, now: &Now) {
+        self.tick_due_ms = now.boottime_ms + TICK_EVERY_MS;
         self.record_anchor(now);
         for answer in self.round_trips.expired(now.boottime_ms) {
             let why = "a hello was sent, and the broker took it, but no receipt came from the cloud within 10 s: cloud-ingest may be down, or it may not know this controller's record key";
