@@ -3,7 +3,6 @@
 //! flipped bit. The difference is that a power cut leaves nothing behind the transaction that it cut off. Pure: knows
 //! frames, no file.
 
-use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Bytes of the log's header.
@@ -31,8 +30,10 @@ pub struct Scan {
     /// The sum up to here as the last frame says it.
     sum: (u32, u32),
     in_chain: bool,
-    /// Behind the break: pages and what was in them.
-    pages: BTreeMap<u32, u64>,
+    /// Pages of the file as the last commit in the chain says.
+    committed_pages: u32,
+    /// Frames since then.
+    frames: u32,
     previous: Option<(u32, u64)>,
     saw_commit: bool,
     finding: Finding,
@@ -51,7 +52,8 @@ impl Scan {
             salts: header[16..24].try_into().expect("eight bytes"),
             sum,
             in_chain: true,
-            pages: BTreeMap::new(),
+            committed_pages: 0,
+            frames: 0,
             previous: None,
             saw_commit: false,
             finding: if is_right { Finding::Fine } else { Finding::Headless },
@@ -67,26 +69,36 @@ impl Scan {
         let stored = (word(&header[16..20], true), word(&header[20..24], true));
         let sum = add(add(self.sum, &header[..8], self.big_endian), page, self.big_endian);
         let is_of_this_log = header[8..16] == self.salts;
+        let commit_pages = word(&header[4..8], true);
         // Against what the frame before says of itself, so that the frames behind a broken one still tell.
         let checks_out = is_of_this_log && sum == stored;
         self.sum = stored;
-        self.in_chain &= checks_out;
-        if self.in_chain {
+        self.frames += 1;
+        if self.in_chain && checks_out {
+            if commit_pages != 0 {
+                self.committed_pages = commit_pages;
+                self.frames = 0;
+            }
             return;
         }
+        // A frame that does not check out may still be legible as a commit. Of a torn one nothing is believed but what a
+        // commit could say here; and of those behind it nothing at all.
+        let is_plausible =
+            (self.committed_pages..=self.committed_pages.saturating_add(self.frames)).contains(&commit_pages);
+        let is_break = std::mem::take(&mut self.in_chain);
+        let is_commit = commit_pages != 0 && (checks_out || (is_break && is_plausible));
         let number = word(&header[..4], true);
         let mut content = DefaultHasher::new();
         page.hash(&mut content);
         let this = (number, content.finish());
         // Where a disk may tear sectors, SQLite fills the last one with copies of the commit's frame.
         let is_copy = self.previous == Some(this);
-        let is_written_twice = self.pages.get(&number).is_some_and(|before| *before != this.1);
-        if checks_out && !is_copy && (self.saw_commit || is_written_twice) {
+        // Not where a page comes a second time: a transaction larger than the page cache writes pages again and again.
+        if checks_out && !is_copy && self.saw_commit {
             self.finding = Finding::Broken;
         }
         if is_of_this_log {
-            self.saw_commit |= word(&header[4..8], true) != 0;
-            self.pages.insert(number, this.1);
+            self.saw_commit |= is_commit;
         }
         self.previous = Some(this);
     }
