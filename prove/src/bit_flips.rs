@@ -75,8 +75,11 @@ pub struct Tally {
     pub harmless: u64,
     /// The outbox said that it is damaged, when it was opened or read.
     pub damaged: u64,
-    /// Records at the log's end are gone as after a power cut.
+    /// The last transactions of the log are gone, as after a power cut in the middle of a commit: with one frame that does
+    /// not check out, nobody can tell the two apart.
     pub shortened: u64,
+    /// The most records that were gone in one of these.
+    pub most_missing: u64,
     /// The outbox said something that is not true.
     pub broken: u64,
     /// The first of them.
@@ -186,7 +189,10 @@ impl Tally {
                 self.damaged += 1;
                 *self.told.entry(general(&what)).or_default() += 1;
             }
-            Err(Wrong::Shorter(_)) => self.shortened += 1,
+            Err(Wrong::Shorter { missing, .. }) => {
+                self.shortened += 1;
+                self.most_missing = self.most_missing.max(missing);
+            }
             Err(Wrong::Silently(what)) => {
                 self.broken += 1;
                 *self.told.entry(format!("BROKEN {}", general(&what))).or_default() += 1;
@@ -202,6 +208,7 @@ impl Tally {
         self.harmless += other.harmless;
         self.damaged += other.damaged;
         self.shortened += other.shortened;
+        self.most_missing = self.most_missing.max(other.most_missing);
         self.broken += other.broken;
         self.examples.extend(other.examples);
         self.examples.truncate(EXAMPLES);

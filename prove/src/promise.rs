@@ -51,7 +51,12 @@ pub enum Wrong {
     /// The outbox says so itself: it cannot be opened or read.
     Damaged(String),
     /// It says that all is well, and accepted records are missing at its end.
-    Shorter(String),
+    Shorter {
+        /// How many.
+        missing: u64,
+        /// In words.
+        what: String,
+    },
     /// It says that all is well, and it is not.
     Silently(String),
 }
@@ -62,7 +67,7 @@ impl Wrong {
     pub fn when(self, when: &str) -> Wrong {
         match self {
             Wrong::Damaged(what) => Wrong::Damaged(format!("{when}: {what}")),
-            Wrong::Shorter(what) => Wrong::Shorter(format!("{when}: {what}")),
+            Wrong::Shorter { missing, what } => Wrong::Shorter { missing, what: format!("{when}: {what}") },
             Wrong::Silently(what) => Wrong::Silently(format!("{when}: {what}")),
         }
     }
@@ -75,7 +80,7 @@ impl Wrong {
 
 impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Wrong::Damaged(what) | Wrong::Shorter(what) | Wrong::Silently(what)) = self;
+        let (Wrong::Damaged(what) | Wrong::Shorter { what, .. } | Wrong::Silently(what)) = self;
         f.write_str(what)
     }
 }
@@ -341,6 +346,7 @@ impl Promise {
     }
 
     fn check(&self, outbox: &Outbox) -> Result<FoundOutbox, Wrong> {
+        let records = self.check_records(outbox)?;
         let stopped = outbox.stopped_cleanly();
         if stopped != self.stopped && Some(stopped) != self.stopped_unsure {
             return Err(Wrong::Silently(format!("it says stopped_cleanly = {stopped}")));
@@ -357,7 +363,6 @@ impl Promise {
             return Err(Wrong::Silently(format!("it is pruned through {pruned}; receipts go to {highest}")));
         }
         let boots = self.check_boots(outbox)?;
-        let records = self.check_records(outbox)?;
         Ok(FoundOutbox { records, continues: outbox.continues(), mark, pruned, boots, stopped })
     }
 
@@ -382,11 +387,15 @@ impl Promise {
     fn check_records(&self, outbox: &Outbox) -> Result<Vec<Vec<u8>>, Wrong> {
         let last = outbox.last_seq().0 as usize;
         let accepted = self.records.len();
-        if last < accepted {
-            return Err(Wrong::Shorter(format!("it ends at record {last}, but {accepted} were accepted")));
-        }
         let pruned = outbox.pruned_through().0 as usize;
         let read = read_all(outbox).map_err(|error| Wrong::damaged(&error))?;
+        if last < accepted {
+            if self.records.get(pruned..last) != Some(read.as_slice()) {
+                return Err(Wrong::Silently(format!("it ends at record {last}, and they are other ones")));
+            }
+            let what = format!("it ends at record {last}, but {accepted} were accepted");
+            return Err(Wrong::Shorter { missing: (accepted - last) as u64, what });
+        }
         let extra = read.get(accepted - pruned.min(accepted)..).unwrap_or_default();
         let tails = self.tails();
         let Some((tail, its_continues)) = tails.iter().find(|(tail, _)| tail == extra) else {
