@@ -13,5 +13,6 @@ pub mod medium;
 pub mod model;
 pub mod power_loss;
 pub mod promise;
+pub mod report;
 pub mod scenario;
 pub mod script;
