@@ -20,8 +20,10 @@ use crate::relay::Mark;
 pub mod carve;
 pub mod error;
 pub mod head;
+pub mod keeper;
 pub mod medium;
 mod opening;
+pub mod salvage;
 pub mod shelf;
 pub mod wal;
 pub mod worker;
@@ -143,9 +145,10 @@ impl Outbox {
         self.head.ordinal
     }
 
-    /// The last record on the medium; zero before the first.
+    /// The last record on the medium; zero before the first. Of a salvaged outbox with holes: the last that was given, as
+    /// far as anybody knows.
     pub fn last_seq(&self) -> Seq {
-        self.last.0
+        if self.head.stage.is_sound() { self.last.0 } else { self.end() }
     }
 
     /// How far receipts go.
