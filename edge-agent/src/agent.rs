@@ -26,6 +26,7 @@ use crate::identity::Identity;
 use crate::now::Now;
 use crate::outbox::Chunk;
 use crate::outbox::shelf::News;
+use crate::outbox::space::Level;
 use crate::outbox::worker::{Committed, Done, Job, OutboxThread, OutboxView, Ticket, told_in_hello};
 use crate::reader::ReaderEvent;
 use crate::reader::card_read::CardRead;
@@ -73,8 +74,6 @@ pub struct Setup {
     pub boot_id: BootId,
     /// Where the broker is, for status.
     pub broker_address: String,
-    /// Receipted records kept per outbox.
-    pub keep_receipted: u64,
     /// The configured readers.
     pub readers: Vec<(ReaderName, ReaderKind)>,
 }
@@ -444,6 +443,17 @@ impl Agent {
                 self.problems.insert("lost", text);
             }
             News::Salvaged(_) => tracing::warn!("{text}"),
+            News::Room(verdict) => match verdict.level {
+                Level::Fine => {
+                    tracing::info!("{text}");
+                    self.problems.remove("room");
+                    self.problems.remove("outbox");
+                }
+                Level::High | Level::Full => {
+                    tracing::warn!("{text}");
+                    self.problems.insert("room", text);
+                }
+            },
             News::Mended(_) => {
                 tracing::info!("{text}");
                 self.problems.remove("damage");
@@ -642,7 +652,7 @@ impl Agent {
         }
         if now.boottime_ms >= self.housekeep_due_ms {
             self.housekeep_due_ms = now.boottime_ms + HOUSEKEEP_EVERY_MS;
-            let _ = self.outbox.submit(Job::Housekeep { keep_receipted: self.setup.keep_receipted });
+            let _ = self.outbox.submit(Job::Housekeep);
         }
     }
 

@@ -68,13 +68,12 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
     let listening = control::listen(&config.control_socket(), asked_in)
         .await
         .with_context(|| format!("cannot make the control socket {}", config.control_socket().display()))?;
-    let outbox = OutboxThread::start(shelf, boot_id, done_in)?;
+    let outbox = OutboxThread::start(shelf, config.outbox.limits(), boot_id, done_in)?;
     let places = config.readers.iter().map(place);
     let setup = Setup {
         controller: config.controller.clone(),
         boot_id,
         broker_address: format!("{}:{}", config.broker.url.host, config.broker.url.port),
-        keep_receipted: config.outbox.keep_receipted,
         readers: config.readers.iter().map(|reader| (reader.name.clone(), kind(reader))).collect(),
     };
     let admission = Admission::new(config.debounce_ms, places);

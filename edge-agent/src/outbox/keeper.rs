@@ -10,6 +10,7 @@ use tap_protocol::receipt::Receipt;
 use tap_protocol::record::{Body, LossReason, PreviousStop, Record, short_text};
 
 use super::shelf::{News, Shelf};
+use super::space::{self, Level, Limits, Verdict};
 use super::{Chunk, Outbox, OutboxError};
 use crate::now::Now;
 use crate::relay::Mark;
@@ -22,6 +23,16 @@ const CHECK_STEP: usize = 500;
 
 /// Pages salvaged or holes filled at a time, so that a tap never waits long.
 const REPAIR_STEP: usize = 500;
+
+/// A tap that finds everything full waits for so many steps of pruning at most.
+const PRUNE_STEPS_FOR_A_TAP: usize = 8;
+
+/// Room is measured again after so many bytes; less than what is left when the outbox counts as full.
+const MEASURE_EVERY_BYTES: u64 = 64 * 1024;
+const _: () = assert!(MEASURE_EVERY_BYTES * 2 <= space::HEADROOM_BYTES, "full must be noticed before it is");
+
+/// What a row takes beside the record's bytes, roughly.
+const ROW_BYTES: usize = 60;
 
 /// The blocking outboxes of one run of the agent.
 #[derive(Debug)]
@@ -36,6 +47,12 @@ pub struct Keeper {
     /// Which record of which outbox is checked next.
     check_next: Option<(OutboxId, Seq)>,
     repair_failed: bool,
+    limits: Limits,
+    room: Verdict,
+    /// Bytes that were written since room was last measured.
+    unmeasured_bytes: Option<u64>,
+    /// The warning of this filling is written.
+    high_is_told: bool,
 }
 
 /// Records on the medium.
@@ -51,7 +68,7 @@ pub struct Appended {
 
 impl Keeper {
     /// Takes the shelf over.
-    pub fn new(shelf: Shelf, boot_id: BootId, now: Now) -> Keeper {
+    pub fn new(shelf: Shelf, limits: Limits, boot_id: BootId, now: Now) -> Keeper {
         Keeper {
             shelf,
             boot_id,
@@ -59,6 +76,10 @@ impl Keeper {
             aside_since_ms: now.boottime_ms,
             check_next: None,
             repair_failed: false,
+            room: Verdict { level: Level::Fine, used_bytes: 0, limit_bytes: limits.max_bytes },
+            limits,
+            unmeasured_bytes: None,
+            high_is_told: false,
         }
     }
 
@@ -114,14 +135,82 @@ impl Keeper {
                 records: Vec::new(),
             });
         };
-        self.undamaged(*now, |keeper| {
-            let boot = keeper.boot_started(*now)?;
+        self.make_room()?;
+        self.with_reserve(|keeper| keeper.append_undamaged(*now, group))
+    }
+
+    fn append_undamaged(&mut self, now: Now, group: &[(Now, Body)]) -> Result<Appended, OutboxError> {
+        let appended = self.undamaged(now, |keeper| {
+            let boot = keeper.boot_started(now)?;
             let records: Vec<Record> =
                 group.iter().map(|(now, body)| Record { at: now.stamp(boot), body: body.clone() }).collect();
             let bytes: Vec<Vec<u8>> = records.iter().map(Record::encode).collect();
             let newest = keeper.shelf.writable()?;
-            Ok(Appended { first: newest.append(&bytes)?, outbox: newest.id(), records })
-        })
+            let appended = Appended { first: newest.append(&bytes)?, outbox: newest.id(), records };
+            let written: usize = bytes.iter().map(|bytes| bytes.len() + ROW_BYTES).sum();
+            keeper.unmeasured_bytes = keeper.unmeasured_bytes.map(|before| before + written as u64);
+            Ok(appended)
+        })?;
+        Ok(appended)
+    }
+
+    /// Measures, unless little was written since, and refuses if there is no room even without history.
+    fn make_room(&mut self) -> Result<(), OutboxError> {
+        let is_known = self.unmeasured_bytes.is_some_and(|bytes| bytes < MEASURE_EVERY_BYTES);
+        if is_known && self.room.level == Level::Fine {
+            return Ok(());
+        }
+        self.measure()?;
+        for _ in 0..PRUNE_STEPS_FOR_A_TAP {
+            if self.room.level < Level::Full
+                || self.with_reserve(|keeper| keeper.shelf.prune_for_room(PRUNE_STEP))? == 0
+            {
+                break;
+            }
+            self.measure()?;
+        }
+        let Verdict { level, used_bytes, limit_bytes } = self.room;
+        if level == Level::Full { Err(OutboxError::Full { used_bytes, limit_bytes }) } else { Ok(()) }
+    }
+
+    fn measure(&mut self) -> Result<(), OutboxError> {
+        let before = self.room.level;
+        self.room = space::decide(&self.shelf.usage()?, &self.limits, before);
+        self.unmeasured_bytes = Some(0);
+        if self.room.level != before {
+            self.shelf.tell(News::Room(self.room));
+        }
+        if self.room.level == Level::Fine {
+            self.high_is_told = false;
+        }
+        Ok(())
+    }
+
+    /// Does something; on a full disk history is pruned, with the reserve as its room, and it is done once more.
+    fn with_reserve<T>(
+        &mut self,
+        mut act: impl FnMut(&mut Keeper) -> Result<T, OutboxError>,
+    ) -> Result<T, OutboxError> {
+        let error = match act(self) {
+            Err(error) if error.is_full() => error,
+            done => return done,
+        };
+        if !self.shelf.has_history() || !self.shelf.give_reserve_back()? {
+            return Err(self.full(error));
+        }
+        self.shelf.prune_for_room(PRUNE_STEP)?;
+        act(self).map_err(|error| self.full(error))
+    }
+
+    /// Says in our words that the disk is full.
+    fn full(&self, error: OutboxError) -> OutboxError {
+        match error.is_full() {
+            true => OutboxError::Full {
+                used_bytes: self.room.used_bytes,
+                limit_bytes: self.room.used_bytes.min(self.room.limit_bytes),
+            },
+            false => error,
+        }
     }
 
     /// Does something with the newest outbox. If that is damaged, also at a second look, it is set aside and the same is done
@@ -195,7 +284,13 @@ impl Keeper {
             self.shelf.settle(receipt.outbox, mark, receipt.hash)?;
         }
         let own = self.look(receipt.outbox, now, |outbox| outbox.hash_at(receipt.stored_through))?;
-        Ok(own.flatten())
+        let own = own.flatten();
+        if own == Some(receipt.hash)
+            && let Some(outbox) = self.shelf.find(receipt.outbox)
+        {
+            outbox.receipted_at(receipt.stored_through, receipt.cloud_utc_ms);
+        }
+        Ok(own)
     }
 
     /// See [`Outbox::set_mark`].
@@ -204,11 +299,15 @@ impl Keeper {
     }
 
     /// Writes marks, prunes and checks a little. Returns whether the shelf is another one now.
-    pub fn housekeep(&mut self, keep_receipted: u64, now: Now) -> Result<bool, OutboxError> {
+    pub fn housekeep(&mut self, now: Now) -> Result<bool, OutboxError> {
         self.repair_failed = false;
-        self.shelf.writable()?;
-        self.shelf.flush_marks()?;
-        let gone = self.shelf.prune(keep_receipted, PRUNE_STEP)?;
+        self.with_reserve(|keeper| {
+            keeper.shelf.writable()?;
+            keeper.shelf.flush_marks()
+        })?;
+        let gone = self.with_reserve(|keeper| keeper.shelf.prune(&keeper.limits, PRUNE_STEP))?;
+        self.measure()?;
+        self.shelf.hold_reserve(self.limits.min_free_bytes)?;
         let is_damaged = self.check(CHECK_STEP, now)?;
         Ok(gone > 0 || is_damaged)
     }
@@ -259,7 +358,27 @@ impl Keeper {
             self.shelf.told(outbox, ranges)?;
             return Ok(true);
         }
-        self.shelf.repair(REPAIR_STEP)
+        if self.shelf.repair(REPAIR_STEP)? {
+            return Ok(true);
+        }
+        if self.unmeasured_bytes.is_none() {
+            self.measure()?;
+            self.shelf.hold_reserve(self.limits.min_free_bytes)?;
+        }
+        if self.room.level == Level::Fine {
+            return Ok(false);
+        }
+        if self.with_reserve(|keeper| keeper.shelf.prune_for_room(PRUNE_STEP))? > 0 {
+            self.measure()?;
+            return Ok(true);
+        }
+        if self.room.level == Level::High && !self.high_is_told {
+            let Verdict { used_bytes, limit_bytes, .. } = self.room;
+            self.append(&[(now, Body::BufferHigh { used_bytes, limit_bytes })])?;
+            self.high_is_told = true;
+            return Ok(true);
+        }
+        Ok(false)
     }
 
     /// What happened since this was asked last.
@@ -327,11 +446,13 @@ mod tests {
 
     const NOW: Now = Now { boottime_ms: 1_000, wall_ms: 2, clock: ClockState::Unsynced };
     const BOOT: BootId = BootId([1; 16]);
+    const LIMITS: Limits =
+        Limits { max_bytes: 1 << 30, min_free_bytes: 0, keep_receipted: 1_000, keep_receipted_days: 30 };
 
     fn keeper(folder: &Path) -> Keeper {
         let owner = Owner { controller: "hq-door-1".parse().unwrap(), machine: b"pi".to_vec() };
         let shelf = Shelf::open(Disk::shared(), folder, &owner, mint_outbox_id).unwrap();
-        Keeper::new(shelf, BOOT, NOW)
+        Keeper::new(shelf, LIMITS, BOOT, NOW)
     }
 
     fn body(n: usize) -> Body {
@@ -541,5 +662,58 @@ mod tests {
         assert!(appended.outbox != id);
         let news = keeper.take_news();
         assert!(matches!(news[0], News::SetAside { .. }), "{news:?}");
+    }
+
+    #[test]
+    fn a_full_outbox_prunes_history_first_warns_refuses_and_comes_round() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut keeper = keeper(folder.path());
+        keeper.limits.max_bytes = 400 * 1024;
+        let group: Vec<(Now, Body)> = (0..100).map(|n| (NOW, body(n))).collect();
+        let mut written = 0;
+        let fill = |keeper: &mut Keeper, written: &mut u64| {
+            loop {
+                match keeper.append(&group) {
+                    Ok(_) => *written += 100,
+                    Err(OutboxError::Full { .. }) => return,
+                    Err(error) => panic!("{error}"),
+                }
+                repair(keeper);
+            }
+        };
+        fill(&mut keeper, &mut written);
+        let id = keeper.shelf.newest().id();
+        let levels: Vec<Level> = keeper
+            .take_news()
+            .iter()
+            .filter_map(|news| if let News::Room(verdict) = news { Some(verdict.level) } else { None })
+            .collect();
+        assert_eq!(levels, [Level::Full], "80 % of so little is full");
+        let before = written;
+
+        // A receipt for half of it: that may go now, and exactly so much fits again.
+        let through = Seq(written / 2);
+        keeper.set_mark(id, Mark { receipted_through: through, store_epoch: None });
+        fill(&mut keeper, &mut written);
+        assert!(written > before + before / 4, "{before} {written}");
+        let newest = keeper.shelf.newest();
+        assert_eq!(newest.pruned_through(), through);
+        assert!(newest.last_seq().0 >= written, "nothing without a receipt went");
+    }
+
+    #[test]
+    fn the_warning_is_a_record_and_is_written_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut keeper = keeper(folder.path());
+        keeper.limits.max_bytes = 1_200 * 1024;
+        let group: Vec<(Now, Body)> = (0..100).map(|n| (NOW, body(n))).collect();
+        while keeper.append(&group).is_ok() {
+            repair(&mut keeper);
+        }
+        let id = keeper.shelf.newest().id();
+        let high = read_all(&mut keeper, id);
+        let high: Vec<_> =
+            high.iter().filter(|(_, record)| matches!(record.body, Body::BufferHigh { .. })).collect();
+        assert_eq!(high.len(), 1, "{high:?}");
     }
 }

@@ -14,6 +14,7 @@ use super::head::Stage;
 use super::medium::{self, Medium};
 use super::opening::beside;
 use super::salvage::{LostRange, Salvage, Salvaged};
+use super::space::{Level, Limits, Usage, Verdict};
 use super::{Chunk, Outbox, OutboxError};
 use crate::relay::Mark;
 
@@ -23,6 +24,10 @@ const SUFFIX: &str = "outbox";
 /// Files that were set aside end in this: `OUTBOX.LAST SEQ.ORDINAL OF THE NEXT OUTBOX.damaged`. The name carries what is
 /// known at that moment, because one renaming makes it durable.
 const ASIDE: &str = "damaged";
+
+/// The file that holds space for a full disk, and how much: a log and what a checkpoint may need beside it.
+const RESERVE: &str = "reserve";
+const RESERVE_BYTES: u64 = 4 << 20;
 
 /// The outboxes of one controller, oldest first.
 pub struct Shelf {
@@ -58,6 +63,8 @@ pub enum News {
         /// First and last numbers; see [`Outbox::lost`].
         ranges: Vec<LostRange>,
     },
+    /// There is little room, or none, or enough again.
+    Room(Verdict),
     /// A salvaged outbox is without holes and can be sent.
     Mended(OutboxId),
     /// What the cloud has of a salvaged outbox is not what was salvaged.
@@ -88,6 +95,17 @@ impl fmt::Display for News {
                 }
                 write!(f, ". Those that the cloud has not yet are lost")
             }
+            News::Room(Verdict { level, used_bytes, limit_bytes }) => match level {
+                Level::Fine => write!(f, "there is room for records again"),
+                Level::High => write!(
+                    f,
+                    "the outbox fills up: {used_bytes} of {limit_bytes} bytes have no receipt. Find out why the cloud does not confirm, or make room on the disk"
+                ),
+                Level::Full => write!(
+                    f,
+                    "the outbox is full: {used_bytes} of {limit_bytes} bytes have no receipt, and taps are refused"
+                ),
+            },
             News::Mended(outbox) => write!(f, "the salvaged outbox {outbox} is being sent"),
             News::Disputed(outbox) => write!(
                 f,
@@ -354,6 +372,18 @@ impl Shelf {
         Ok(true)
     }
 
+    /// Notes something that people should hear of.
+    pub fn tell(&mut self, news: News) {
+        self.news.push(news);
+    }
+
+    /// Whether there are receipted records that may go.
+    pub fn has_history(&self) -> bool {
+        self.outboxes.iter().any(|outbox| {
+            outbox.stage().is_sound() && outbox.pruned_through() < outbox.mark().receipted_through
+        })
+    }
+
     /// What happened since this was asked last.
     pub fn take_news(&mut self) -> Vec<News> {
         std::mem::take(&mut self.news)
@@ -407,13 +437,65 @@ impl Shelf {
         self.outboxes.iter_mut().try_for_each(Outbox::flush_mark)
     }
 
-    /// Deletes receipted records beyond the newest `keep` of each outbox, at most `limit` per outbox and call. Returns
-    /// how many went.
-    pub fn prune(&mut self, keep: u64, limit: u32) -> Result<u32, OutboxError> {
+    /// Deletes receipted records that are old by these limits, at most `limit` per outbox and call. Returns how many went.
+    pub fn prune(&mut self, limits: &Limits, limit: u32) -> Result<u32, OutboxError> {
         self.outboxes.iter_mut().try_fold(0, |gone, outbox| {
-            let through = Seq(outbox.last_seq().0.saturating_sub(keep));
+            let through = outbox.old_through(limits);
             Ok(gone + outbox.prune(through, limit)?)
         })
+    }
+
+    /// Deletes the oldest receipted records, whatever their age, because there is no room. Returns how many went.
+    pub fn prune_for_room(&mut self, limit: u32) -> Result<u32, OutboxError> {
+        for outbox in &mut self.outboxes {
+            let gone = outbox.prune(outbox.mark().receipted_through, limit)?;
+            if gone > 0 {
+                return Ok(gone);
+            }
+        }
+        Ok(0)
+    }
+
+    /// What is used and what is left.
+    pub fn usage(&self) -> Result<Usage, OutboxError> {
+        let (mut used_bytes, mut spare_bytes) = (0, 0);
+        for outbox in &self.outboxes {
+            let (used, spare) = outbox.used_and_spare_bytes()?;
+            (used_bytes, spare_bytes) = (used_bytes + used, spare_bytes + spare);
+        }
+        let disk_free_bytes = self
+            .medium
+            .free_bytes(&self.folder)
+            .map_err(|source| OutboxError::Folder { path: self.folder.clone(), source })?;
+        Ok(Usage { used_bytes, spare_bytes, disk_free_bytes })
+    }
+
+    /// Holds some space, to be given back when the disk is full: deleting needs room too.
+    pub fn hold_reserve(&self, min_free_bytes: u64) -> Result<(), OutboxError> {
+        let reserve = self.folder.join(RESERVE);
+        let folder = |source| OutboxError::Folder { path: reserve.clone(), source };
+        match self.medium.size(&reserve) {
+            Ok(RESERVE_BYTES) => return Ok(()),
+            // Cut off in the making.
+            Ok(_) => self.medium.remove(&reserve).map_err(folder)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(folder(error)),
+        }
+        let free = self.medium.free_bytes(&self.folder).map_err(folder)?;
+        if free < RESERVE_BYTES + min_free_bytes {
+            return Ok(());
+        }
+        self.medium.preallocate(&reserve, RESERVE_BYTES).map_err(folder)
+    }
+
+    /// Gives the reserve back. Returns whether there was one.
+    pub fn give_reserve_back(&self) -> Result<bool, OutboxError> {
+        let reserve = self.folder.join(RESERVE);
+        match self.medium.remove(&reserve) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(OutboxError::Folder { path: reserve, source }),
+        }
     }
 }
 
@@ -510,7 +592,13 @@ mod tests {
         let mut shelf = open(folder.path(), b"pi-1", 1);
         shelf.newest().append(&vec![b"x".to_vec(); 10]).unwrap();
         shelf.set_mark(OutboxId([1; 16]), Mark { receipted_through: Seq(8), store_epoch: None });
-        assert_eq!(shelf.prune(5, 100).unwrap(), 5);
-        assert_eq!(shelf.prune(0, 100).unwrap(), 3, "two have no receipt");
+        let keep = |keep_receipted| Limits {
+            max_bytes: 1 << 30,
+            min_free_bytes: 0,
+            keep_receipted,
+            keep_receipted_days: 30,
+        };
+        assert_eq!(shelf.prune(&keep(5), 100).unwrap(), 5);
+        assert_eq!(shelf.prune(&keep(0), 100).unwrap(), 3, "two have no receipt");
     }
 }

@@ -17,6 +17,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::keeper::{Appended, Keeper};
 use super::shelf::{News, Shelf};
+use super::space::Limits;
 use super::{Chunk, OutboxError};
 use crate::clock;
 use crate::now::Now;
@@ -64,10 +65,7 @@ pub enum Job {
         mark: Mark,
     },
     /// Write dirty marks and prune a little of what is receipted and old.
-    Housekeep {
-        /// How many receipted records each outbox keeps.
-        keep_receipted: u64,
-    },
+    Housekeep,
     /// An outbox was put back to an older state: start a new one and say again in it what has no receipt.
     StartNew {
         /// Which.
@@ -213,9 +211,14 @@ pub struct Refused(pub Job);
 
 impl OutboxThread {
     /// Starts the thread. The first answers are [`Done::Shelf`] and the commit of [`Body::AgentStarted`].
-    pub fn start(shelf: Shelf, boot_id: BootId, answers: Sender<Done>) -> std::io::Result<OutboxThread> {
+    pub fn start(
+        shelf: Shelf,
+        limits: Limits,
+        boot_id: BootId,
+        answers: Sender<Done>,
+    ) -> std::io::Result<OutboxThread> {
         let (jobs, queue) = sync_channel(MAX_WAITING_JOBS);
-        let worker = Worker { keeper: Keeper::new(shelf, boot_id, clock::read()), answers };
+        let worker = Worker { keeper: Keeper::new(shelf, limits, boot_id, clock::read()), answers };
         let thread = std::thread::Builder::new().name("outbox".into()).spawn(move || worker.run(&queue))?;
         Ok(OutboxThread { jobs, thread })
     }
@@ -339,7 +342,7 @@ impl Worker {
                 self.answer(Done::HashAt { receipt, own });
             }
             Job::SetMark { outbox, mark } => self.keeper.set_mark(outbox, mark),
-            Job::Housekeep { keep_receipted } => match self.keeper.housekeep(keep_receipted, now) {
+            Job::Housekeep => match self.keeper.housekeep(now) {
                 Ok(false) => {}
                 Ok(true) => self.answer_shelf(),
                 Err(error) => self.answer(Done::HousekeepingFailed(error)),
@@ -396,6 +399,7 @@ mod tests {
     use super::super::medium::Disk;
     use super::super::shelf::Owner;
     use super::*;
+    use crate::config::OutboxConfig;
     use tap_protocol::record::{ClockState, PreviousStop};
     use tokio::sync::mpsc::{Receiver, channel};
 
@@ -405,7 +409,10 @@ mod tests {
         let owner = Owner { controller: "hq-door-1".parse().unwrap(), machine: b"pi".to_vec() };
         let shelf = Shelf::open(Disk::shared(), folder, &owner, mint_outbox_id).unwrap();
         let (answers, done) = channel(64);
-        (OutboxThread::start(shelf, BootId([1; 16]), answers).unwrap(), done)
+        (
+            OutboxThread::start(shelf, OutboxConfig::default().limits(), BootId([1; 16]), answers).unwrap(),
+            done,
+        )
     }
 
     fn append(thread: &OutboxThread, ticket: u64) {
