@@ -194,9 +194,7 @@ fn run_again(arguments: &Arguments) -> Option<Result<String, String>> {
     if let Some(case) = &arguments.flip {
         let subject = bit_flips::ALL.into_iter().find(|subject| subject.name == case.subject);
         let subject = subject.ok_or_else(|| unknown(&case.subject));
-        return Some(subject.and_then(|subject| {
-            bit_flips::replay(&subject, case.seed).map(|()| fine()).map_err(|wrong| format!("{wrong:?}"))
-        }));
+        return Some(subject.map(|subject| format!("{:#?}", bit_flips::replay(&subject, case.seed))));
     }
     arguments.life.map(|n| life::live(arguments.seed, n).map(|()| fine()))
 }

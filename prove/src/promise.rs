@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use edge_agent::outbox::shelf::Shelf;
+use edge_agent::outbox::shelf::{Aside, Shelf};
 use edge_agent::outbox::{Outbox, OutboxError};
 use edge_agent::relay::Mark;
 use tap_protocol::chain::ChainHash;
@@ -196,6 +196,22 @@ impl Promises {
         self.outboxes.get(&id).map(|promise| Seq(promise.records.len() as u64))
     }
 
+    /// The accepted records of an outbox: number `n` is at `n − 1`.
+    pub fn records(&self, id: OutboxId) -> &[Vec<u8>] {
+        self.outboxes.get(&id).map_or(&[], |promise| &promise.records)
+    }
+
+    /// The outboxes that were made.
+    pub fn made(&self) -> impl Iterator<Item = OutboxId> {
+        self.outboxes.iter().filter(|(_, promise)| promise.is_made).map(|(id, _)| *id)
+    }
+
+    /// How far receipts ever went.
+    pub fn receipted(&self, id: OutboxId) -> Seq {
+        let marks = self.outboxes.get(&id).map(|promise| promise.marks.as_slice()).unwrap_or_default();
+        marks.iter().map(|mark| mark.receipted_through).max().unwrap_or(Seq::ZERO)
+    }
+
     /// How far an outbox is pruned.
     pub fn pruned(&self, id: OutboxId) -> Seq {
         self.outboxes.get(&id).map_or(Seq::ZERO, |promise| promise.pruned)
@@ -239,7 +255,12 @@ impl Promises {
             let of_this = format!("outbox {id}");
             found.outboxes.insert(id, promise.check(outbox).map_err(|wrong| wrong.when(&of_this))?);
         }
+        let aside = shelf.aside().map_err(|error| Wrong::damaged(&error))?;
         for (id, promise) in &self.outboxes {
+            let is_aside = |aside: &Aside| aside.outbox.is_some_and(|(known, _)| known == *id);
+            if promise.is_made && !found.outboxes.contains_key(id) && aside.iter().any(is_aside) {
+                return Err(Wrong::Damaged(format!("outbox {id} was damaged and is set aside")));
+            }
             if promise.is_made && !found.outboxes.contains_key(id) {
                 return Err(Wrong::Silently(format!(
                     "outbox {id} is gone, with {} accepted records",

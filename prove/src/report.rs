@@ -92,6 +92,9 @@ impl Part {
                 ("cases", tally.cases),
                 ("harmless", tally.harmless),
                 ("reported as damage", tally.damaged),
+                ("records salvaged", tally.salvaged),
+                ("records lost and told", tally.lost_and_told),
+                ("most of these in one case", tally.most_lost),
                 ("last transaction of the log gone", tally.shortened),
                 ("most records gone with it", tally.most_missing),
                 ("silently wrong", tally.broken),
@@ -249,7 +252,7 @@ fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

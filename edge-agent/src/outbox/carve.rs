@@ -83,7 +83,7 @@ fn seq_before(page: &[u8], header: usize, payload: u64) -> Option<Seq> {
         let begin = header.checked_sub(len)?;
         let (seq, used) = varint(&page[begin..header])?;
         let is_behind_payload = page.get(begin.checked_sub(payload.len())?..begin)? == payload;
-        (used == len && is_behind_payload && seq >= 1 && seq <= MAX_SEQ.0).then_some(Seq(seq))
+        (used == len && is_behind_payload && (1..=MAX_SEQ.0).contains(&seq)).then_some(Seq(seq))
     })
 }
 

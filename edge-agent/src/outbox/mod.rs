@@ -11,6 +11,7 @@ use head::{Head, boot_check, record_check};
 use medium::Medium;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, params};
+use space::{Days, Limits};
 use tap_protocol::chain::ChainHash;
 use tap_protocol::ids::{BootId, ControllerId, OutboxId, Seq};
 use tap_protocol::limits::{MAX_BATCH_RECORD_BYTES, MAX_BATCH_RECORDS};
@@ -20,9 +21,13 @@ use crate::relay::Mark;
 pub mod carve;
 pub mod error;
 pub mod head;
+pub mod keeper;
 pub mod medium;
+pub mod mounts;
 mod opening;
+pub mod salvage;
 pub mod shelf;
+pub mod space;
 pub mod wal;
 pub mod worker;
 
@@ -146,9 +151,10 @@ impl Outbox {
         self.head.ordinal
     }
 
-    /// The last record on the medium; zero before the first.
+    /// The last record on the medium; zero before the first. Of a salvaged outbox with holes: the last that was given, as
+    /// far as anybody knows.
     pub fn last_seq(&self) -> Seq {
-        self.last.0
+        if self.head.stage.is_sound() { self.last.0 } else { self.end() }
     }
 
     /// How far receipts go.
@@ -422,13 +428,31 @@ impl Outbox {
         Ok(())
     }
 
-    /// Bytes of the file in use, its log not counted.
-    pub fn used_bytes(&self) -> Result<u64, OutboxError> {
+    /// Bytes of the file that are in use, and those that are not and can be filled again. Its log is not counted.
+    pub fn used_and_spare_bytes(&self) -> Result<(u64, u64), OutboxError> {
         let pragma = |name: &str| -> rusqlite::Result<u64> {
             self.db.pragma_query_value(None, name, |row| row.get(0))
         };
-        let pages = pragma("page_count").and_then(|all| Ok(all - pragma("freelist_count")?));
-        Ok(pages.map_err(|source| OutboxError::Read { source })? * u64::from(PAGE_BYTES))
+        let pages = pragma("page_count").and_then(|all| Ok((all, pragma("freelist_count")?)));
+        let (all, spare) = pages.map_err(|source| OutboxError::Read { source })?;
+        let page = u64::from(PAGE_BYTES);
+        Ok((all.saturating_sub(spare) * page, spare * page))
+    }
+
+    /// A receipt went up to here, at this time of the cloud.
+    pub fn receipted_at(&mut self, through: Seq, cloud_utc_ms: i64) {
+        let mut days = Days::from_bytes(&self.head.days);
+        if days.receipted(through, cloud_utc_ms) {
+            self.head.days = days.to_bytes();
+            self.head_is_dirty = true;
+        }
+    }
+
+    /// What is history and may go: beyond so many records, or older than so many days. Never beyond the receipts.
+    pub fn old_through(&self, limits: &Limits) -> Seq {
+        let beyond_count = Seq(self.last.0.0.saturating_sub(limits.keep_receipted));
+        let beyond_days = Days::from_bytes(&self.head.days).old_through(limits.keep_receipted_days);
+        beyond_count.max(beyond_days)
     }
 
     /// Where the file is.

@@ -183,7 +183,8 @@ pub fn check_tail(db: &Connection, head: &Head) -> Result<(Seq, ChainHash), Outb
         .prepare("SELECT seq, hash, bytes, own_check FROM record ORDER BY seq DESC LIMIT ?1")
         .map_err(at)?;
     let mut rows = rows.query([TAIL_RECORDS]).map_err(at)?;
-    let (mut last, mut next): (Option<(Seq, ChainHash)>, Option<(Seq, ChainHash, Vec<u8>)>) = (None, None);
+    let mut last: Option<(Seq, ChainHash)> = None;
+    let mut next: Option<(Seq, ChainHash, Vec<u8>)> = None;
     let damaged =
         |seq: Seq| OutboxError::Damaged { what: format!("record {seq} is not the one that was written") };
     while let Some(row) = rows.next().map_err(at)? {
