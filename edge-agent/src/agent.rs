@@ -29,6 +29,8 @@ use crate::feedback::{Audience, Due, Feedback};
 use crate::identity::Identity;
 use crate::metrics::{self, Measured};
 use crate::now::Now;
+use crate::outbox::shelf::News;
+use crate::outbox::space::Level;
 use crate::outbox::worker::{Committed, Done, Job, OutboxThread, OutboxView, Ticket, told_in_hello};
 use crate::outbox::{Chunk, OutboxError};
 use crate::reader::card_read::{CardRead, Oddity, Reject, reports_removal};
@@ -78,8 +80,6 @@ pub struct Setup {
     pub boot_id: BootId,
     /// Where the broker is, for status.
     pub broker_address: String,
-    /// Receipted records kept per outbox.
-    pub keep_receipted: u64,
     /// The configured readers.
     pub readers: Vec<(ReaderName, ReaderKind)>,
 }
@@ -545,6 +545,8 @@ impl Agent {
                     tracing::error!(why = with_causes(&error), count, "the outbox cannot be kept in order");
                 }
             }
+            Done::Gone { .. } => self.relay.not_sent(),
+            Done::News(news) => self.hear(&news),
             Done::Shelf(shelf) => self.shelf_is_now(shelf, now),
             Done::Stopped => {}
         }
@@ -567,7 +569,7 @@ impl Agent {
 
     fn shelf_is_now(&mut self, shelf: Vec<OutboxView>, now: &Now) {
         if self.shelf.is_empty() {
-            let sent = shelf.iter().filter(|view| !view.is_retired);
+            let sent = shelf.iter().filter(|view| !view.is_retired && view.is_sound);
             self.relay = Relay::new(sent.map(|view| (view.id, view.last_seq, view.mark)));
             if self.session.is_some() {
                 self.relay.connected(now.boottime_ms);
@@ -577,13 +579,16 @@ impl Agent {
             }
         }
         for view in &shelf {
-            if view.is_retired {
+            if view.is_retired || !view.is_sound {
                 self.relay.retired(view.id);
             } else {
                 self.relay.started(view.id, view.last_seq, view.mark);
                 self.relay.appended(view.id, view.last_seq, now.boottime_ms);
             }
         }
+        self.relay.shelf_is(shelf.iter().map(|view| view.id));
+        // Nothing may overtake what is being salvaged; the cloud is asked what it has of it.
+        self.relay.hold(shelf.iter().any(|view| !view.is_sound));
         let is_new = self.shelf.last().map(|view| view.id) != shelf.last().map(|view| view.id);
         if let (true, Some(newest)) = (is_new, shelf.last()) {
             tracing::info!(outbox = %newest.id, seq = newest.last_seq.0, "writing to this outbox");
@@ -591,6 +596,37 @@ impl Agent {
         }
         self.starting_new = false;
         self.shelf = shelf;
+    }
+
+    /// Damage, and what became of it.
+    fn hear(&mut self, news: &News) {
+        let text = news.to_string();
+        match news {
+            News::SetAside { .. } | News::Disputed(_) => {
+                tracing::error!("{text}");
+                self.problems.insert("damage", text);
+            }
+            News::Lost { .. } => {
+                tracing::error!("{text}");
+                self.problems.insert("lost", text);
+            }
+            News::Salvaged(_) => tracing::warn!("{text}"),
+            News::Room(verdict) => match verdict.level {
+                Level::Fine => {
+                    tracing::info!("{text}");
+                    self.problems.remove("room");
+                    self.problems.remove("outbox");
+                }
+                Level::High | Level::Full => {
+                    tracing::warn!("{text}");
+                    self.problems.insert("room", text);
+                }
+            },
+            News::Mended(_) => {
+                tracing::info!("{text}");
+                self.problems.remove("damage");
+            }
+        }
     }
 
     fn grew(&mut self, outbox: OutboxId, last_seq: Seq, now: &Now) {
@@ -822,7 +858,7 @@ impl Agent {
         }
         if now.boottime_ms >= self.housekeep_due_ms {
             self.housekeep_due_ms = now.boottime_ms + HOUSEKEEP_EVERY_MS;
-            let _ = self.outbox.submit(Job::Housekeep { keep_receipted: self.setup.keep_receipted });
+            let _ = self.outbox.submit(Job::Housekeep);
         }
     }
 

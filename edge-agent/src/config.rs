@@ -11,6 +11,7 @@ use tap_protocol::limits::MAX_READERS;
 use tap_protocol::tap::Direction;
 
 use crate::admission::DEFAULT_DEBOUNCE_MS;
+use crate::outbox::space::Limits;
 use crate::reader::framing::Framing;
 use crate::reader::lamp::LampChoice;
 use crate::reader::number_line::LineFormat;
@@ -206,14 +207,39 @@ fn default_token_key_id() -> u16 {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OutboxConfig {
-    /// Records that are kept after their receipt, in case the cloud is restored from a backup. 100,000 are some 12 MB:
-    /// more than 30 days of a door with 2,000 taps a day.
+    /// Bytes that all outboxes together may use. A million records are some 130 MB.
+    pub max_bytes: u64,
+    /// Bytes of the disk that are left to others: below that nothing is recorded any more.
+    pub min_free_bytes: u64,
+    /// Records that are kept after their receipt, in case the cloud is restored from a backup; fewer where there is no room.
     pub keep_receipted: u64,
+    /// Days that they are kept, by the cloud's time.
+    pub keep_receipted_days: u16,
+    /// Run also where commits are not durable: in memory, or on a disk without barriers. For tests and demonstrations.
+    pub allow_volatile: bool,
 }
 
 impl Default for OutboxConfig {
     fn default() -> Self {
-        OutboxConfig { keep_receipted: 100_000 }
+        OutboxConfig {
+            max_bytes: 512 << 20,
+            min_free_bytes: 16 << 20,
+            keep_receipted: 1_000_000,
+            keep_receipted_days: 30,
+            allow_volatile: false,
+        }
+    }
+}
+
+impl OutboxConfig {
+    /// The limits in it.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            max_bytes: self.max_bytes,
+            min_free_bytes: self.min_free_bytes,
+            keep_receipted: self.keep_receipted,
+            keep_receipted_days: self.keep_receipted_days,
+        }
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Relay {
     connected: bool,
     /// A read was asked for and has not been answered.
     reading: bool,
+    /// An outbox is being salvaged: nothing may overtake what it will have to send.
+    held: bool,
     hello_due_ms: u64,
 }
 
@@ -94,7 +96,7 @@ impl Relay {
     /// Starts with what is on the disk, oldest first, not connected.
     pub fn new(outboxes: impl IntoIterator<Item = (OutboxId, Seq, Mark)>) -> Relay {
         let lanes = outboxes.into_iter().map(|(id, last_seq, mark)| Lane::new(id, last_seq, mark)).collect();
-        Relay { lanes, connected: false, reading: false, hello_due_ms: 0 }
+        Relay { lanes, connected: false, reading: false, held: false, hello_due_ms: 0 }
     }
 
     /// A new session: the broker may have forgotten everything.
@@ -145,6 +147,23 @@ impl Relay {
         self.lanes.retain(|lane| lane.id != outbox);
     }
 
+    /// These outboxes are on the disk, oldest first: what is not among them is not sent, and the others in this order.
+    pub fn shelf_is(&mut self, outboxes: impl Iterator<Item = OutboxId>) {
+        let order: Vec<OutboxId> = outboxes.collect();
+        let place = |id: &OutboxId| order.iter().position(|other| other == id);
+        self.lanes.retain(|lane| place(&lane.id).is_some());
+        self.lanes.sort_by_key(|lane| place(&lane.id));
+    }
+
+    /// Begins or ends waiting for an outbox that is being salvaged. The cloud must be asked what it has of it: in both
+    /// cases a hello is due.
+    pub fn hold(&mut self, held: bool) {
+        if held || self.held {
+            self.hello_due_ms = 0;
+        }
+        self.held = held;
+    }
+
     /// What to do now, if anything. Call again after each answer, and when [`Relay::wake_at_ms`] has come.
     pub fn next(&mut self, now_ms: u64) -> Option<Send> {
         if !self.connected {
@@ -154,7 +173,7 @@ impl Relay {
             self.hello_due_ms = now_ms + HELLO_EVERY_MS;
             return Some(Send::Hello);
         }
-        if self.reading {
+        if self.reading || self.held {
             return None;
         }
         let lane = self.lanes.iter_mut().find(|lane| lane.has_something_to_send())?;
@@ -175,7 +194,7 @@ impl Relay {
             return None;
         }
         let sending = self.lanes.iter().find(|lane| lane.has_something_to_send());
-        let stuck = sending.filter(|lane| !self.reading && !lane.in_flight.is_empty());
+        let stuck = sending.filter(|lane| !self.reading && !self.held && !lane.in_flight.is_empty());
         stuck.map(|lane| lane.progress_ms + RESEND_AFTER_MS).into_iter().chain([self.hello_due_ms]).min()
     }
 
@@ -298,6 +317,29 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_overtakes_an_outbox_that_is_being_salvaged() {
+        let mut relay = relay(&[(B, 5, 0)]);
+        relay.hold(true);
+        assert_eq!(
+            (relay.next(1), relay.next(1)),
+            (Some(Send::Hello), None),
+            "the cloud is asked what it has"
+        );
+        relay.started(A, Seq(3), Mark::default());
+        relay.shelf_is([A, B].into_iter());
+        relay.hold(false);
+        assert_eq!((relay.next(2), relay.next(2)), (Some(Send::Hello), batch(A, 1)));
+    }
+
+    #[test]
+    fn an_outbox_that_is_gone_is_not_sent() {
+        let mut relay = relay(&[(A, 5, 0), (B, 5, 0)]);
+        relay.shelf_is([B].into_iter());
+        assert_eq!(relay.next(1), batch(B, 1));
+        assert_eq!(relay.pending(), 5);
+    }
 
     const A: OutboxId = OutboxId([1; 16]);
     const B: OutboxId = OutboxId([2; 16]);

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use power_loss_vfs::{Dice, Disk, Image, SECTOR_BYTES};
 
 use crate::promise::{Promises, Wrong};
+use crate::repair::{Repaired, repair};
 use crate::script::Act::{self, Append, Boot, Flush, Open, Prune, Receipt, SayAgain, Stop};
 use crate::script::{Actor, empty, prepare};
 
@@ -51,7 +52,7 @@ pub const ALL: [Subject; 4] = [
     Subject {
         name: "large",
         acts: || {
-            let before = vec![Open, Boot(1), Append { records: 3_000, bytes: 110 }, Receipt { but: 500 }];
+            let before = vec![Open, Boot(1), Append { records: 1_000, bytes: 110 }, Receipt { but: 300 }];
             [before, vec![Stop, Open, Boot(2), TAP, TAP, TAP]].concat()
         },
     },
@@ -75,8 +76,17 @@ pub struct Tally {
     pub harmless: u64,
     /// The outbox said that it is damaged, when it was opened or read.
     pub damaged: u64,
-    /// Records at the log's end are gone as after a power cut.
+    /// Records that were salvaged from damaged files.
+    pub salvaged: u64,
+    /// Records without a receipt that could not be salvaged; their loss was told.
+    pub lost_and_told: u64,
+    /// The most of them in one case.
+    pub most_lost: u64,
+    /// The last transactions of the log are gone, as after a power cut in the middle of a commit: with one frame that does
+    /// not check out, nobody can tell the two apart.
     pub shortened: u64,
+    /// The most records that were gone in one of these.
+    pub most_missing: u64,
     /// The outbox said something that is not true.
     pub broken: u64,
     /// The first of them.
@@ -117,8 +127,17 @@ pub fn prove(cases: u64, seed: u64, progress: &(dyn Fn(u64) + Sync)) -> Tally {
 }
 
 /// One case again, exactly.
-pub fn replay(subject: &Subject, seed: u64) -> Result<(), Wrong> {
+pub fn replay(subject: &Subject, seed: u64) -> Outcome {
     Stage::new(subject).run(&Arc::new(Disk::boot(&empty())), seed)
+}
+
+/// What one damage led to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// What was wrong with what the outbox said, or what it said of itself.
+    pub wrong: Option<Wrong>,
+    /// What was salvaged, if it was damaged.
+    pub repaired: Option<Repaired>,
 }
 
 struct Stage {
@@ -139,20 +158,31 @@ impl Stage {
         Stage { name: subject.name, image, promises, files, bytes }
     }
 
-    fn run(&self, disk: &Arc<Disk>, seed: u64) -> Result<(), Wrong> {
+    fn run(&self, disk: &Arc<Disk>, seed: u64) -> Outcome {
         let mut image = self.image.clone();
         self.damage(&mut image, &mut Dice::new(seed));
         let caught = catch_unwind(AssertUnwindSafe(|| {
             disk.reboot(&image);
             let mut actor = Actor::new(disk.clone(), self.promises.clone());
-            actor.act(&Act::Open).map_err(|error| Wrong::damaged(&error))?;
+            if let Err(error) = actor.act(&Act::Open) {
+                return Outcome { wrong: Some(Wrong::damaged(&error)), repaired: None };
+            }
             let promises = actor.promises.clone();
-            promises.check(actor.shelf().expect("it was opened")).map(drop)
+            let shelf = actor.shelf().expect("it was opened");
+            match promises.check(shelf) {
+                Ok(_) => Outcome::default(),
+                Err(damaged @ Wrong::Damaged(_)) => match repair(shelf, &promises, disk) {
+                    Ok(repaired) => Outcome { wrong: Some(damaged), repaired: Some(repaired) },
+                    Err(wrong) => Outcome { wrong: Some(wrong), repaired: None },
+                },
+                Err(wrong) => Outcome { wrong: Some(wrong), repaired: None },
+            }
         }));
         caught.unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or(panic.downcast_ref::<&str>().copied());
-            Err(Wrong::Silently(format!("it panics: {}", text.unwrap_or("without a word"))))
+            let what = format!("it panics: {}", text.unwrap_or("without a word"));
+            Outcome { wrong: Some(Wrong::Silently(what)), repaired: None }
         })
     }
 
@@ -178,19 +208,25 @@ impl Stage {
 }
 
 impl Tally {
-    fn note(&mut self, case: Case, outcome: Result<(), Wrong>) {
+    fn note(&mut self, case: Case, outcome: Outcome) {
         self.cases += 1;
-        match outcome {
-            Ok(()) => self.harmless += 1,
-            Err(Wrong::Damaged(what)) => {
+        match (outcome.wrong, outcome.repaired) {
+            (None, _) => self.harmless += 1,
+            (Some(Wrong::Damaged(what)), Some(repaired)) => {
                 self.damaged += 1;
+                self.salvaged += repaired.records;
+                self.lost_and_told += repaired.lost;
+                self.most_lost = self.most_lost.max(repaired.lost);
                 *self.told.entry(general(&what)).or_default() += 1;
             }
-            Err(Wrong::Shorter(_)) => self.shortened += 1,
-            Err(Wrong::Silently(what)) => {
+            (Some(Wrong::Shorter { missing, .. }), _) => {
+                self.shortened += 1;
+                self.most_missing = self.most_missing.max(missing);
+            }
+            (Some(wrong), _) => {
                 self.broken += 1;
-                *self.told.entry(format!("BROKEN {}", general(&what))).or_default() += 1;
-                self.examples.push((case, what));
+                *self.told.entry(format!("BROKEN {}", general(&wrong.to_string()))).or_default() += 1;
+                self.examples.push((case, wrong.to_string()));
                 self.examples.truncate(EXAMPLES);
             }
         }
@@ -201,7 +237,11 @@ impl Tally {
         self.cases += other.cases;
         self.harmless += other.harmless;
         self.damaged += other.damaged;
+        self.salvaged += other.salvaged;
+        self.lost_and_told += other.lost_and_told;
+        self.most_lost = self.most_lost.max(other.most_lost);
         self.shortened += other.shortened;
+        self.most_missing = self.most_missing.max(other.most_missing);
         self.broken += other.broken;
         self.examples.extend(other.examples);
         self.examples.truncate(EXAMPLES);

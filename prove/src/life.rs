@@ -182,7 +182,12 @@ impl Life {
             Step::SendUnheard => self.send_unheard(),
             Step::Flush => sound(self.shelf().flush_marks()),
             Step::Prune(keep) => {
-                sound(self.shelf().prune((*keep).into(), u32::MAX));
+                let ids: Vec<_> = self.shelf().all().map(Outbox::id).collect();
+                for id in ids {
+                    let outbox = self.shelf().find(id).expect("it was listed");
+                    let through = Seq(outbox.last_seq().0.saturating_sub((*keep).into()));
+                    sound(outbox.prune(through, u32::MAX));
+                }
             }
             Step::Restart => {
                 sound(self.shelf().flush_marks());
@@ -216,7 +221,7 @@ impl Life {
         self.shelf = None;
         let id = outbox_id(self.made + 1);
         let medium = Arc::new(InMemory(self.disk.clone()));
-        let mut shelf = sound(Shelf::open(medium, Path::new(FOLDER), &self.owner(), || id));
+        let mut shelf = sound(Shelf::open(medium, Path::new(FOLDER), &self.owner(), move || id));
         self.made += u8::from(shelf.newest().id() == id);
         self.shelf = Some(shelf);
     }

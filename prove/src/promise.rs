@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use edge_agent::outbox::shelf::Shelf;
+use edge_agent::outbox::shelf::{Aside, Shelf};
 use edge_agent::outbox::{Outbox, OutboxError};
 use edge_agent::relay::Mark;
 use tap_protocol::chain::ChainHash;
@@ -51,7 +51,12 @@ pub enum Wrong {
     /// The outbox says so itself: it cannot be opened or read.
     Damaged(String),
     /// It says that all is well, and accepted records are missing at its end.
-    Shorter(String),
+    Shorter {
+        /// How many.
+        missing: u64,
+        /// In words.
+        what: String,
+    },
     /// It says that all is well, and it is not.
     Silently(String),
 }
@@ -62,7 +67,7 @@ impl Wrong {
     pub fn when(self, when: &str) -> Wrong {
         match self {
             Wrong::Damaged(what) => Wrong::Damaged(format!("{when}: {what}")),
-            Wrong::Shorter(what) => Wrong::Shorter(format!("{when}: {what}")),
+            Wrong::Shorter { missing, what } => Wrong::Shorter { missing, what: format!("{when}: {what}") },
             Wrong::Silently(what) => Wrong::Silently(format!("{when}: {what}")),
         }
     }
@@ -75,7 +80,7 @@ impl Wrong {
 
 impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Wrong::Damaged(what) | Wrong::Shorter(what) | Wrong::Silently(what)) = self;
+        let (Wrong::Damaged(what) | Wrong::Shorter { what, .. } | Wrong::Silently(what)) = self;
         f.write_str(what)
     }
 }
@@ -191,6 +196,22 @@ impl Promises {
         self.outboxes.get(&id).map(|promise| Seq(promise.records.len() as u64))
     }
 
+    /// The accepted records of an outbox: number `n` is at `n − 1`.
+    pub fn records(&self, id: OutboxId) -> &[Vec<u8>] {
+        self.outboxes.get(&id).map_or(&[], |promise| &promise.records)
+    }
+
+    /// The outboxes that were made.
+    pub fn made(&self) -> impl Iterator<Item = OutboxId> {
+        self.outboxes.iter().filter(|(_, promise)| promise.is_made).map(|(id, _)| *id)
+    }
+
+    /// How far receipts ever went.
+    pub fn receipted(&self, id: OutboxId) -> Seq {
+        let marks = self.outboxes.get(&id).map(|promise| promise.marks.as_slice()).unwrap_or_default();
+        marks.iter().map(|mark| mark.receipted_through).max().unwrap_or(Seq::ZERO)
+    }
+
     /// How far an outbox is pruned.
     pub fn pruned(&self, id: OutboxId) -> Seq {
         self.outboxes.get(&id).map_or(Seq::ZERO, |promise| promise.pruned)
@@ -234,7 +255,12 @@ impl Promises {
             let of_this = format!("outbox {id}");
             found.outboxes.insert(id, promise.check(outbox).map_err(|wrong| wrong.when(&of_this))?);
         }
+        let aside = shelf.aside().map_err(|error| Wrong::damaged(&error))?;
         for (id, promise) in &self.outboxes {
+            let is_aside = |aside: &Aside| aside.outbox.is_some_and(|(known, _)| known == *id);
+            if promise.is_made && !found.outboxes.contains_key(id) && aside.iter().any(is_aside) {
+                return Err(Wrong::Damaged(format!("outbox {id} was damaged and is set aside")));
+            }
             if promise.is_made && !found.outboxes.contains_key(id) {
                 return Err(Wrong::Silently(format!(
                     "outbox {id} is gone, with {} accepted records",
@@ -341,6 +367,7 @@ impl Promise {
     }
 
     fn check(&self, outbox: &Outbox) -> Result<FoundOutbox, Wrong> {
+        let records = self.check_records(outbox)?;
         let stopped = outbox.stopped_cleanly();
         if stopped != self.stopped && Some(stopped) != self.stopped_unsure {
             return Err(Wrong::Silently(format!("it says stopped_cleanly = {stopped}")));
@@ -357,7 +384,6 @@ impl Promise {
             return Err(Wrong::Silently(format!("it is pruned through {pruned}; receipts go to {highest}")));
         }
         let boots = self.check_boots(outbox)?;
-        let records = self.check_records(outbox)?;
         Ok(FoundOutbox { records, continues: outbox.continues(), mark, pruned, boots, stopped })
     }
 
@@ -382,11 +408,15 @@ impl Promise {
     fn check_records(&self, outbox: &Outbox) -> Result<Vec<Vec<u8>>, Wrong> {
         let last = outbox.last_seq().0 as usize;
         let accepted = self.records.len();
-        if last < accepted {
-            return Err(Wrong::Shorter(format!("it ends at record {last}, but {accepted} were accepted")));
-        }
         let pruned = outbox.pruned_through().0 as usize;
         let read = read_all(outbox).map_err(|error| Wrong::damaged(&error))?;
+        if last < accepted {
+            if self.records.get(pruned..last) != Some(read.as_slice()) {
+                return Err(Wrong::Silently(format!("it ends at record {last}, and they are other ones")));
+            }
+            let what = format!("it ends at record {last}, but {accepted} were accepted");
+            return Err(Wrong::Shorter { missing: (accepted - last) as u64, what });
+        }
         let extra = read.get(accepted - pruned.min(accepted)..).unwrap_or_default();
         let tails = self.tails();
         let Some((tail, its_continues)) = tails.iter().find(|(tail, _)| tail == extra) else {

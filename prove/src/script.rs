@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use edge_agent::outbox::OutboxError;
 use edge_agent::outbox::shelf::{Owner, Shelf};
@@ -62,7 +63,7 @@ pub enum Act {
 pub struct Actor {
     disk: Arc<Disk>,
     shelf: Option<Shelf>,
-    minted: u8,
+    minted: Arc<AtomicU8>,
     written: u64,
     /// What happened, and after how many changes of the disk.
     pub events: Vec<(usize, Event)>,
@@ -98,7 +99,7 @@ pub fn owner() -> Owner {
 impl Actor {
     /// On a disk that has just booted.
     pub fn new(disk: Arc<Disk>, promises: Promises) -> Actor {
-        let minted = promises.newest().map_or(0, |id| id.0[0]);
+        let minted = Arc::new(AtomicU8::new(promises.newest().map_or(0, |id| id.0[0])));
         // Far from whatever was written before without being accepted.
         let written = promises.accepted() as u64 + 100_000;
         Actor { disk, shelf: None, minted, written, events: Vec::new(), promises, is_hasty: false }
@@ -148,11 +149,12 @@ impl Actor {
 
     fn open(&mut self) -> Result<(), OutboxError> {
         self.shelf = None;
-        let id = self.mint();
         let medium = Arc::new(InMemory(self.disk.clone()));
         // Whether a new outbox is needed is the shelf's to say, so that one is perhaps being made.
+        let id = OutboxId([self.minted.load(Ordering::Relaxed) + 1; 16]);
         self.note(Event::Making(id));
-        let mut shelf = Shelf::open(medium, &PathBuf::from(FOLDER), &owner(), || id)?;
+        let minted = self.minted.clone();
+        let mut shelf = Shelf::open(medium, &PathBuf::from(FOLDER), &owner(), move || mint(&minted))?;
         if shelf.newest().id() == id {
             self.note(Event::Made(id));
         }
@@ -205,7 +207,11 @@ impl Actor {
             let through = outbox.map_or(Seq::ZERO, |outbox| outbox.mark().receipted_through);
             self.note(Event::Pruning(id, through));
         }
-        self.open_shelf().prune(keep, limit)?;
+        for id in self.ids() {
+            let outbox = self.open_shelf().find(id).expect("it was listed");
+            let through = Seq(outbox.last_seq().0.saturating_sub(keep));
+            outbox.prune(through, limit)?;
+        }
         for id in self.ids() {
             let outbox = self.open_shelf().all().find(|outbox| outbox.id() == id);
             let pruned = outbox.map_or(Seq::ZERO, |outbox| outbox.pruned_through());
@@ -229,7 +235,7 @@ impl Actor {
 
     fn say_again(&mut self) -> Result<(), OutboxError> {
         let old = self.open_shelf().newest().id();
-        let id = self.mint();
+        let id = mint(&self.minted);
         self.note(Event::Making(id));
         self.open_shelf().start_new(&owner(), id)?;
         self.note(Event::Made(id));
@@ -264,11 +270,6 @@ impl Actor {
         self.open_shelf().all().map(|outbox| outbox.id()).collect()
     }
 
-    fn mint(&mut self) -> OutboxId {
-        self.minted += 1;
-        OutboxId([self.minted; 16])
-    }
-
     /// The next record; no two are the same.
     pub fn record(&mut self, bytes: usize) -> Vec<u8> {
         self.written += 1;
@@ -281,6 +282,10 @@ impl Actor {
         self.promises.hear(&event);
         self.events.push((self.disk.position(), event));
     }
+}
+
+fn mint(minted: &AtomicU8) -> OutboxId {
+    OutboxId([minted.fetch_add(1, Ordering::Relaxed) + 1; 16])
 }
 
 /// Runs `before` on an empty medium; what is then there, as after a kill.

@@ -312,6 +312,7 @@ impl Machine {
             mark: outbox.mark,
             pruned_through: outbox.pruned_through(),
             is_retired: self.disk.is_retired(outbox.id),
+            is_sound: true,
         };
         self.disk.outboxes.iter().map(view).collect()
     }

@@ -53,6 +53,31 @@ fn the_two_products_never_see_each_other_nor_those_who_test_them() {
     }
 }
 
+/// The one with `unsafe`, and those that use it, are for proofs only.
+#[test]
+fn what_loses_power_on_purpose_is_never_shipped() {
+    for member in ["tap-protocol", "strict-config", "edge-agent", "cloud-ingest", "sim", "testbench"] {
+        let known = dependencies(member);
+        for proof in ["power-loss-vfs", "prove", "proptest", "proptest-state-machine"] {
+            assert!(!known.contains(proof), "{member} may not depend on {proof}");
+        }
+    }
+    assert!(dependencies("prove").contains("power-loss-vfs"), "the proofs use it");
+}
+
+#[test]
+fn unsafe_is_in_one_file() {
+    let mut members = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    members.retain(|path| path.join("Cargo.toml").exists());
+    let all = members.iter().flat_map(|member| sources(&member.join("src")));
+    let with_unsafe = all.filter(|path| {
+        let code = without_tests(&fs::read_to_string(path).unwrap());
+        code.contains("unsafe {") || code.contains("unsafe fn") || code.contains("unsafe extern")
+    });
+    let names: Vec<_> = with_unsafe.map(|path| path.strip_prefix(root()).unwrap().to_owned()).collect();
+    assert_eq!(names, [Path::new("power-loss-vfs/src/vfs.rs")]);
+}
+
 #[test]
 fn the_edge_daemon_stays_small() {
     let known = dependencies("edge-agent");

@@ -59,8 +59,7 @@ pub fn run(config: Config, verbose: bool) -> ExitCode {
 async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
     let boot_id = clock::boot_id().context("cannot read the kernel's boot id")?;
     let owner = Owner { controller: config.controller.clone(), machine: machine() };
-    let new_id = mint_outbox_id()?;
-    let shelf = Shelf::open(Disk::shared(), &config.outbox_dir(), &owner, || new_id)?;
+    let shelf = Shelf::open(Disk::shared(), &config.outbox_dir(), &owner, mint_outbox_id)?;
 
     let (done_in, mut done) = channel(MAX_WAITING_EVENTS);
     let (asked_in, mut asked) = channel(MAX_WAITING_EVENTS);
@@ -70,13 +69,12 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
     let listening = control::listen(&config.control_socket(), asked_in.clone())
         .await
         .with_context(|| format!("cannot make the control socket {}", config.control_socket().display()))?;
-    let outbox = OutboxThread::start(shelf, owner, boot_id, done_in)?;
+    let outbox = OutboxThread::start(shelf, config.outbox.limits(), boot_id, done_in)?;
     let places = config.readers.iter().map(place);
     let setup = Setup {
         controller: config.controller.clone(),
         boot_id,
         broker_address: format!("{}:{}", config.broker.url.host, config.broker.url.port),
-        keep_receipted: config.outbox.keep_receipted,
         readers: config.readers.iter().map(|reader| (reader.name.clone(), kind(reader))).collect(),
     };
     let admission = Admission::new(config.debounce_ms, places);

@@ -192,10 +192,34 @@ pub const KEYS: &[Key] = &[
     },
     Key { path: "outbox", kind: Kind::Table, default: Default::Unset, meaning: "How much is kept." },
     Key {
+        path: "outbox.max_bytes",
+        kind: Kind::Number,
+        default: Default::Is("536870912"),
+        meaning: "Bytes that all outboxes together may use; a million records are some 130 MB. A warning comes at 80 %. When it is full, records that the cloud has go first; with none left, taps are refused at the reader.",
+    },
+    Key {
+        path: "outbox.min_free_bytes",
+        kind: Kind::Number,
+        default: Default::Is("16777216"),
+        meaning: "Bytes of the disk that are left to others: below that nothing is recorded any more.",
+    },
+    Key {
         path: "outbox.keep_receipted",
         kind: Kind::Number,
-        default: Default::Is("100000"),
-        meaning: "Records kept per outbox after the cloud has them, in case it is restored from a backup and asks again. Records that the cloud does not have are kept in any case.",
+        default: Default::Is("1000000"),
+        meaning: "Records kept per outbox after the cloud has them, in case it is restored from a backup. Others are kept in any case.",
+    },
+    Key {
+        path: "outbox.keep_receipted_days",
+        kind: Kind::Number,
+        default: Default::Is("30"),
+        meaning: "Days that they are kept, by the cloud's time.",
+    },
+    Key {
+        path: "outbox.allow_volatile",
+        kind: Kind::Truth,
+        default: Default::Is("false"),
+        meaning: "Record also where a power cut takes what was accepted: in memory, or on a disk mounted without barriers. For tests and demonstrations only.",
     },
     Key {
         path: "metrics",

@@ -7,22 +7,37 @@
 
 use std::path::{Path, PathBuf};
 
+use head::{Head, boot_check, record_check};
 use medium::Medium;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, params};
+use space::{Days, Limits};
 use tap_protocol::chain::ChainHash;
-use tap_protocol::ids::{BootId, ControllerId, OutboxId, Seq, StoreEpoch};
+use tap_protocol::ids::{BootId, ControllerId, OutboxId, Seq};
 use tap_protocol::limits::{MAX_BATCH_RECORD_BYTES, MAX_BATCH_RECORDS};
 
 use crate::relay::Mark;
 
+pub mod carve;
+pub mod error;
+pub mod head;
+pub mod keeper;
 pub mod medium;
+pub mod mounts;
+mod opening;
+pub mod salvage;
 pub mod shelf;
+pub mod space;
+pub mod wal;
 pub mod worker;
+
+pub use error::OutboxError;
 
 /// "TAPo": tells an outbox from any other SQLite file.
 const APPLICATION_ID: i32 = 0x5441_506f;
-const SCHEMA_VERSION: i32 = 1;
+const SCHEMA_VERSION: i32 = 2;
 const SCHEMA: &str = include_str!("schema.sql");
+const FROM_1_TO_2: &str = include_str!("from_1_to_2.sql");
 
 /// Bytes of a database page. See `schema.sql`.
 const PAGE_BYTES: u32 = 1024;
@@ -41,20 +56,12 @@ const CACHE_KIB: i32 = 256;
 pub struct Outbox {
     db: Connection,
     path: PathBuf,
-    id: OutboxId,
-    controller: ControllerId,
-    machine: Vec<u8>,
-    ordinal: u32,
+    head: Head,
     /// The last record on the medium and its hash.
     last: (Seq, ChainHash),
-    /// The last record that was deleted and its hash: where the chain of what is left begins.
-    pruned: (Seq, ChainHash),
-    mark: Mark,
-    /// `mark` differs from what is on the medium.
-    mark_is_dirty: bool,
-    stopped_cleanly: bool,
-    continues: Option<OutboxId>,
-    /// The log holds nothing that was there before it was opened. See [`Outbox::settle_log`].
+    /// `head` differs from what is on the medium.
+    head_is_dirty: bool,
+    /// The log holds nothing but what this run committed. See [`Outbox::settle_log`].
     log_is_settled: bool,
 }
 
@@ -90,12 +97,7 @@ impl Outbox {
         db.pragma_update(None, "synchronous", "full").map_err(at)?;
         let first = db.transaction().map_err(at)?;
         first.execute_batch(SCHEMA).map_err(at)?;
-        first
-            .execute(
-                "INSERT INTO outbox (only_row, outbox_id, controller, machine, ordinal, pruned_hash) VALUES (1, ?1, ?2, ?3, ?4, ?5)",
-                params![id.0, controller.as_str(), machine, ordinal, ChainHash::start(id).0],
-            )
-            .map_err(at)?;
+        Head::new(id, controller, machine, ordinal).write(&first).map_err(at)?;
         first.pragma_update(None, "application_id", APPLICATION_ID).map_err(at)?;
         first.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(at)?;
         first.commit().map_err(at)?;
@@ -111,108 +113,68 @@ impl Outbox {
         Outbox::open(medium, path)
     }
 
-    /// Opens an outbox and makes sure that commits to it are durable.
+    /// Opens an outbox, makes sure that commits to it are durable, and checks what can be checked at once: its log, its own
+    /// row, its last records. An error that [`OutboxError::is_damage`] leaves the file as it was.
     pub fn open(medium: &dyn Medium, path: &Path) -> Result<Outbox, OutboxError> {
         let at = |source| OutboxError::Open { path: path.to_owned(), source };
-        let db = medium::open(medium, path).map_err(at)?;
-        configure(&db, path)?;
-        check_version(&db, path)?;
-
-        type Row = ([u8; 16], String, Vec<u8>, u32, u64, [u8; 32], u64, Option<u64>, bool, Option<[u8; 16]>);
-        let row: Row = db
-            .query_row(
-                "SELECT outbox_id, controller, machine, ordinal, pruned_through, pruned_hash, receipted_through, store_epoch, stopped_cleanly, continues FROM outbox",
-                [],
-                |row| row.try_into(),
-            )
-            .map_err(at)?;
-        let (
-            id,
-            controller,
-            machine,
-            ordinal,
-            pruned,
-            pruned_hash,
-            receipted,
-            epoch,
-            stopped_cleanly,
-            continues,
-        ) = row;
-        let id = OutboxId(id);
-        let controller =
-            controller.parse().map_err(|_| OutboxError::NotAnOutbox { path: path.to_owned() })?;
-        let pruned = (Seq(pruned), ChainHash(pruned_hash));
-        let newest: Option<(u64, [u8; 32])> = db
-            .query_row("SELECT seq, hash FROM record ORDER BY seq DESC LIMIT 1", [], |row| row.try_into())
-            .optional()
-            .map_err(at)?;
-        let last = newest.map_or(pruned, |(seq, hash)| (Seq(seq), ChainHash(hash)));
-        let mark = Mark { receipted_through: Seq(receipted), store_epoch: epoch.map(StoreEpoch) };
-        // Our own invariant: whatever is lost on the way to a receipt was never pruned.
-        assert!(pruned.0 <= mark.receipted_through, "{}: pruned beyond the receipts", path.display());
-        let path = path.to_owned();
-        let mark_is_dirty = false;
-        let continues = continues.map(OutboxId);
-        Ok(Outbox {
-            db,
-            path,
-            id,
-            controller,
-            machine,
-            ordinal,
-            last,
-            pruned,
-            mark,
-            mark_is_dirty,
-            stopped_cleanly,
-            continues,
-            log_is_settled: false,
-        })
+        let log = opening::examine_log(medium, path)?;
+        let mut db = medium::open(medium, path).map_err(at)?;
+        // Closing brings the log into the file: not into one that turns out to be damaged.
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(at)?;
+        opening::configure(&db, path)?;
+        let head = opening::read_head(&mut db, path)?;
+        let last = opening::check_tail(&db, &head)?;
+        if log == wal::Finding::Headless {
+            opening::check_headless_log(medium, path, head.id, last.0)?;
+        }
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(at)?;
+        Ok(Outbox { db, path: path.to_owned(), head, last, head_is_dirty: false, log_is_settled: false })
     }
 
     /// Which outbox.
     pub fn id(&self) -> OutboxId {
-        self.id
+        self.head.id
     }
 
     /// Whose.
     pub fn controller(&self) -> &ControllerId {
-        &self.controller
+        &self.head.controller
     }
 
     /// What it was pinned to when it was made.
     pub fn machine(&self) -> &[u8] {
-        &self.machine
+        &self.head.machine
     }
 
     /// 1, 2, 3 … per controller.
     pub fn ordinal(&self) -> u32 {
-        self.ordinal
+        self.head.ordinal
     }
 
-    /// The last record on the medium; zero before the first.
+    /// The last record on the medium; zero before the first. Of a salvaged outbox with holes: the last that was given, as
+    /// far as anybody knows.
     pub fn last_seq(&self) -> Seq {
-        self.last.0
+        if self.head.stage.is_sound() { self.last.0 } else { self.end() }
     }
 
     /// How far receipts go.
     pub fn mark(&self) -> Mark {
-        self.mark
+        self.head.mark
     }
 
     /// The last record that was deleted.
     pub fn pruned_through(&self) -> Seq {
-        self.pruned.0
+        self.head.pruned.0
     }
 
     /// Whether the last run ended as it was asked to.
     pub fn stopped_cleanly(&self) -> bool {
-        self.stopped_cleanly
+        self.head.stopped_cleanly
     }
 
     /// The rewound outbox that this one says again, if any: it is not sent any more.
     pub fn continues(&self) -> Option<OutboxId> {
-        self.continues
+        self.head.continues
     }
 
     /// Writes the records in one transaction and returns the number of the first. When this returns, all of them are
@@ -238,6 +200,7 @@ impl Outbox {
         mut next: impl FnMut() -> Result<Option<Vec<Vec<u8>>>, OutboxError>,
     ) -> Result<Seq, OutboxError> {
         let at = |source| OutboxError::Append { source };
+        assert!(self.head.stage.is_sound(), "nothing is written behind a hole");
         self.settle_log().map_err(at)?;
         let (mut seq, mut hash) = self.last;
         let first = seq.next();
@@ -245,53 +208,93 @@ impl Outbox {
             self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(at)?;
         {
             let mut insert = transaction
-                .prepare_cached("INSERT INTO record (seq, hash, bytes) VALUES (?1, ?2, ?3)")
+                .prepare_cached("INSERT INTO record (seq, hash, bytes, own_check) VALUES (?1, ?2, ?3, ?4)")
                 .map_err(at)?;
             while let Some(records) = next()? {
                 for bytes in &records {
                     seq = seq.next();
                     hash = hash.next(bytes);
-                    insert.execute(params![seq.0, hash.0, bytes]).map_err(at)?;
+                    let check = record_check(self.head.id, seq, hash, bytes);
+                    insert.execute(params![seq.0, hash.0, bytes, check]).map_err(at)?;
                 }
             }
         }
-        if let Some(old) = continues {
-            transaction.execute("UPDATE outbox SET continues = ?1", [old.0]).map_err(at)?;
+        let head = Head { continues: continues.or(self.head.continues), ..self.head.clone() };
+        if head != self.head {
+            head.write(&transaction).map_err(at)?;
         }
         transaction.commit().map_err(at)?;
+        self.log_is_settled = true;
         self.last = (seq, hash);
-        self.continues = continues.or(self.continues);
+        self.head = head;
         Ok(first)
     }
 
-    /// Up to a batch of records from `from` on; fewer at the end, none behind it.
+    /// Up to a batch of records from `from` on; fewer at the end, none behind it. Each is checked against the chain: what
+    /// the medium gives back must be what was written.
     pub fn read(&self, from: Seq) -> Result<Chunk, OutboxError> {
+        let (mut records, mut bytes_total) = (Vec::new(), 0);
+        let hash_before = self.walk(from, MAX_BATCH_RECORDS, |bytes| {
+            bytes_total += bytes.len();
+            let fits = bytes_total <= MAX_BATCH_RECORD_BYTES;
+            if fits {
+                records.push(bytes);
+            }
+            fits
+        })?;
+        Ok(Chunk { first_seq: from, hash_before, records })
+    }
+
+    /// Checks up to `limit` records from `from` on. Returns where to go on, or nothing at the end.
+    pub fn check(&self, from: Seq, limit: usize) -> Result<Option<Seq>, OutboxError> {
+        let from = from.max(self.head.pruned.0.next());
+        let mut next = from;
+        self.walk(from, limit, |_| {
+            next = next.next();
+            true
+        })?;
+        Ok((next <= self.last.0).then_some(next))
+    }
+
+    /// Gives records `from`, `from + 1` … to `take` until that says no, each proved by the chain. Returns `h(from − 1)`.
+    fn walk(
+        &self,
+        from: Seq,
+        limit: usize,
+        mut take: impl FnMut(Vec<u8>) -> bool,
+    ) -> Result<ChainHash, OutboxError> {
         let at = |source| OutboxError::Read { source };
-        if from <= self.pruned.0 {
+        if from <= self.head.pruned.0 {
             return Err(OutboxError::Hole { at: from });
         }
         let before = Seq(from.0 - 1);
         let hash_before = self.hash_at(before)?.ok_or(OutboxError::Hole { at: before })?;
         let mut rows = self
             .db
-            .prepare_cached("SELECT seq, bytes FROM record WHERE seq >= ?1 ORDER BY seq LIMIT ?2")
+            .prepare_cached("SELECT seq, hash, bytes FROM record WHERE seq >= ?1 ORDER BY seq LIMIT ?2")
             .map_err(at)?;
-        let mut rows = rows.query(params![from.0, MAX_BATCH_RECORDS]).map_err(at)?;
-        let (mut records, mut bytes_total, mut expected) = (Vec::new(), 0, from);
+        let mut rows = rows.query(params![from.0, limit]).map_err(at)?;
+        let (mut expected, mut hash, mut wants_more) = (from, hash_before, true);
         while let Some(row) = rows.next().map_err(at)? {
-            let seq = Seq(row.get(0).map_err(at)?);
-            let bytes: Vec<u8> = row.get(1).map_err(at)?;
-            if seq != expected {
+            let (seq, stored): (u64, [u8; 32]) = (row.get(0).map_err(at)?, row.get(1).map_err(at)?);
+            let bytes: Vec<u8> = row.get(2).map_err(at)?;
+            if Seq(seq) != expected {
                 return Err(OutboxError::Hole { at: expected });
             }
-            bytes_total += bytes.len();
-            if bytes_total > MAX_BATCH_RECORD_BYTES {
+            hash = hash.next(&bytes);
+            if hash.0 != stored {
+                return Err(OutboxError::Damaged {
+                    what: format!("record {seq} is not the one that was written"),
+                });
+            }
+            wants_more = take(bytes);
+            if !wants_more {
                 break;
             }
-            records.push(bytes);
             expected = expected.next();
         }
-        Ok(Chunk { first_seq: from, hash_before, records })
+        let is_short = wants_more && expected <= self.last.0 && expected.0 - from.0 < limit as u64;
+        if is_short { Err(OutboxError::Hole { at: expected }) } else { Ok(hash_before) }
     }
 
     /// `h(seq)`, where it is still known: not below what was pruned, not above the last record.
@@ -299,8 +302,8 @@ impl Outbox {
         if seq == self.last.0 {
             return Ok(Some(self.last.1));
         }
-        if seq == self.pruned.0 {
-            return Ok(Some(self.pruned.1));
+        if seq == self.head.pruned.0 {
+            return Ok(Some(self.head.pruned.1));
         }
         let hash: Option<[u8; 32]> = self
             .db
@@ -315,28 +318,29 @@ impl Outbox {
     pub fn set_mark(&mut self, mark: Mark) {
         assert!(mark.receipted_through <= self.last.0, "a receipt for records that were never written");
         // The cloud was restored to before what is still here: what is gone cannot be sent again, and the mark says so.
-        if mark.receipted_through < self.pruned.0 {
+        if mark.receipted_through < self.head.pruned.0 {
             return;
         }
-        self.mark_is_dirty |= mark != self.mark;
-        self.mark = mark;
+        self.head_is_dirty |= mark != self.head.mark;
+        self.head.mark = mark;
     }
 
-    /// Writes the mark to the medium if it changed.
+    /// Writes the mark to the medium if it changed, and how far records go.
     pub fn flush_mark(&mut self) -> Result<(), OutboxError> {
-        if self.mark_is_dirty {
-            self.settle_log().map_err(|source| OutboxError::Mark { source })?;
-            self.db
-                .prepare_cached("UPDATE outbox SET receipted_through = ?1, store_epoch = ?2")
-                .and_then(|mut update| {
-                    update.execute(params![
-                        self.mark.receipted_through.0,
-                        self.mark.store_epoch.map(|epoch| epoch.0)
-                    ])
-                })
-                .map_err(|source| OutboxError::Mark { source })?;
-            self.mark_is_dirty = false;
+        self.head_is_dirty |= self.head.stage.is_sound() && self.head.written_through != self.last.0;
+        if self.head_is_dirty {
+            let written_through = self.head.written_through.max(self.last.0);
+            self.put_head(Head { written_through, ..self.head.clone() })?;
         }
+        Ok(())
+    }
+
+    fn put_head(&mut self, head: Head) -> Result<(), OutboxError> {
+        self.settle_log().map_err(|source| OutboxError::Mark { source })?;
+        head.write(&self.db).map_err(|source| OutboxError::Mark { source })?;
+        self.log_is_settled = true;
+        self.head = head;
+        self.head_is_dirty = false;
         Ok(())
     }
 
@@ -344,72 +348,70 @@ impl Outbox {
     /// receipt covered can go. Returns how many went.
     pub fn prune(&mut self, through: Seq, limit: u32) -> Result<u32, OutboxError> {
         let at = |source| OutboxError::Prune { source };
-        let through = through.min(self.mark.receipted_through).min(self.pruned.0.plus(limit.into()));
-        if through <= self.pruned.0 {
+        let through =
+            through.min(self.head.mark.receipted_through).min(self.head.pruned.0.plus(limit.into()));
+        if through <= self.head.pruned.0 || !self.head.stage.is_sound() {
             return Ok(0);
         }
         let hash = self.hash_at(through)?.ok_or(OutboxError::Hole { at: through })?;
+        let head = Head { pruned: (through, hash), ..self.head.clone() };
         self.settle_log().map_err(at)?;
         let transaction =
             self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(at)?;
         let gone = transaction.execute("DELETE FROM record WHERE seq <= ?1", [through.0]).map_err(at)?;
-        transaction
-            .execute(
-                "UPDATE outbox SET pruned_through = ?1, pruned_hash = ?2, receipted_through = ?3, store_epoch = ?4",
-                params![
-                    through.0,
-                    hash.0,
-                    self.mark.receipted_through.0,
-                    self.mark.store_epoch.map(|epoch| epoch.0)
-                ],
-            )
-            .map_err(at)?;
+        head.write(&transaction).map_err(at)?;
         transaction.commit().map_err(at)?;
-        self.pruned = (through, hash);
-        self.mark_is_dirty = false;
+        self.log_is_settled = true;
+        self.head = head;
+        self.head_is_dirty = false;
         Ok(u32::try_from(gone).unwrap_or(u32::MAX))
     }
 
     /// The number that stands for `boot_id` in this outbox's stamps, minted at the first sight of a boot.
     pub fn boot_number(&mut self, boot_id: BootId) -> Result<u32, OutboxError> {
+        if let Some((boot, _)) = self.boots()?.into_iter().find(|(_, known)| *known == boot_id) {
+            return Ok(boot);
+        }
         let at = |source| OutboxError::Mark { source };
         self.settle_log().map_err(at)?;
-        let known = self
-            .db
-            .query_row("SELECT boot FROM boot WHERE boot_id = ?1", [boot_id.0], |row| row.get(0))
-            .optional()
+        let transaction =
+            self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(at)?;
+        let boot: u32 = transaction
+            .query_row("INSERT INTO boot (boot_id) VALUES (?1) RETURNING boot", [boot_id.0], |row| row.get(0))
             .map_err(at)?;
-        match known {
-            Some(boot) => Ok(boot),
-            None => {
-                // A row of RETURNING comes before its commit: by itself, a commit that fails behind it is told to nobody.
-                let transaction = self.db.transaction().map_err(at)?;
-                let boot = transaction
-                    .query_row("INSERT INTO boot (boot_id) VALUES (?1) RETURNING boot", [boot_id.0], |row| {
-                        row.get(0)
-                    })
-                    .map_err(at)?;
-                transaction.commit().map_err(at)?;
-                Ok(boot)
-            }
-        }
+        let check = boot_check(self.head.id, boot, boot_id.0);
+        transaction
+            .execute("UPDATE boot SET own_check = ?1 WHERE boot = ?2", params![check, boot])
+            .map_err(at)?;
+        transaction.commit().map_err(at)?;
+        self.log_is_settled = true;
+        Ok(boot)
     }
 
     /// All boots in the order in which they were: the numbers in this outbox's stamps and what they stand for.
     pub fn boots(&self) -> Result<Vec<(u32, BootId)>, OutboxError> {
         let at = |source| OutboxError::Read { source };
-        let mut rows = self.db.prepare("SELECT boot, boot_id FROM boot ORDER BY boot").map_err(at)?;
-        let boots = rows.query_map([], |row| Ok((row.get(0)?, BootId(row.get(1)?)))).map_err(at)?;
-        boots.collect::<Result<_, _>>().map_err(at)
+        let mut rows =
+            self.db.prepare("SELECT boot, boot_id, own_check FROM boot ORDER BY boot").map_err(at)?;
+        let mut rows = rows.query([]).map_err(at)?;
+        let mut boots = Vec::new();
+        while let Some(row) = rows.next().map_err(at)? {
+            let (boot, boot_id): (u32, [u8; 16]) = (row.get(0).map_err(at)?, row.get(1).map_err(at)?);
+            let check: Option<i64> = row.get(2).map_err(at)?;
+            if check != Some(boot_check(self.head.id, boot, boot_id)) {
+                return Err(OutboxError::Damaged {
+                    what: format!("boot {boot} is not the one that was written"),
+                });
+            }
+            boots.push((boot, BootId(boot_id)));
+        }
+        Ok(boots)
     }
 
     /// Notes that a run begins (`false`) or ends as it was asked to (`true`).
     pub fn set_stopped_cleanly(&mut self, cleanly: bool) -> Result<(), OutboxError> {
-        let at = |source| OutboxError::Mark { source };
-        self.settle_log().map_err(at)?;
-        self.db.execute("UPDATE outbox SET stopped_cleanly = ?1", [cleanly]).map_err(at)?;
-        self.stopped_cleanly = cleanly;
-        Ok(())
+        let written_through = self.head.written_through.max(self.last.0);
+        self.put_head(Head { stopped_cleanly: cleanly, written_through, ..self.head.clone() })
     }
 
     /// Commits the next record's place and that it is empty again: the same pages are written and synced as for a record,
@@ -421,32 +423,54 @@ impl Outbox {
         let transaction =
             self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(at)?;
         transaction
-            .execute("INSERT INTO record (seq, hash, bytes) VALUES (?1, x'', x'')", [next.0])
+            .execute("INSERT INTO record (seq, hash, bytes, own_check) VALUES (?1, x'', x'', 0)", [next.0])
             .and_then(|_| transaction.execute("DELETE FROM record WHERE seq = ?1", [next.0]))
             .map_err(at)?;
-        transaction.commit().map_err(at)
-    }
-
-    /// Before the first write: brings what the run before left in the log into the file, and begins the log anew.
-    ///
-    /// If a sync failed in that run, Linux reported it once and takes those pages for clean. They are read from its cache
-    /// as if they were on the medium, and a later sync does not write them. A record behind them in the log would be
-    /// accepted and gone after a power cut. Copied into the file they are written again.
-    fn settle_log(&mut self) -> rusqlite::Result<()> {
-        if !self.log_is_settled {
-            checkpoint(&self.db)?;
-            self.log_is_settled = true;
-        }
+        transaction.commit().map_err(at)?;
+        self.log_is_settled = true;
         Ok(())
     }
 
-    /// Bytes of the file in use, its log not counted.
-    pub fn used_bytes(&self) -> Result<u64, OutboxError> {
+    /// Before a write: if this is the run's first or the one before failed, brings what is in the log into the file and
+    /// begins the log anew. Each write says at its end that it is settled again.
+    ///
+    /// If a sync fails, Linux reports it once and takes those pages for clean. A later run reads them from its cache as if
+    /// they were on the medium, and later syncs do not write them: a record behind them in the log would be accepted, and
+    /// gone after a power cut. Copied into the file they are written again. And what is left of several failed writes one
+    /// behind the other would look like a log that lost what was committed.
+    fn settle_log(&mut self) -> rusqlite::Result<()> {
+        if !self.log_is_settled {
+            checkpoint(&self.db)?;
+        }
+        self.log_is_settled = false;
+        Ok(())
+    }
+
+    /// Bytes of the file that are in use, and those that are not and can be filled again. Its log is not counted.
+    pub fn used_and_spare_bytes(&self) -> Result<(u64, u64), OutboxError> {
         let pragma = |name: &str| -> rusqlite::Result<u64> {
             self.db.pragma_query_value(None, name, |row| row.get(0))
         };
-        let pages = pragma("page_count").and_then(|all| Ok(all - pragma("freelist_count")?));
-        Ok(pages.map_err(|source| OutboxError::Read { source })? * u64::from(PAGE_BYTES))
+        let pages = pragma("page_count").and_then(|all| Ok((all, pragma("freelist_count")?)));
+        let (all, spare) = pages.map_err(|source| OutboxError::Read { source })?;
+        let page = u64::from(PAGE_BYTES);
+        Ok((all.saturating_sub(spare) * page, spare * page))
+    }
+
+    /// A receipt went up to here, at this time of the cloud.
+    pub fn receipted_at(&mut self, through: Seq, cloud_utc_ms: i64) {
+        let mut days = Days::from_bytes(&self.head.days);
+        if days.receipted(through, cloud_utc_ms) {
+            self.head.days = days.to_bytes();
+            self.head_is_dirty = true;
+        }
+    }
+
+    /// What is history and may go: beyond so many records, or older than so many days. Never beyond the receipts.
+    pub fn old_through(&self, limits: &Limits) -> Seq {
+        let beyond_count = Seq(self.last.0.0.saturating_sub(limits.keep_receipted));
+        let beyond_days = Days::from_bytes(&self.head.days).old_through(limits.keep_receipted_days);
+        beyond_count.max(beyond_days)
     }
 
     /// Where the file is.
@@ -465,125 +489,11 @@ fn checkpoint(db: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Sets what durability rests on, and reads it back: a setting that did not take is an error, not a hope.
-fn configure(db: &Connection, path: &Path) -> Result<(), OutboxError> {
-    let at = |source| OutboxError::Open { path: path.to_owned(), source };
-    db.pragma_update(None, "journal_mode", "wal").map_err(at)?;
-    db.pragma_update(None, "synchronous", "full").map_err(at)?;
-    db.pragma_update(None, "cache_size", -CACHE_KIB).map_err(at)?;
-    db.pragma_update(None, "wal_autocheckpoint", WAL_PAGES).map_err(at)?;
-    db.pragma_update(None, "journal_size_limit", i64::from(WAL_PAGES) * i64::from(PAGE_BYTES)).map_err(at)?;
-    db.pragma_update(None, "temp_store", "memory").map_err(at)?;
-    db.busy_timeout(std::time::Duration::from_secs(5)).map_err(at)?;
-    let journal: String = db.pragma_query_value(None, "journal_mode", |row| row.get(0)).map_err(at)?;
-    let synchronous: i64 = db.pragma_query_value(None, "synchronous", |row| row.get(0)).map_err(at)?;
-    const FULL: i64 = 2;
-    if journal != "wal" || synchronous != FULL {
-        return Err(OutboxError::NotDurable { path: path.to_owned(), journal, synchronous });
-    }
-    Ok(())
-}
-
-fn check_version(db: &Connection, path: &Path) -> Result<(), OutboxError> {
-    let pragma =
-        |name: &str| -> rusqlite::Result<i32> { db.pragma_query_value(None, name, |row| row.get(0)) };
-    let at = |source| OutboxError::Open { path: path.to_owned(), source };
-    if pragma("application_id").map_err(at)? != APPLICATION_ID {
-        return Err(OutboxError::NotAnOutbox { path: path.to_owned() });
-    }
-    match pragma("user_version").map_err(at)? {
-        SCHEMA_VERSION => Ok(()),
-        version => Err(OutboxError::UnknownVersion { path: path.to_owned(), version }),
-    }
-}
-
-/// What an outbox could not do.
-#[derive(Debug, thiserror::Error)]
-pub enum OutboxError {
-    /// No new file.
-    #[error("cannot create the outbox {}", path.display())]
-    Create {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: rusqlite::Error,
-    },
-    /// The file cannot be opened or read.
-    #[error("cannot open the outbox {}", path.display())]
-    Open {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: rusqlite::Error,
-    },
-    /// Some other SQLite file.
-    #[error("{} is not an outbox", path.display())]
-    NotAnOutbox {
-        /// Which.
-        path: PathBuf,
-    },
-    /// Written by a newer agent.
-    #[error("the outbox {} has version {version}; this agent knows version {SCHEMA_VERSION}: install the newer agent again", path.display())]
-    UnknownVersion {
-        /// Which.
-        path: PathBuf,
-        /// Which version it has.
-        version: i32,
-    },
-    /// SQLite would not promise durability.
-    #[error("commits to {} would not be durable (journal_mode {journal}, synchronous {synchronous}): green would be a lie", path.display())]
-    NotDurable {
-        /// Which.
-        path: PathBuf,
-        /// What `journal_mode` read back as.
-        journal: String,
-        /// What `synchronous` read back as.
-        synchronous: i64,
-    },
-    /// The folder of the outboxes, or a file in it, cannot be used.
-    #[error("cannot use {}", path.display())]
-    Folder {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// No record was written.
-    #[error("cannot write to the outbox")]
-    Append {
-        /// Why.
-        source: rusqlite::Error,
-    },
-    /// Records cannot be read.
-    #[error("cannot read from the outbox")]
-    Read {
-        /// Why.
-        source: rusqlite::Error,
-    },
-    /// A record that must be there is not.
-    #[error("record {at} of the outbox is missing")]
-    Hole {
-        /// Which.
-        at: Seq,
-    },
-    /// Something beside the records could not be written.
-    #[error("cannot write the outbox's own row")]
-    Mark {
-        /// Why.
-        source: rusqlite::Error,
-    },
-    /// Receipted records could not be deleted.
-    #[error("cannot prune the outbox")]
-    Prune {
-        /// Why.
-        source: rusqlite::Error,
-    },
-}
-
 #[cfg(test)]
 mod tests {
     use super::medium::Disk;
     use super::*;
+    use tap_protocol::ids::StoreEpoch;
 
     fn new_outbox(folder: &Path) -> Outbox {
         Outbox::create(
@@ -721,10 +631,11 @@ mod tests {
         assert!(matches!(Outbox::open(&Disk, &other), Err(OutboxError::NotAnOutbox { .. })));
 
         let outbox = new_outbox(folder.path());
-        outbox.db.pragma_update(None, "user_version", 2).unwrap();
+        outbox.db.pragma_update(None, "user_version", 3).unwrap();
+        outbox.db.execute("UPDATE outbox SET own_check = 7", []).unwrap();
         let path = outbox.path().to_owned();
         drop(outbox);
-        assert!(matches!(Outbox::open(&Disk, &path), Err(OutboxError::UnknownVersion { version: 2, .. })));
+        assert!(matches!(Outbox::open(&Disk, &path), Err(OutboxError::UnknownVersion { version: 3, .. })));
     }
 
     #[test]
@@ -735,7 +646,7 @@ mod tests {
         assert_eq!(full, 2);
         outbox.db.pragma_update(None, "journal_mode", "delete").unwrap();
         outbox.db.pragma_update(None, "synchronous", "normal").unwrap();
-        configure(&outbox.db, outbox.path()).unwrap();
+        opening::configure(&outbox.db, outbox.path()).unwrap();
         let full: i64 = outbox.db.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
         assert_eq!(full, 2, "opening sets it again, whatever was there");
     }

@@ -4,19 +4,20 @@
 //! two or three syncs and not a hundred. [`Committed`] can be made here and nowhere else, which is why a green light
 //! cannot come before the commit.
 
-use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
 use tap_protocol::chain::ChainHash;
 use tap_protocol::hello::OutboxHello;
 use tap_protocol::ids::{BootId, OutboxId, Seq};
 use tap_protocol::limits::MAX_HELLO_OUTBOXES;
-use tap_protocol::record::{Body, PreviousStop, Record, short_text};
+use tap_protocol::record::{Body, Record};
 use tap_protocol::tap::Tap;
 use tokio::sync::mpsc::Sender;
 
-use super::shelf::{Owner, Shelf};
+use super::keeper::{Appended, Keeper};
+use super::shelf::{News, Shelf};
+use super::space::Limits;
 use super::{Chunk, OutboxError};
 use crate::clock;
 use crate::now::Now;
@@ -27,9 +28,6 @@ const MAX_WAITING_JOBS: usize = 1024;
 
 /// Records in one commit: a bound on how long a tap can wait for others.
 const MAX_GROUP: usize = 256;
-
-/// Records deleted at a time, so that a tap never waits for a long deletion.
-const PRUNE_STEP: u32 = 256;
 
 /// Names one job's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,10 +65,7 @@ pub enum Job {
         mark: Mark,
     },
     /// Write dirty marks and prune a little of what is receipted and old.
-    Housekeep {
-        /// How many receipted records each outbox keeps.
-        keep_receipted: u64,
-    },
+    Housekeep,
     /// An outbox was put back to an older state: start a new one and say again in it what has no receipt.
     StartNew {
         /// Which.
@@ -117,6 +112,13 @@ pub enum Done {
     },
     /// A trial write came to this end.
     Tried(Result<(), OutboxError>),
+    /// What was to be read is of an outbox that is no longer on the shelf.
+    Gone {
+        /// Which.
+        outbox: OutboxId,
+    },
+    /// Something happened that people should hear of.
+    News(News),
     /// The outboxes changed: what is on the shelf now.
     Shelf(Vec<OutboxView>),
     /// No new outbox could be started; the next receipt gives reason to try again.
@@ -175,6 +177,8 @@ pub struct OutboxView {
     pub pruned_through: Seq,
     /// Another outbox says it again: it is not sent any more.
     pub is_retired: bool,
+    /// It has no holes; if not, it is not sent yet, and nothing may overtake it.
+    pub is_sound: bool,
 }
 
 impl OutboxView {
@@ -219,12 +223,12 @@ impl OutboxThread {
     /// Starts the thread. The first answers are [`Done::Shelf`] and the commit of [`Body::AgentStarted`].
     pub fn start(
         shelf: Shelf,
-        owner: Owner,
+        limits: Limits,
         boot_id: BootId,
         answers: Sender<Done>,
     ) -> std::io::Result<OutboxThread> {
         let (jobs, queue) = sync_channel(MAX_WAITING_JOBS);
-        let worker = Worker { shelf, owner, boot_id, started: None, answers };
+        let worker = Worker { keeper: Keeper::new(shelf, limits, boot_id, clock::read()), answers };
         let thread = std::thread::Builder::new().name("outbox".into()).spawn(move || worker.run(&queue))?;
         Ok(OutboxThread { jobs, thread })
     }
@@ -250,22 +254,19 @@ impl OutboxThread {
 }
 
 struct Worker {
-    shelf: Shelf,
-    owner: Owner,
-    boot_id: BootId,
-    /// The outbox in which this run's start is written, and what stands for `boot_id` there.
-    started: Option<(OutboxId, u32)>,
+    keeper: Keeper,
     answers: Sender<Done>,
 }
 
 impl Worker {
     fn run(mut self, queue: &Receiver<Job>) {
-        if let Err(error) = self.begin_run(clock::read()) {
+        if let Err(error) = self.keeper.begin_run(clock::read()) {
             self.answer(Done::AppendFailed { tickets: Vec::new(), error });
         }
+        self.tell_news();
         self.answer_shelf();
         let mut group = Vec::new();
-        while let Ok(job) = queue.recv() {
+        while let Some(job) = self.next_job(queue) {
             let mut next = Some(job);
             while let Some(job) = next.take() {
                 match job {
@@ -291,62 +292,42 @@ impl Worker {
         self.end_run();
     }
 
-    fn begin_run(&mut self, now: Now) -> Result<(), OutboxError> {
-        let newest = self.shelf.newest();
-        let boot = newest.boot_number(self.boot_id)?;
-        let previous_stop = match (newest.last_seq(), newest.stopped_cleanly()) {
-            (Seq::ZERO, _) => PreviousStop::None,
-            (_, true) => PreviousStop::Clean,
-            (_, false) => PreviousStop::Unclean,
-        };
-        newest.set_stopped_cleanly(false)?;
-        let version = short_text(env!("CARGO_PKG_VERSION"));
-        let body = Body::AgentStarted { boot_id: self.boot_id, version, previous_stop };
-        newest.append(&[Record { at: now.stamp(boot), body }.encode()])?;
-        self.started = Some((newest.id(), boot));
-        Ok(())
+    /// The next job. While there is none, damage is repaired step by step.
+    fn next_job(&mut self, queue: &Receiver<Job>) -> Option<Job> {
+        loop {
+            match queue.try_recv() {
+                Ok(job) => return Some(job),
+                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) => {}
+            }
+            match self.keeper.repair(clock::read()) {
+                Ok(true) => self.tell_news(),
+                Ok(false) => return queue.recv().ok(),
+                Err(error) => self.answer(Done::HousekeepingFailed(error)),
+            }
+        }
     }
 
     fn end_run(mut self) {
-        let ended = self.shelf.flush_marks().and_then(|()| self.shelf.newest().set_stopped_cleanly(true));
-        if let Err(error) = ended {
+        if let Err(error) = self.keeper.end_run() {
             self.answer(Done::HousekeepingFailed(error));
         }
-        drop(self.shelf);
+        drop(self.keeper);
         let _ = self.answers.try_send(Done::Stopped);
-    }
-
-    /// The boot's number in the newest outbox. If the start could not be written when it happened (the disk was full), it
-    /// is written now: a record under a number that stands for no boot, or for two, would be given a wrong time.
-    fn boot_started(&mut self, now: Now) -> Result<u32, OutboxError> {
-        let newest = self.shelf.newest().id();
-        match self.started {
-            Some((outbox, boot)) if outbox == newest => Ok(boot),
-            _ => {
-                self.begin_run(now)?;
-                Ok(self.started.expect("a run that began is noted").1)
-            }
-        }
     }
 
     /// One transaction for all that wait.
     fn commit(&mut self, group: &mut Vec<(Ticket, Now, Body)>) {
-        let Some((_, now, _)) = group.first() else { return };
-        let boot = match self.boot_started(*now) {
-            Ok(boot) => boot,
-            Err(error) => {
-                let tickets = group.drain(..).map(|(ticket, _, _)| ticket).collect();
-                return self.answer(Done::AppendFailed { tickets, error });
-            }
-        };
-        let (tickets, records): (Vec<Ticket>, Vec<Record>) =
-            group.drain(..).map(|(ticket, now, body)| (ticket, Record { at: now.stamp(boot), body })).unzip();
-        let bytes: Vec<Vec<u8>> = records.iter().map(Record::encode).collect();
+        if group.is_empty() {
+            return;
+        }
+        let (tickets, records): (Vec<Ticket>, Vec<(Now, Body)>) =
+            group.drain(..).map(|(ticket, now, body)| (ticket, (now, body))).unzip();
         let started_us = clock::boottime_us();
-        let newest = self.shelf.newest();
-        let outbox = newest.id();
-        match newest.append(&bytes) {
-            Ok(first) => {
+        let appended = self.keeper.append(&records);
+        self.tell_news();
+        match appended {
+            Ok(Appended { outbox, first, records }) => {
                 let commit_us = clock::boottime_us() - started_us;
                 let numbered = tickets.into_iter().zip(records).enumerate();
                 let records = numbered.map(|(i, (ticket, value))| {
@@ -360,94 +341,59 @@ impl Worker {
     }
 
     fn serve(&mut self, job: Job) {
+        let now = clock::read();
         match job {
             Job::Append { .. } | Job::Stop => unreachable!("handled by the loop"),
-            Job::Read { outbox, from } => match self.shelf.read(outbox, from).transpose() {
+            Job::Read { outbox, from } => match self.keeper.read(outbox, from, now).transpose() {
                 Some(chunk) => self.answer(Done::Chunk { outbox, chunk }),
-                None => self.answer_shelf(),
+                None => {
+                    self.answer(Done::Gone { outbox });
+                    self.answer_shelf();
+                }
             },
             Job::HashAt { receipt } => {
-                let own = self.shelf.hash_at(receipt.outbox, receipt.stored_through);
+                let own = self.keeper.receipt(&receipt, now);
+                self.tell_news();
                 self.answer(Done::HashAt { receipt, own });
             }
-            Job::SetMark { outbox, mark } => self.shelf.set_mark(outbox, mark),
-            Job::Housekeep { keep_receipted } => {
-                let kept =
-                    self.shelf.flush_marks().and_then(|()| self.shelf.prune(keep_receipted, PRUNE_STEP));
-                match kept {
-                    Ok(0) => {}
-                    Ok(_) => self.answer_shelf(),
-                    Err(error) => self.answer(Done::HousekeepingFailed(error)),
+            Job::SetMark { outbox, mark } => self.keeper.set_mark(outbox, mark),
+            Job::Housekeep => match self.keeper.housekeep(now) {
+                Ok(false) => {}
+                Ok(true) => self.answer_shelf(),
+                Err(error) => self.answer(Done::HousekeepingFailed(error)),
+            },
+            Job::StartNew { rewound, now } => {
+                if let Err(error) = self.keeper.start_new(rewound, now) {
+                    self.answer(Done::StartFailed(error));
                 }
+                self.answer_shelf();
             }
             Job::Try => {
-                let tried = self.shelf.newest().try_write();
+                let tried = self.keeper.try_write(now);
                 self.answer(Done::Tried(tried));
             }
-            Job::StartNew { rewound, now } => self.start_new(rewound, now),
         }
+        self.tell_news();
     }
 
-    /// An outbox was rewound: what it says without a receipt is said again in a new one, so that it reaches the cloud
-    /// under numbers that were never used. The old one stays on the disk, retired.
-    fn start_new(&mut self, rewound: OutboxId, now: Now) {
-        if self.shelf.is_retired(rewound) {
-            return self.answer_shelf();
+    /// What people should hear of, and what is on the shelf after it.
+    fn tell_news(&mut self) {
+        let news = self.keeper.take_news();
+        if !news.is_empty() {
+            news.into_iter().for_each(|news| self.answer(Done::News(news)));
+            self.answer_shelf();
         }
-        let started = mint_outbox_id()
-            .map_err(|source| OutboxError::Folder { path: "/dev/urandom".into(), source })
-            .and_then(|id| self.shelf.start_new(&self.owner, id))
-            .and_then(|()| self.say_again(rewound, now));
-        if let Err(error) = started {
-            self.answer(Done::StartFailed(error));
-        }
-        self.answer_shelf();
-    }
-
-    /// The same records in the newest outbox's terms: boots and taps have other numbers there. A record that this agent
-    /// cannot read is said again as it is.
-    fn say_again(&mut self, rewound: OutboxId, now: Now) -> Result<(), OutboxError> {
-        let Some((newest, old)) = self.shelf.newest_and(rewound) else { return Ok(()) };
-        // The old boots first: numbers ascend with time, and the cloud bounds a boot by those around it.
-        let mut boots = BTreeMap::new();
-        for (number, boot_id) in old.boots()? {
-            boots.insert(number, newest.boot_number(boot_id)?);
-        }
-        let boot = newest.boot_number(self.boot_id)?;
-        let old_mark = old.mark().receipted_through;
-        // The new outbox begins with its own start; then the old records follow in their order.
-        let renumbered = |seq: Seq| if seq > old_mark { Seq(seq.0 - old_mark.0 + 1) } else { Seq::ZERO };
-        let translate = |bytes: &Vec<u8>| {
-            let Ok(mut record) = Record::decode(bytes) else { return bytes.clone() };
-            record.at.boot = boots.get(&record.at.boot).copied().unwrap_or(record.at.boot);
-            if let Body::Repeats { seq, .. } = &mut record.body {
-                *seq = renumbered(*seq);
-            }
-            record.encode()
-        };
-        let version = short_text(env!("CARGO_PKG_VERSION"));
-        let body = Body::AgentStarted { boot_id: self.boot_id, version, previous_stop: PreviousStop::None };
-        let mut own_start = Some(vec![Record { at: now.stamp(boot), body }.encode()]);
-        let mut from = old_mark.next();
-        newest.append_continuing(rewound, || {
-            if let Some(start) = own_start.take() {
-                return Ok(Some(start));
-            }
-            let chunk = old.read(from)?;
-            from = from.plus(chunk.records.len() as u64);
-            Ok((!chunk.records.is_empty()).then(|| chunk.records.iter().map(translate).collect()))
-        })?;
-        self.started = Some((newest.id(), boot));
-        Ok(())
     }
 
     fn answer_shelf(&mut self) {
-        let views = self.shelf.all().map(|outbox| OutboxView {
+        let shelf = self.keeper.shelf();
+        let views = shelf.all().map(|outbox| OutboxView {
             id: outbox.id(),
             last_seq: outbox.last_seq(),
             mark: outbox.mark(),
             pruned_through: outbox.pruned_through(),
-            is_retired: self.shelf.is_retired(outbox.id()),
+            is_retired: shelf.is_retired(outbox.id()),
+            is_sound: outbox.stage().is_sound(),
         });
         let views = views.collect();
         self.answer(Done::Shelf(views));
@@ -460,27 +406,32 @@ impl Worker {
 }
 
 /// 128 random bits for a new outbox.
-pub fn mint_outbox_id() -> std::io::Result<OutboxId> {
+pub fn mint_outbox_id() -> OutboxId {
     let mut id = [0; 16];
     ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut id)
-        .map_err(|_| std::io::Error::other("the kernel gives no random bytes"))?;
-    Ok(OutboxId(id))
+        .expect("a kernel that runs an agent gives random bytes");
+    OutboxId(id)
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::medium::Disk;
+    use super::super::shelf::Owner;
     use super::*;
-    use tap_protocol::record::ClockState;
+    use crate::config::OutboxConfig;
+    use tap_protocol::record::{ClockState, PreviousStop};
     use tokio::sync::mpsc::{Receiver, channel};
 
     const NOW: Now = Now { boottime_ms: 1, wall_ms: 2, clock: ClockState::Unsynced };
 
     fn start(folder: &std::path::Path) -> (OutboxThread, Receiver<Done>) {
         let owner = Owner { controller: "hq-door-1".parse().unwrap(), machine: b"pi".to_vec() };
-        let shelf = Shelf::open(Disk::shared(), folder, &owner, || mint_outbox_id().unwrap()).unwrap();
+        let shelf = Shelf::open(Disk::shared(), folder, &owner, mint_outbox_id).unwrap();
         let (answers, done) = channel(64);
-        (OutboxThread::start(shelf, owner, BootId([1; 16]), answers).unwrap(), done)
+        (
+            OutboxThread::start(shelf, OutboxConfig::default().limits(), BootId([1; 16]), answers).unwrap(),
+            done,
+        )
     }
 
     fn append(thread: &OutboxThread, ticket: u64) {
@@ -504,6 +455,7 @@ mod tests {
             mark: Mark { receipted_through: Seq(receipted), store_epoch: None },
             pruned_through: Seq(0),
             is_retired,
+            is_sound: true,
         };
         let mut shelf = vec![view(0, 5, false), view(1, 2, true)];
         shelf.extend((2..30).map(|n| view(n, 2, false)));
@@ -535,23 +487,6 @@ mod tests {
     }
 
     #[test]
-    fn a_start_that_could_not_be_written_is_written_before_the_first_record() {
-        let folder = tempfile::tempdir().unwrap();
-        let owner = Owner { controller: "hq-door-1".parse().unwrap(), machine: b"pi".to_vec() };
-        let shelf = Shelf::open(Disk::shared(), folder.path(), &owner, || mint_outbox_id().unwrap()).unwrap();
-        let (answers, _done) = channel(64);
-        let mut worker = Worker { shelf, owner, boot_id: BootId([1; 16]), started: None, answers };
-        let body = Body::ReaderUp { reader: "in".parse().unwrap() };
-        worker.commit(&mut vec![(Ticket(1), NOW, body.clone())]);
-        worker.commit(&mut vec![(Ticket(2), NOW, body)]);
-        let outbox = worker.shelf.newest().id();
-        let chunk = worker.shelf.read(outbox, Seq(1)).unwrap().unwrap();
-        let records: Vec<Record> = chunk.records.iter().map(|bytes| Record::decode(bytes).unwrap()).collect();
-        let kinds: Vec<_> = records.iter().map(|record| (record.body.kind(), record.at.boot)).collect();
-        assert_eq!(kinds, [("agent_started", 1), ("reader_up", 1), ("reader_up", 1)]);
-    }
-
-    #[test]
     fn a_clean_stop_is_told_from_a_kill() {
         let folder = tempfile::tempdir().unwrap();
         let previous_stop = |n: u64| {
@@ -571,30 +506,6 @@ mod tests {
         drop(thread.jobs); // the queue closes without a stop, as at a crash of the loop …
         thread.thread.join().unwrap();
         assert_eq!((first, second), (PreviousStop::None, PreviousStop::Clean));
-    }
-
-    #[test]
-    fn boots_are_numbered_in_their_order_in_what_is_said_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let owner = Owner { controller: "hq-door-1".parse().unwrap(), machine: b"pi".to_vec() };
-        let mut shelf =
-            Shelf::open(Disk::shared(), folder.path(), &owner, || mint_outbox_id().unwrap()).unwrap();
-        let [first, second, now] = [7, 3, 5].map(|id| BootId([id; 16]));
-        let rewound = shelf.newest().id();
-        for boot in [first, second] {
-            shelf.newest().boot_number(boot).unwrap();
-        }
-        let (answers, _done) = channel(64);
-        let mut worker = Worker { shelf, owner, boot_id: now, started: None, answers };
-        worker.start_new(rewound, NOW);
-        assert_eq!(worker.shelf.newest().boots().unwrap(), [(1, first), (2, second), (3, now)]);
-        let newest = worker.shelf.newest().id();
-        let chunk = worker.shelf.read(newest, Seq(1)).unwrap().unwrap();
-        assert_eq!(
-            Record::decode(&chunk.records[0]).unwrap().at.boot,
-            3,
-            "its own start is the first record"
-        );
     }
 
     #[test]
