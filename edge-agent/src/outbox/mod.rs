@@ -20,8 +20,10 @@ use crate::relay::Mark;
 
 pub mod carve;
 pub mod error;
+pub mod export;
 pub mod head;
 pub mod keeper;
+pub mod lock;
 pub mod medium;
 pub mod mounts;
 mod opening;
@@ -108,6 +110,30 @@ impl Outbox {
             .sync_folder(folder)
             .map_err(|source| OutboxError::Folder { path: folder.to_owned(), source })?;
         Outbox::open(medium, path)
+    }
+
+    /// Opens an outbox to look at it, beside an agent that may be writing to it: nothing is changed, brought to a newer version
+    /// or set aside.
+    pub fn open_to_read(path: &Path) -> Result<Outbox, OutboxError> {
+        let at = |source| OutboxError::Open { path: path.to_owned(), source };
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut db = Connection::open_with_flags(path, flags).map_err(at)?;
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(at)?;
+        db.pragma_update(None, "query_only", true).map_err(at)?;
+        db.busy_timeout(std::time::Duration::from_secs(5)).map_err(at)?;
+        let head = opening::read_head(&mut db, path)?;
+        let last = opening::check_tail(&db, &head)?;
+        Ok(Outbox { db, path: path.to_owned(), head, last, head_is_dirty: false })
+    }
+
+    /// What SQLite itself finds wrong with the file; nothing if it is fine.
+    pub fn quick_check(&self) -> Result<Vec<String>, OutboxError> {
+        let at = |source| OutboxError::Read { source };
+        let mut rows = self.db.prepare("PRAGMA quick_check").map_err(at)?;
+        let found = rows.query_map([], |row| row.get(0)).map_err(at)?;
+        let mut found: Vec<String> = found.collect::<Result<_, _>>().map_err(at)?;
+        found.retain(|line| line != "ok");
+        Ok(found)
     }
 
     /// Opens an outbox, makes sure that commits to it are durable, and checks what can be checked at once: its log, its own

@@ -515,7 +515,8 @@ pub struct Aside {
 }
 
 impl Aside {
-    fn of(file: PathBuf) -> Option<Aside> {
+    /// What the name of a file says, if it is one.
+    pub fn of(file: PathBuf) -> Option<Aside> {
         let name = file.file_name()?.to_str()?.strip_suffix(ASIDE)?.strip_suffix('.')?;
         let (rest, next_ordinal) = name.rsplit_once('.')?;
         let (stem, last) = rest.rsplit_once('.')?;

@@ -223,6 +223,31 @@ impl OutboxThread {
         Ok(OutboxThread { jobs, thread })
     }
 
+    /// Starts a thread that records nothing: an agent that is out of service, and can say why.
+    pub fn out_of_service(
+        why: impl Fn() -> OutboxError + Send + 'static,
+        answers: Sender<Done>,
+    ) -> std::io::Result<OutboxThread> {
+        let (jobs, queue) = sync_channel(MAX_WAITING_JOBS);
+        let refuse = move || {
+            let _ = answers.blocking_send(Done::AppendFailed { tickets: Vec::new(), error: why() });
+            while let Ok(job) = queue.recv() {
+                let done = match job {
+                    Job::Append { ticket, .. } => Done::AppendFailed { tickets: vec![ticket], error: why() },
+                    Job::Read { outbox, .. } => Done::Gone { outbox },
+                    Job::HashAt { receipt } => Done::HashAt { receipt, own: Ok(None) },
+                    Job::SetMark { .. } | Job::Housekeep => continue,
+                    Job::StartNew { .. } => Done::StartFailed(why()),
+                    Job::Stop => break,
+                };
+                let _ = answers.blocking_send(done);
+            }
+            let _ = answers.try_send(Done::Stopped);
+        };
+        let thread = std::thread::Builder::new().name("outbox".into()).spawn(refuse)?;
+        Ok(OutboxThread { jobs, thread })
+    }
+
     /// Asks for something, now or not at all.
     pub fn submit(&self, job: Job) -> Result<(), Refused> {
         self.jobs.try_send(job).map_err(|error| match error {
