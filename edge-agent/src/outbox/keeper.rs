@@ -364,6 +364,7 @@ impl Keeper {
         if self.unmeasured_bytes.is_none() {
             self.measure()?;
             self.shelf.hold_reserve(self.limits.min_free_bytes)?;
+            return self.check(CHECK_STEP, now);
         }
         if self.room.level == Level::Fine {
             return Ok(false);
