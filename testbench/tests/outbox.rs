@@ -221,13 +221,13 @@ async fn on_a_full_disk_history_makes_room_for_taps() {
     })
     .await;
     disk.fill();
-    for n in 0..500 {
+    for n in 0..2_000 {
         site.tap(n % 20).await.expect("history goes first");
     }
     let status = site.edge_status().await.unwrap();
     assert!(status.outboxes.last().unwrap().pruned_through > 0, "{status:?}");
     wait_until("everything to be stored", HEALS_WITHIN, &[], async || {
-        site.cloud_ledger().await.is_ok_and(|ledger| ledger.taps == 4_500)
+        site.cloud_ledger().await.is_ok_and(|ledger| ledger.taps == 6_000)
     })
     .await;
 }

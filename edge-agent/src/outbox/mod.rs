@@ -86,30 +86,38 @@ impl Outbox {
         machine: &[u8],
         ordinal: u32,
     ) -> Result<Outbox, OutboxError> {
-        let at = |source| OutboxError::Create { path: path.to_owned(), source };
         // Under another name until it is whole: a power cut in between must not leave a file that is taken for an outbox.
         let draft = path.with_extension(DRAFT);
-        let folder_error = |source| OutboxError::Folder { path: draft.clone(), source };
-        medium.create_new(&draft).map_err(folder_error)?;
-        let mut db = medium::open(medium, &draft).map_err(at)?;
+        let made = Outbox::create_as(&draft, medium, path, Head::new(id, controller, machine, ordinal));
+        made.inspect_err(|_| {
+            // Otherwise a full disk would get one more for each tap that it refuses.
+            for leftover in ["", "-journal", "-wal", "-shm"] {
+                let _ = medium.remove(&opening::beside(&draft, leftover));
+            }
+        })?;
+        Outbox::open(medium, path)
+    }
+
+    fn create_as(draft: &Path, medium: &dyn Medium, path: &Path, head: Head) -> Result<(), OutboxError> {
+        let at = |source| OutboxError::Create { path: path.to_owned(), source };
+        let folder_error = |source| OutboxError::Folder { path: draft.to_owned(), source };
+        medium.create_new(draft).map_err(folder_error)?;
+        let mut db = medium::open(medium, draft).map_err(at)?;
         db.pragma_update(None, "page_size", PAGE_BYTES).map_err(at)?;
         db.pragma_update(None, "journal_mode", "wal").map_err(at)?;
         db.pragma_update(None, "synchronous", "full").map_err(at)?;
         let first = db.transaction().map_err(at)?;
         first.execute_batch(SCHEMA).map_err(at)?;
-        Head::new(id, controller, machine, ordinal).write(&first).map_err(at)?;
+        head.write(&first).map_err(at)?;
         first.pragma_update(None, "application_id", APPLICATION_ID).map_err(at)?;
         first.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(at)?;
         first.commit().map_err(at)?;
         // Closing brings the log into the file and removes it.
         db.close().map_err(|(_, source)| at(source))?;
-        medium.sync_file(&draft).and_then(|()| medium.rename(&draft, path)).map_err(folder_error)?;
+        medium.sync_file(draft).and_then(|()| medium.rename(draft, path)).map_err(folder_error)?;
         // Makes the new name itself durable.
         let folder = medium::parent(path);
-        medium
-            .sync_folder(folder)
-            .map_err(|source| OutboxError::Folder { path: folder.to_owned(), source })?;
-        Outbox::open(medium, path)
+        medium.sync_folder(folder).map_err(|source| OutboxError::Folder { path: folder.to_owned(), source })
     }
 
     /// Opens an outbox to look at it, beside an agent that may be writing to it: nothing is changed, brought to a newer version

@@ -244,10 +244,11 @@ impl Shelf {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let last = last.map_or("unknown".into(), |seq| seq.to_string());
         let file = path.with_file_name(format!("{stem}.{last}.{next_ordinal}.{ASIDE}"));
+        // Also if that fails: nothing is written to it any more.
+        self.writable_from = self.writable_from.max(next_ordinal);
         self.medium
             .rename(path, &file)
             .map_err(|source| OutboxError::Folder { path: path.to_owned(), source })?;
-        self.writable_from = self.writable_from.max(next_ordinal);
         self.news.push(News::SetAside {
             outbox: id_in(&stem).map(|(id, _)| id),
             file,
