@@ -29,6 +29,7 @@ use crate::feedback::{Audience, Due, Feedback};
 use crate::identity::Identity;
 use crate::metrics::{self, Measured};
 use crate::now::Now;
+use crate::outbox::carve::MAX_SEQ;
 use crate::outbox::shelf::News;
 use crate::outbox::space::Level;
 use crate::outbox::worker::{Committed, Done, Job, OutboxThread, OutboxView, Ticket, told_in_hello};
@@ -606,11 +607,15 @@ impl Agent {
                 tracing::error!("{text}");
                 self.problems.insert("damage", text);
             }
-            News::Lost { .. } => {
+            News::Lost { ranges, .. } if !ranges.is_empty() => {
+                // Where nobody knows how many there were, one stands for them.
+                let records = |(from, to): &(Seq, Seq)| if *to < MAX_SEQ { to.0 - from.0 + 1 } else { 1 };
+                let lost = self.counters.lost.entry("damaged".into()).or_default();
+                *lost += ranges.iter().map(records).sum::<u64>();
                 tracing::error!("{text}");
                 self.problems.insert("lost", text);
             }
-            News::Salvaged(_) => tracing::warn!("{text}"),
+            News::Lost { .. } | News::Salvaged(_) => tracing::warn!("{text}"),
             News::Room(verdict) => match verdict.level {
                 Level::Fine => {
                     tracing::info!("{text}");

@@ -11,7 +11,7 @@ use tap_protocol::limits::MAX_READERS;
 use tap_protocol::tap::Direction;
 
 use crate::admission::DEFAULT_DEBOUNCE_MS;
-use crate::outbox::space::Limits;
+use crate::outbox::space::{Limits, MAX_DAYS};
 use crate::reader::framing::Framing;
 use crate::reader::lamp::LampChoice;
 use crate::reader::number_line::LineFormat;
@@ -97,6 +97,10 @@ impl Config {
             if config.readers[..i].iter().any(|other| other.name == reader.name) {
                 return wrong(&format!("two readers are called {}", reader.name));
             }
+        }
+        if usize::from(config.outbox.keep_receipted_days) >= MAX_DAYS {
+            let message = format!("history is kept for at most {} days", MAX_DAYS - 1);
+            return Err(layers.error_at("outbox.keep_receipted_days", &message));
         }
         if config.readers.len() >= MAX_READERS {
             return Err(layers.error_at("reader", "a controller has at most 15 readers"));

@@ -26,6 +26,9 @@ const MAX_REQUEST_BYTES: u64 = 4 * 1024;
 /// How long the agent may take for an answer: far longer than any commit.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// After a question could not be taken in.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// What can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -106,8 +109,15 @@ pub async fn listen(path: &Path, asked: Sender<Asked>) -> std::io::Result<JoinHa
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(converse(stream, asked.clone()));
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => drop(tokio::spawn(converse(stream, asked.clone()))),
+                // Too many open files, say: it passes, and the next question must find us.
+                Err(error) => {
+                    tracing::warn!(why = %error, "nobody can be answered on the control socket for a moment");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
         }
     }))
 }

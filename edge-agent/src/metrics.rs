@@ -96,7 +96,11 @@ pub fn text(status: &Status, measured: &Measured) -> String {
     let help = "From a card's number to the signal.";
     out.histogram("tap_to_signal_seconds", help, &measured.tap_to_signal);
     out.histogram("commit_seconds", "One commit of the outbox.", &measured.commit);
-    out.family("lost_total", "counter", "Records that a damaged medium took with it.");
+    out.family(
+        "lost_total",
+        "counter",
+        "Records that are gone without a receipt; where nobody knows how many, one stands for them.",
+    );
     for (reason, count) in &counters.lost {
         out.sample("lost_total", &[("reason", reason)], *count);
     }

@@ -111,7 +111,7 @@ pub struct Counters {
     pub receipts: u64,
     /// Messages from the broker that were not authentic or not for us.
     pub messages_refused: u64,
-    /// Records that a damaged medium took with it, by reason.
+    /// Records that are gone without a receipt, by reason; where nobody knows how many, one stands for them.
     pub lost: BTreeMap<String, u64>,
     /// How often the wall clock was set.
     pub clock_steps: u64,

@@ -102,6 +102,8 @@ const PURE: [(&str, &[&str]); 2] = [
             "log_allowance",
             "metrics",
             "now",
+            "outbox::space",
+            "outbox::wal",
             "relay",
             "round_trip",
             "service",

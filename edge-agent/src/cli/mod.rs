@@ -13,6 +13,7 @@ mod clock;
 mod config;
 mod diag;
 mod keys;
+mod outbox;
 mod readers;
 mod run;
 mod status;
@@ -88,6 +89,11 @@ enum Verb {
     },
     /// Give the running agent a tap without a card.
     Tap(tap::Tap),
+    /// Look at the records on this disk, check, export, prune and salvage them.
+    Outbox {
+        #[command(subcommand)]
+        verb: outbox::Verb,
+    },
     /// Look at the card readers.
     Readers {
         #[command(subcommand)]
@@ -138,6 +144,7 @@ impl Cli {
                 with_config(&config, |config| test_connection::run(&config, output))
             }
             Verb::Tap(tap) => tap.run(),
+            Verb::Outbox { verb } => verb.run(),
             Verb::Readers { verb } => verb.run(),
             Verb::Keys { verb } => verb.run(),
             Verb::Diag { verb } => verb.run(),

@@ -199,10 +199,12 @@ impl OutboxView {
 /// restored from a backup learns of them only here. A retired one is said again elsewhere.
 pub fn told_in_hello(shelf: &[OutboxView]) -> Vec<&OutboxView> {
     let Some((newest, older)) = shelf.split_last() else { return Vec::new() };
-    let waits = |view: &OutboxView| view.mark.receipted_through < view.last_seq;
-    let (waiting, drained): (Vec<_>, Vec<_>) =
-        older.iter().enumerate().filter(|(_, view)| !view.is_retired).partition(|(_, view)| waits(view));
-    let first = waiting.into_iter().chain(drained.into_iter().rev());
+    let waits = |view: &OutboxView| !view.is_sound || view.mark.receipted_through < view.last_seq;
+    let told = older.iter().enumerate().filter(|(_, view)| !view.is_retired);
+    let (waiting, drained): (Vec<_>, Vec<_>) = told.partition(|(_, view)| waits(view));
+    // A salvaged one waits for the cloud's word in any case: nothing of it is sent before it has that.
+    let (salvaged, sound): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|(_, view)| !view.is_sound);
+    let first = salvaged.into_iter().chain(sound).chain(drained.into_iter().rev());
     let mut told: Vec<_> = first.take(MAX_HELLO_OUTBOXES - 1).collect();
     told.sort_unstable_by_key(|(place, _)| *place);
     told.into_iter().map(|(_, view)| view).chain([newest]).collect()
@@ -230,6 +232,32 @@ impl OutboxThread {
         let (jobs, queue) = sync_channel(MAX_WAITING_JOBS);
         let worker = Worker { keeper: Keeper::new(shelf, limits, boot_id, clock::read()), answers };
         let thread = std::thread::Builder::new().name("outbox".into()).spawn(move || worker.run(&queue))?;
+        Ok(OutboxThread { jobs, thread })
+    }
+
+    /// Starts a thread that records nothing: an agent that is out of service, and can say why.
+    pub fn out_of_service(
+        why: impl Fn() -> OutboxError + Send + 'static,
+        answers: Sender<Done>,
+    ) -> std::io::Result<OutboxThread> {
+        let (jobs, queue) = sync_channel(MAX_WAITING_JOBS);
+        let refuse = move || {
+            let _ = answers.blocking_send(Done::AppendFailed { tickets: Vec::new(), error: why() });
+            while let Ok(job) = queue.recv() {
+                let done = match job {
+                    Job::Append { ticket, .. } => Done::AppendFailed { tickets: vec![ticket], error: why() },
+                    Job::Read { outbox, .. } => Done::Gone { outbox },
+                    Job::HashAt { receipt } => Done::HashAt { receipt, own: Ok(None) },
+                    Job::SetMark { .. } | Job::Housekeep => continue,
+                    Job::StartNew { .. } => Done::StartFailed(why()),
+                    Job::Try => Done::Tried(Err(why())),
+                    Job::Stop => break,
+                };
+                let _ = answers.blocking_send(done);
+            }
+            let _ = answers.try_send(Done::Stopped);
+        };
+        let thread = std::thread::Builder::new().name("outbox".into()).spawn(refuse)?;
         Ok(OutboxThread { jobs, thread })
     }
 
@@ -458,10 +486,15 @@ mod tests {
             is_sound: true,
         };
         let mut shelf = vec![view(0, 5, false), view(1, 2, true)];
-        shelf.extend((2..30).map(|n| view(n, 2, false)));
+        shelf.extend((2..29).map(|n| view(n, 2, false)));
+        shelf.push(OutboxView { is_sound: false, ..view(29, 5, false) });
         shelf.push(view(30, 5, false));
         let told: Vec<u8> = told_in_hello(&shelf).iter().map(|view| view.id.0[0]).collect();
-        assert_eq!(told, [(2..17).collect(), vec![30]].concat(), "neither the drained nor the retired one");
+        assert_eq!(
+            told,
+            [(2..16).collect(), vec![29, 30]].concat(),
+            "neither the drained nor the retired one"
+        );
         // A restored cloud asks only for what it hears of.
         let shelf =
             [view(0, 5, false), view(1, 2, true), view(2, 2, false), view(3, 5, false), view(4, 5, false)];
