@@ -159,11 +159,13 @@ impl LampDesk {
         if wanted && (mailbox.threads == 0 || stuck && mailbox.threads < MOST_THREADS) {
             mailbox.term += 1;
             mailbox.in_call_since_ms = None;
-            let worker = Worker { shared: Arc::clone(&self.0), term: mailbox.term };
-            // Without a thread there is no light; the next wish tries again.
-            let name = format!("lamp-{}", self.0.reader);
-            if thread::Builder::new().name(name).spawn(move || worker.run()).is_ok() {
-                mailbox.threads += 1;
+            mailbox.threads += 1;
+            let (shared, term) = (Arc::clone(&self.0), mailbox.term);
+            // Made in its own thread: were it dropped here, as when there is none, it would wait for this lock.
+            let work = move || Worker { shared, term }.run();
+            if thread::Builder::new().name(format!("lamp-{}", self.0.reader)).spawn(work).is_err() {
+                // Without a thread there is no light; the next wish tries again.
+                mailbox.threads -= 1;
             }
         }
         self.0.news.notify_all();

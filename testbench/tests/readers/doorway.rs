@@ -59,7 +59,10 @@ impl Doorway {
     }
 
     pub async fn status(&self) -> Status {
-        self.site.edge_status().await.unwrap()
+        self.site.edge_status().await.unwrap_or_else(|error| {
+            let log = std::fs::read_to_string(self.site.dir().join("edge-agent.log")).unwrap_or_default();
+            panic!("the agent does not answer: {error:#}\n{log}")
+        })
     }
 
     pub async fn reader(&self, name: &str) -> ReaderStatus {
