@@ -14,7 +14,7 @@ use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER, HEXUPPER};
 use edge_agent::control::{Request, Response, question};
 use serde_json::Value;
 use testbench::{
-    rig::{NotifySocket, PtyPair, free_port, program_path, wait_until},
+    rig::{NotifySocket, Pcscd, PtyPair, VirtualReader, free_port, program_path, wait_until},
     site::{CONTROLLER, HEALS_WITHIN, Site, SiteOptions, badge_uid, run},
 };
 
@@ -259,6 +259,11 @@ async fn the_connection_is_tested_all_the_way_to_the_clouds_receipt() {
     let ahead_ms = document["round_trip"]["clock_ahead_ms"].as_i64().unwrap();
     assert!(ahead_ms.abs() < 1_000, "both clocks are one here: {ahead_ms} ms");
 
+    // The certificate is for 127.0.0.1 and no other name.
+    let url = format!("mqtts://localhost:{}", site.uplink.addr().port());
+    let (code, said, _) = verb_with(&config, &["test-connection"], &[("EDGE_AGENT_BROKER__URL", &url)]);
+    assert!(code == 1 && said.contains("failed   TLS     the broker and we cannot agree on TLS"), "{said}");
+
     // The broker takes everything, and the cloud is gone: an accepted hello is not an answer.
     site.kill_cloud().unwrap();
     let (code, document) = test(&["name", "tcp", "tls", "mqtt", "receipt"]);
@@ -273,6 +278,53 @@ async fn the_connection_is_tested_all_the_way_to_the_clouds_receipt() {
     let (code, document) = test(&["name", "tcp", "tls", "mqtt", "hello"]);
     let problem = document["steps"][4]["problem"]["what"].as_str().unwrap();
     assert!(code == 69 && problem.starts_with("the agent is not running"), "{problem}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_are_checked_by_what_pcscd_and_the_ports_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut pcscd = Pcscd::start(dir.path()).await.unwrap();
+    let port = dir.path().join("ttyRDM6300");
+    let _serial = PtyPair::plug_in(&port).unwrap();
+    let door = Door::new(&format!(
+        "[[reader]]\nname = \"in\"\npcsc = {{ match = \"{}\" }}\n[[reader]]\nname = \"out\"\nserial = {{ port = \"{}\" }}\n",
+        VirtualReader::First.name(),
+        port.display()
+    ));
+    let socket = pcscd.socket_path().display().to_string();
+    let look = || {
+        let env = [("PCSCLITE_CSOCK_NAME", socket.as_str())];
+        let (_, said, _) = verb_with(&door.config(), &["check", "--output", "json"], &env);
+        serde_json::from_str::<Value>(&said).unwrap()
+    };
+    let found = look();
+    for name in ["pcscd", "readers", "serial_ports"] {
+        assert_eq!(check(&found, name)["state"], "ok", "{:#}", check(&found, name));
+    }
+    let renamed =
+        std::fs::read_to_string(door.config()).unwrap().replace(VirtualReader::First.name(), "OMNIKEY");
+    std::fs::write(door.config(), renamed).unwrap();
+    let found = look();
+    let says = check(&found, "readers")["says"].as_str().unwrap();
+    assert!(says.contains("no PC/SC reader called \"OMNIKEY\"; connected: "), "{says}");
+    pcscd.kill9().unwrap();
+    let found = look();
+    assert_eq!(check(&found, "pcscd")["state"], "error", "{:#}", check(&found, "pcscd"));
+    assert_eq!(check(&found, "readers")["state"], "skipped");
+}
+
+/// pcscd that stands still answers nobody and reports nothing: the check ends all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pcscd_that_hangs_does_not_hang_the_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut pcscd = Pcscd::start(dir.path()).await.unwrap();
+    let door = Door::new("[[reader]]\nname = \"in\"\npcsc = {}\n");
+    pcscd.pause().unwrap();
+    let env = [("PCSCLITE_CSOCK_NAME", pcscd.socket_path().to_str().unwrap())];
+    let (code, said, _) = verb_with(&door.config(), &["check", "--output", "json"], &env);
+    let found: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, &check(&found, "pcscd")["says"]), (1, &Value::from("no answer came in time")));
+    assert_eq!(check(&found, "keys")["state"], "ok", "and the others were looked at");
 }
 
 #[test]
