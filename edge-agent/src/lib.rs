@@ -25,6 +25,7 @@ pub mod reader;
 pub mod relay;
 pub mod round_trip;
 pub mod service;
+pub mod service_manager;
 pub mod signal;
 pub mod status;
 pub mod watchdog;

@@ -14,7 +14,7 @@ use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER, HEXUPPER};
 use edge_agent::control::{Request, Response, question};
 use serde_json::Value;
 use testbench::{
-    rig::{NotifySocket, Pcscd, PtyPair, VirtualReader, free_port, program_path, wait_until},
+    rig::{NotifySocket, Pcscd, PtyPair, SyscallFault, VirtualReader, free_port, program_path, wait_until},
     site::{CONTROLLER, HEALS_WITHIN, Site, SiteOptions, badge_uid, run},
 };
 
@@ -121,6 +121,39 @@ async fn ready_is_said_without_network_broker_or_pcscd_and_taps_are_recorded() {
     Command::new("kill").arg(agent.0.id().to_string()).status().unwrap();
     assert_eq!(manager.wait_for("STOPPING=", Duration::from_secs(20)), "STOPPING=1");
     assert!(agent.0.wait().unwrap().success());
+}
+
+/// A commit may take 20 s on a worn out card before anybody calls it hanging, so this test lasts a little longer.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_watchdog_is_fed_by_commits_that_come_back_and_by_nothing_else() {
+    let door = Door::new("");
+    let mut manager = NotifySocket::bind(door.dir.path()).unwrap();
+    let log = door.dir.path().join("agent.log");
+    let mut command = door.agent(&[]);
+    command.env("NOTIFY_SOCKET", manager.path()).env("WATCHDOG_USEC", "3000000");
+    let agent = Ends(command.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap());
+    manager.wait_for("READY=1", Duration::from_secs(20));
+    manager.wait_for("WATCHDOG=1", Duration::from_secs(20));
+    manager.wait_for("WATCHDOG=1", Duration::from_secs(20));
+
+    let pid = rustix::process::Pid::from_child(&agent.0);
+    let hanging =
+        SyscallFault::attach(pid, &["fdatasync:delay_enter=60000000"], door.dir.path()).await.unwrap();
+    let request = Request::Tap { uid: badge_uid(1), direction: Default::default() };
+    let socket = door.dir.path().join("run/control.sock");
+    let waiting = tokio::spawn(async move { question(&socket, &request).await });
+    let unfed =
+        || std::fs::read_to_string(&log).unwrap().matches("the watchdog is not fed: a commit").count();
+    wait_until("a hanging commit to be noticed", HEALS_WITHIN, &[&log], async || unfed() >= 1).await;
+    let fed = |lines: &[String]| lines.iter().filter(|line| *line == "WATCHDOG=1").count();
+    let before = fed(manager.heard());
+    wait_until("the next time it would have been fed", HEALS_WITHIN, &[&log], async || unfed() >= 2).await;
+    assert_eq!(fed(manager.heard()), before, "the loop turns all the while, and that does not count");
+    // Nobody has read the manager's socket for half a minute: no reason for the loop to stand still.
+    // A slow commit that comes back after all is no reason to stay away.
+    hanging.end().await.unwrap();
+    manager.wait_for("WATCHDOG=1", Duration::from_secs(20));
+    assert!(matches!(waiting.await.unwrap().unwrap(), Response::Recorded { .. }));
 }
 
 #[tokio::test(flavor = "multi_thread")]

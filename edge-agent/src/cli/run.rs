@@ -15,11 +15,10 @@ use edge_agent::outbox::medium::Disk;
 use edge_agent::outbox::shelf::{Owner, Shelf};
 use edge_agent::outbox::worker::{OutboxThread, mint_outbox_id};
 use edge_agent::reader::{ReaderEvent, RunningReader, serial};
+use edge_agent::service_manager::ServiceManager;
 use edge_agent::signal::{Lamp, LogLamp, Signals};
-use edge_agent::watchdog::Stuck;
 use edge_agent::{broker_link, clock, control, log, metrics_out};
 use ring::digest;
-use sd_notify::NotifyState;
 use tap_protocol::hello::ReaderKind;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{Sender, channel};
@@ -91,12 +90,11 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
     let linking = broker_link::start(&config.broker, &config.controller, link_in)?;
 
     let mut clock_watch = ClockWatch::start();
+    let mut manager = ServiceManager::start()?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tracing::info!("edge-agent {} is ready as {}", env!("CARGO_PKG_VERSION"), config.controller);
-    notify(&[NotifyState::Ready]);
-    let mut said = String::new();
-    let mut watchdog = Watchdog::new();
+    manager.ready();
     loop {
         let nap = Duration::from_millis(agent.wake_at_ms().saturating_sub(clock::boottime_ms()));
         // Not biased: no source can starve another. Every branch only takes from a channel, which loses nothing.
@@ -112,15 +110,14 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
         };
         let is_tick = matches!(event, Event::Tick);
         agent.handle(event);
-        if is_tick && said != agent.status_line() {
-            said = agent.status_line();
-            notify(&[NotifyState::Status(&said)]);
+        if is_tick {
+            manager.status(agent.status_line());
         }
-        watchdog.feed(|| agent.stuck());
+        manager.feed(clock::boottime_ms(), || agent.stuck());
     }
 
     tracing::info!("stopping");
-    notify(&[NotifyState::Stopping]);
+    manager.stopping();
     listening.abort();
     measuring.iter().for_each(|task| task.abort());
     for reader in readers {
@@ -180,35 +177,4 @@ fn machine() -> Vec<u8> {
     let found = sources.iter().find_map(|path| std::fs::read(path).ok().filter(|text| !text.is_empty()));
     let text = [b"tapline/machine/v1\0".as_slice(), &found.unwrap_or_default()].concat();
     digest::digest(&digest::SHA256, &text).as_ref()[..16].to_vec()
-}
-
-/// The service manager's watchdog, if it set one: fed while everything turns.
-struct Watchdog {
-    every_ms: Option<u64>,
-    due_ms: u64,
-}
-
-impl Watchdog {
-    fn new() -> Watchdog {
-        // Thrice in its time: one feed may come late.
-        let every = sd_notify::watchdog_enabled().map(|time| time / 3);
-        Watchdog { every_ms: every.and_then(|every| u64::try_from(every.as_millis()).ok()), due_ms: 0 }
-    }
-
-    fn feed(&mut self, stuck: impl FnOnce() -> Option<Stuck>) {
-        let now_ms = clock::boottime_ms();
-        let Some(every_ms) = self.every_ms.filter(|_| now_ms >= self.due_ms) else { return };
-        self.due_ms = now_ms + every_ms;
-        match stuck() {
-            None => notify(&[NotifyState::Watchdog]),
-            Some(stuck) => tracing::error!("the watchdog is not fed: {stuck}"),
-        }
-    }
-}
-
-/// Tells the service manager, if there is one.
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!("cannot tell the service manager: {error}");
-    }
 }
