@@ -31,7 +31,7 @@ use crate::metrics::{self, Measured};
 use crate::now::Now;
 use crate::outbox::worker::{Committed, Done, Job, OutboxThread, OutboxView, Ticket, told_in_hello};
 use crate::outbox::{Chunk, OutboxError};
-use crate::reader::card_read::{CardRead, Reject, reports_removal};
+use crate::reader::card_read::{CardRead, Oddity, Reject, reports_removal};
 use crate::reader::{ReaderEvent, ReaderProgress, RecoveryStep, RunningReader};
 use crate::relay::{Relay, Send, Verdict};
 use crate::round_trip::RoundTrips;
@@ -182,7 +182,7 @@ impl Agent {
             simulated_reader,
             ages: Ages::default(),
             send_not_before_ms: 0,
-            tick_due_ms: now_ms + TICK_EVERY_MS,
+            tick_due_ms: now_ms,
             housekeep_due_ms: now_ms + HOUSEKEEP_EVERY_MS,
             complaints: Complaints::default(),
             counters: Counters::default(),
@@ -226,7 +226,6 @@ impl Agent {
             Event::Tick => {}
         }
         if now.boottime_ms >= self.tick_due_ms {
-            self.tick_due_ms = now.boottime_ms + TICK_EVERY_MS;
             self.tick(&now);
         }
         self.show_what_is_due(&now);
@@ -304,7 +303,10 @@ impl Agent {
                 if let Some(reader) = self.reader_named(&reader) {
                     *reader.odd.entry(kind.to_owned()).or_default() += 1;
                 }
-                if let Some(count) = self.complaints.due(kind, now.boottime_ms) {
+                // A lamp says by itself what is wrong with it, once and with what to do.
+                if what == Oddity::SameNumberAgain
+                    && let Some(count) = self.complaints.due(kind, now.boottime_ms)
+                {
                     tracing::warn!(%reader, count, "{what}");
                 }
             }
@@ -805,6 +807,7 @@ impl Agent {
     }
 
     fn tick(&mut self, now: &Now) {
+        self.tick_due_ms = now.boottime_ms + TICK_EVERY_MS;
         self.record_anchor(now);
         for answer in self.round_trips.expired(now.boottime_ms) {
             let why = "a hello was sent, and the broker took it, but no receipt came from the cloud within 10 s: cloud-ingest may be down, or it may not know this controller's record key";

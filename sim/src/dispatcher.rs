@@ -7,7 +7,9 @@ use cloud_ingest::delivery::dispatch::LEASE_MS;
 use cloud_ingest::delivery::retry::{self, Decision};
 use cloud_ingest::destination::Outcome;
 use cloud_ingest::destination::http_json::{judge, render};
-use cloud_ingest::event_store::{AttemptEnd, Claimed, EventStore, Lease, Next, UtcMs};
+use cloud_ingest::event_store::{
+    AttemptEnd, Claimed, EventStore, GIVE_UP_ON_TIME_AFTER_MS, Lease, Next, UtcMs,
+};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 
 use crate::bait::Bait;
@@ -37,6 +39,8 @@ pub struct Dispatcher {
     pub late_workers: u32,
     /// It dies when the next call is answered.
     pub crash_before_finish: bool,
+    /// A day on the cloud's clock passes for what waits for its true time, as if it had come a day earlier.
+    pub a_day_passes: bool,
     up: bool,
     calls: BTreeMap<u64, Call>,
     next_call: u64,
@@ -131,12 +135,19 @@ impl Dispatcher {
         let now = stage.utc();
         let lease_until = UtcMs(now.0 + LEASE_MS);
         let mut taken = Vec::new();
+        let waited_until = UtcMs(now.0 + if self.a_day_passes { GIVE_UP_ON_TIME_AFTER_MS } else { 0 });
+        let mut given_up = 0;
         let asked = vault.call(stage.now_ms, |store| {
             let expired = store.expire_leases(now)?;
+            given_up = store.give_up_on_time(waited_until)?;
             let claimed = store.claim(LEGACY, now, lease_until, room)?;
             taken.clone_from(&claimed);
             Ok((expired, claimed, store.next_due(LEGACY)?))
         });
+        if given_up > 0 {
+            stage.tally.add("taps set aside without time", given_up as u64);
+            stage.say(format_args!("dispatcher"), format_args!("{given_up} taps are set aside"));
+        }
         // Also when the answer was lost: then nobody knows of the claims, and their leases run out.
         for claimed in &taken {
             stage.oracle.claimed(claimed, stage.now_ms, &mut vault.store);
@@ -146,6 +157,7 @@ impl Dispatcher {
             let wait_ms = stage.dice.between(100, 2_000);
             return self.plan_turn(stage, wait_ms);
         };
+        self.a_day_passes = false;
         if expired > 0 {
             stage.tally.add("leases that ran out", expired as u64);
             stage.say(format_args!("dispatcher"), format_args!("{expired} leases ran out"));

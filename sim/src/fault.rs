@@ -15,7 +15,7 @@ use crate::intake::CrashAt;
 use crate::legacy::Mood;
 use crate::net::{Client, Way};
 use crate::stage::{Event, Stage};
-use crate::world::World;
+use crate::world::{BADGES, World};
 
 const TEN_YEARS_MS: i64 = 315_576_000_000;
 
@@ -47,6 +47,7 @@ pub enum Fault {
     StoreRestored,
     AgentKill,
     PowerLoss,
+    PowerFlickers,
     DiskFull,
     DiskSlow,
     OutboxRewound,
@@ -72,11 +73,12 @@ pub enum Fault {
     LateWorker,
     LateBinding,
     BackupTaken,
+    DayPasses,
 }
 
 impl Fault {
     /// The closed list.
-    pub const ALL: [Fault; 49] = [
+    pub const ALL: [Fault; 51] = [
         Fault::DoorLinkCut,
         Fault::DoorLinkStalls,
         Fault::PubacksLost,
@@ -101,6 +103,7 @@ impl Fault {
         Fault::StoreRestored,
         Fault::AgentKill,
         Fault::PowerLoss,
+        Fault::PowerFlickers,
         Fault::DiskFull,
         Fault::DiskSlow,
         Fault::OutboxRewound,
@@ -126,6 +129,7 @@ impl Fault {
         Fault::LateWorker,
         Fault::LateBinding,
         Fault::BackupTaken,
+        Fault::DayPasses,
     ];
 }
 
@@ -228,6 +232,19 @@ impl World {
                     door.machine.disk_full_until_ms = now_ms + full_ms;
                 }
             }
+            // Twice within a minute, without a network and with people at the door: the boot between never learns the time.
+            Fault::PowerFlickers => {
+                stage.shut_out(Client::Door(at), 60_000);
+                let (first_ms, second_ms) =
+                    (stage.dice.between(1_000, 8_000), stage.dice.between(1_000, 8_000));
+                let badge = stage.dice.below(BADGES as u64) as usize;
+                let again_ms = 500 + first_ms + stage.dice.between(10_000, 20_000);
+                for card_ms in [0, again_ms - 5_000] {
+                    stage.after(card_ms, Event::Card { door: at, badge, inwards: true });
+                }
+                stage.after(500, Event::PowerBlip { door: at, dark_ms: first_ms });
+                stage.after(again_ms, Event::PowerBlip { door: at, dark_ms: second_ms });
+            }
             Fault::DiskFull => door.machine.disk_full_until_ms = now_ms + stage.dice.between(1_000, 30_000),
             Fault::DiskSlow => door.machine.disk_slow_until_ms = now_ms + stage.dice.between(5_000, 60_000),
             Fault::OutboxRewound => self.rewind(at),
@@ -267,6 +284,8 @@ impl World {
             Fault::LateBinding => {
                 self.bind_one_unbound();
             }
+            // For those who wait for their time; nobody else would notice.
+            Fault::DayPasses => self.dispatcher.a_day_passes = true,
             Fault::BackupTaken => {
                 door.machine.backup = Some(door.machine.disk.medium());
                 self.vault.backup = Some(self.vault.store.clone());

@@ -9,7 +9,8 @@ use std::ops::RangeInclusive;
 
 use cloud_ingest::event_store::memory::MemoryStore;
 use cloud_ingest::event_store::{
-    Claimed, DeliveryRow, DeliveryState, EventFilter, EventRow, EventStore, Next, PersonId, Position, UtcMs,
+    Claimed, DeliveryRow, DeliveryState, EventFilter, EventRow, EventStore, HeldFor, Next, PersonId,
+    Position, UtcMs,
 };
 use tap_protocol::badge::Token;
 use tap_protocol::ids::{BootId, EventId, OutboxId, Seq, StoreEpoch};
@@ -53,6 +54,12 @@ pub struct Oracle {
     /// Messages that the store has decided about.
     decided: BTreeSet<u64>,
     states_seen: BTreeSet<DeliveryState>,
+    /// What is set aside because its time did not become known, by index into `stored`.
+    set_aside: BTreeSet<usize>,
+    /// What the boot numbers of each outbox stand for.
+    boots: BTreeMap<(OutboxId, u32), BootId>,
+    /// How many found their time after they had been set aside.
+    came_back: u64,
     wakes: BTreeMap<usize, (u64, u32)>,
     /// Something may have been lost since all accepted taps were last looked for.
     pub look_for_all: bool,
@@ -86,18 +93,23 @@ enum FateState {
     Destroyed,
 }
 
+/// A boot. Its number alone says too little: a rewound outbox gives it out again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Boot {
+    Named(BootId),
+    Numbered(OutboxId, u32),
+}
+
 #[derive(Debug)]
 struct Stored {
-    outbox: OutboxId,
     event_id: EventId,
     tap: Option<TapNo>,
     token: Option<Token>,
     /// When it came into its person's lane.
     joined_ms: Option<u64>,
     ended: bool,
-    boot: u32,
-    /// Which boot starts with it.
-    starts: Option<BootId>,
+    /// Which boot it is of: by its id if an agent's start told it, else by its number.
+    boot: Boot,
     is_anchor: bool,
 }
 
@@ -239,6 +251,8 @@ impl Oracle {
     /// The store was put back: what no disk has any more either is destroyed.
     pub fn store_replaced(&mut self, store: &mut MemoryStore, doors: &[Door], now_ms: u64) -> usize {
         self.stored.clear();
+        self.set_aside.clear();
+        self.boots.clear();
         self.marks.clear();
         self.bodies.clear();
         self.in_front_since_ms.clear();
@@ -277,7 +291,28 @@ impl Oracle {
                 self.what_is_stored_is_what_was_written(&row, store, now_ms);
             }
         }
+        if totals.unresolved > 0 || !self.set_aside.is_empty() {
+            self.look_at_what_is_set_aside(store, now_ms);
+        }
         self.every_delivery_is_in_one_state(store);
+    }
+
+    /// What found its time after all stands in line from now on.
+    fn look_at_what_is_set_aside(&mut self, store: &mut MemoryStore, now_ms: u64) {
+        let state = Some(DeliveryState::Parked);
+        let parked = store.events(&EventFilter { state, limit: usize::MAX, ..EventFilter::default() });
+        let is_aside = |row: &&EventRow| {
+            delivery(row).is_some_and(|delivery| delivery.held_for == Some(HeldFor::TimeUnresolved))
+        };
+        let parked = parked.unwrap_or_default();
+        let aside: BTreeSet<usize> = parked.iter().filter(is_aside).map(|row| index(row.position)).collect();
+        for back in self.set_aside.difference(&aside) {
+            // Where nobody is bound yet, the binding says when it joins.
+            let has_person = self.person(&self.stored[*back]).is_some();
+            self.stored[*back].joined_ms = has_person.then_some(now_ms);
+            self.came_back += 1;
+        }
+        self.set_aside = aside;
     }
 
     /// After a step of a door.
@@ -317,23 +352,9 @@ impl Oracle {
         outboxes.flat_map(|outbox| outbox.records()).filter_map(|(_, written)| written.tap).collect()
     }
 
-    /// The boot of a stored record. A boot's number alone says too little: a rewound outbox gives it out again.
-    fn boot_of(&self, at: usize) -> Option<BootId> {
-        let of = &self.stored[at];
-        let before = self.stored[..at]
-            .iter()
-            .rev()
-            .filter(|stored| stored.outbox == of.outbox && stored.boot == of.boot);
-        before.filter_map(|stored| stored.starts).next()
-    }
-
-    /// Boots, by their number in an outbox, that have a stored anchor.
-    fn boots_with_time(&self) -> BTreeSet<(OutboxId, u32)> {
-        self.stored
-            .iter()
-            .filter(|stored| stored.is_anchor)
-            .map(|stored| (stored.outbox, stored.boot))
-            .collect()
+    /// Boots that have a stored anchor, in whichever outbox.
+    fn boots_with_time(&self) -> BTreeSet<Boot> {
+        self.stored.iter().filter(|stored| stored.is_anchor).map(|stored| stored.boot).collect()
     }
 }
 
@@ -377,9 +398,8 @@ fn delivery(row: &EventRow) -> Option<&DeliveryRow> {
     row.tap.as_ref()?.deliveries.first()
 }
 
-fn state_of(event_id: EventId, store: &mut MemoryStore) -> Option<DeliveryState> {
-    let detail = store.event(event_id).ok()??;
-    delivery(&detail.row).map(|delivery| delivery.state)
+fn delivery_of(event_id: EventId, store: &mut MemoryStore) -> Option<DeliveryRow> {
+    delivery(&store.event(event_id).ok()??.row).cloned()
 }
 
 fn index(position: Position) -> usize {

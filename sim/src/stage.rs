@@ -65,6 +65,13 @@ pub enum Event {
         /// Its idempotency key.
         key: String,
     },
+    /// A door is without power for so long.
+    PowerBlip {
+        /// Which door.
+        door: usize,
+        /// For how long.
+        dark_ms: u64,
+    },
     /// Something breaks.
     Fault(Fault),
     /// Everything is whole again.

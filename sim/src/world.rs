@@ -18,7 +18,7 @@ use crate::tally::Tally;
 use crate::vault::Vault;
 
 /// Badges in the world.
-const BADGES: usize = 20;
+pub const BADGES: usize = 20;
 
 /// Of these, so many are bound late.
 const UNBOUND: usize = 6;
@@ -103,6 +103,8 @@ pub struct World {
     badges: Vec<Badge>,
     bound: Vec<bool>,
     healed: Option<(u64, u64)>,
+    /// Everything was done once; a day has passed since.
+    rested: bool,
     done: bool,
 }
 
@@ -148,6 +150,7 @@ impl World {
             badges: (0..BADGES).map(badge).collect(),
             bound: vec![false; BADGES],
             healed: None,
+            rested: false,
             done: false,
         };
         world.furnish();
@@ -181,7 +184,7 @@ impl World {
             let in_ms = stage.dice.below(3_000);
             door.start(stage, in_ms);
         }
-        let mut planned = 0;
+        let (mut planned, mut busy) = (0, Vec::new());
         while planned < taps {
             // People come in crowds.
             let crowd = stage.dice.between(1, 12);
@@ -192,6 +195,7 @@ impl World {
                 let badge = stage.dice.below(BADGES as u64) as usize;
                 let inwards = stage.dice.percent(50);
                 stage.at(at_ms, Event::Card { door, badge, inwards });
+                busy.push(at_ms);
                 if stage.dice.percent(15) {
                     // Held to the reader for longer.
                     stage.at(at_ms + 400, Event::Card { door, badge, inwards });
@@ -207,7 +211,11 @@ impl World {
             }
         }
         for _ in 0..faults {
-            let at_ms = stage.dice.below(chaos_ms);
+            // Half of it comes while there are people at the doors: what is under way then is what can be lost.
+            let at_ms = match stage.dice.percent(50) {
+                true => *stage.dice.pick(&busy) + stage.dice.below(50),
+                false => stage.dice.below(chaos_ms),
+            };
             let fault = *stage.dice.pick(&Fault::ALL);
             stage.at(at_ms, Event::Fault(fault));
         }
@@ -238,6 +246,12 @@ impl World {
             }
             Event::Dispatch(run, what) => self.dispatcher.handle(stage, &mut self.vault, run, what),
             Event::Request { run, call, key } => self.request(run, call, &key),
+            Event::PowerBlip { door, dark_ms } => {
+                let door = &mut self.doors[door];
+                door.die(stage);
+                door.machine.reboot(stage, dark_ms);
+                door.start(stage, dark_ms);
+            }
             Event::Fault(fault) => self.strike(fault),
             Event::Heal => {
                 self.heal();
@@ -306,10 +320,16 @@ impl World {
     fn look_whether_all_is_done(&mut self) {
         let Some((healed_ms, backlog)) = self.healed else { return };
         let stage = &mut self.stage;
-        let left = stage.oracle.what_is_left(&mut self.vault.store, &self.doors);
+        // A day on the cloud's clock: whoever still has no time by then keeps nobody waiting.
+        self.dispatcher.a_day_passes = self.rested;
+        let left = stage.oracle.what_is_left(&mut self.vault.store, &self.doors, self.rested);
         let since_ms = stage.now_ms - healed_ms;
         let allowed_ms = backlog * 1_000 / RATE_PER_SECOND + PATIENCE_MS + UNDER_WAY_MS;
         match left {
+            None if !self.rested => {
+                self.rested = true;
+                stage.after(1_000, Event::Look);
+            }
             None => {
                 stage.tally.at_least("longest time from healing to rest, seconds", since_ms / 1_000);
                 self.done = true;

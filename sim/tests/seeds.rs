@@ -88,6 +88,7 @@ fn what_is_rare_and_hurts_is_exercised() {
     for what in [
         "anchors from receipts",
         "anchors from the kernel",
+        "anchors from a step",
         "commits that nobody was told of",
         "deliveries released by a binding",
         "dispatcher crashes before finish",
@@ -107,6 +108,9 @@ fn what_is_rare_and_hurts_is_exercised() {
         "store calls that failed",
         "stores put back",
         "taps refused",
+        "taps set aside without time",
+        "taps that found their time after a day",
+        "taps with an estimated time",
         "taps that a crash interrupted",
     ] {
         was_exercised(what);

@@ -8,6 +8,7 @@
 //! end of its log.
 
 mod card_feeder;
+mod fake_clock;
 mod mosquitto;
 mod notify_socket;
 mod pcscd;
@@ -19,6 +20,7 @@ mod tethered;
 mod waiting;
 
 pub use card_feeder::CardFeeder;
+pub use fake_clock::{FakeClock, true_utc_ms};
 pub use mosquitto::{Mosquitto, MosquittoOptions};
 pub use notify_socket::NotifySocket;
 pub use pcscd::{Pcscd, VirtualReader};

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use edge_agent::{
+    anchors::ClockReport,
     control::{Request, Response, question},
     status::Status,
 };
@@ -20,7 +21,7 @@ use tempfile::TempDir;
 use crate::{
     fault_proxy::FaultProxy,
     legacy_sim::LegacySim,
-    rig::{Mosquitto, MosquittoOptions, Program, Ready, Running, free_port, program_path},
+    rig::{FakeClock, Mosquitto, MosquittoOptions, Program, Ready, Running, free_port, program_path},
 };
 
 /// The one controller's id.
@@ -49,6 +50,8 @@ pub struct SiteOptions {
     pub destination_timeout_ms: Option<u64>,
     /// Leave the badges unbound.
     pub unbound: bool,
+    /// edge-agent sees another clock, other boots and begins in 1970, with nobody vouching for its clock.
+    pub fake_clock: bool,
     /// The broker speaks TLS 1.3 alone, with a certificate made for it.
     pub tls: bool,
 }
@@ -68,6 +71,8 @@ pub struct Site {
     pub cloud: Option<Running>,
     /// edge-agent, while it runs.
     pub edge: Option<Running>,
+    /// edge-agent's clock, if it is another than the machine's.
+    pub clock: Option<FakeClock>,
     cloud_program: Program,
     edge_program: Program,
     http: SocketAddr,
@@ -168,8 +173,15 @@ impl Site {
             .args([dir.join("edge-agent.toml")])
             .args(options.verbose.then_some("--verbose"))
             .ready_when(Ready::Line("is ready as".into()));
+        let clock = match options.fake_clock {
+            true => Some(FakeClock::start(&dir).await?),
+            false => None,
+        };
+        if let Some(clock) = &clock {
+            clock.shows(0, false)?;
+        }
         let cloud = cloud_program.start(&dir).await?;
-        let edge = edge_program.start(&dir).await?;
+        let edge = at_its_time(&edge_program, clock.as_ref()).start(&dir).await?;
         let site = Site {
             broker,
             uplink,
@@ -177,6 +189,7 @@ impl Site {
             legacy,
             cloud: Some(cloud),
             edge: Some(edge),
+            clock,
             cloud_program,
             edge_program,
             http,
@@ -305,8 +318,50 @@ impl Site {
     ///
     /// When it does not get ready.
     pub async fn start_edge(&mut self) -> anyhow::Result<()> {
-        self.edge = Some(self.edge_program.start(&self.dir).await?);
+        let program = at_its_time(&self.edge_program, self.clock.as_ref());
+        self.edge = Some(program.start(&self.dir).await?);
         Ok(())
+    }
+
+    /// The power was gone: edge-agent starts in another boot, whose wall clock shows this.
+    ///
+    /// # Errors
+    ///
+    /// When edge-agent ran, does not get ready, or has no clock of its own.
+    pub async fn reboot_edge(&mut self, wall_ms: i64, vouched: bool) -> anyhow::Result<()> {
+        ensure!(self.edge.is_none(), "edge-agent was killed before");
+        let clock = self.clock.as_mut().context("edge-agent has a clock of its own")?;
+        clock.reboot().await?;
+        clock.shows(wall_ms, vouched)?;
+        self.start_edge().await
+    }
+
+    /// What the agent knows of the time.
+    ///
+    /// # Errors
+    ///
+    /// When no agent answers.
+    pub async fn edge_clock(&self) -> anyhow::Result<ClockReport> {
+        match question(&self.control_socket(), &Request::Clock).await? {
+            Response::Clock(report) => Ok(*report),
+            other => bail!("the agent answered something else: {other:?}"),
+        }
+    }
+
+    /// Runs a verb of edge-agent against this site's configuration; gives its exit code and its standard output.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn edge_cli(&self, verb: &[&str]) -> anyhow::Result<(i32, String)> {
+        let config = self.dir.join("edge-agent.toml");
+        let output = std::process::Command::new(program_path("edge-agent")?)
+            .args(verb)
+            .arg("--config")
+            .arg(config)
+            .output()?;
+        let code = output.status.code().context("edge-agent was not killed")?;
+        Ok((code, String::from_utf8_lossy(&output.stdout).into_owned()))
     }
 
     /// SIGKILL for cloud-ingest.
@@ -344,6 +399,13 @@ impl Site {
     pub fn controller(&self) -> ControllerId {
         CONTROLLER.parse().expect("it is a slug")
     }
+}
+
+/// The program, with the clock that it is to see.
+fn at_its_time(program: &Program, clock: Option<&FakeClock>) -> Program {
+    let Some(clock) = clock else { return program.clone() };
+    let program = program.clone().started_by(clock.starter());
+    clock.env().into_iter().fold(program, |program, (key, value)| program.env(key, value))
 }
 
 /// Runs one of our own programs to its end.

@@ -23,6 +23,12 @@ impl Stopwatch {
     }
 }
 
+/// The wall clock, milliseconds since 1970-01-01 UTC.
+pub(crate) fn utc_ms() -> i64 {
+    let now = clock_gettime(ClockId::Realtime);
+    now.tv_sec * 1_000 + now.tv_nsec / 1_000_000
+}
+
 /// Microseconds on `CLOCK_BOOTTIME`: one scale for every process on this machine, edge-agent's included.
 pub(crate) fn boottime_us() -> u64 {
     let now = clock_gettime(ClockId::Boottime);

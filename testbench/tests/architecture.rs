@@ -230,6 +230,29 @@ fn the_rule_can_be_broken() {
     assert!(may_use("tap_protocol::ids::Seq", &pure));
 }
 
+/// Debounce, backoff, every wait and every age at the door run on boottime. The wall clock is read in one place, written
+/// down, compared with boottime to see that it was set, shown, and told in a hello; nothing else knows it.
+#[test]
+fn nothing_at_the_door_waits_for_the_wall_clock() {
+    let may_know = ["anchors.rs", "cli/clock.rs", "clock.rs", "clock_watch.rs", "now.rs"];
+    let folder = root().join("edge-agent/src");
+    let mut knows = BTreeSet::new();
+    for path in sources(&folder) {
+        let code = without_tests(&fs::read_to_string(&path).unwrap());
+        let name = path.strip_prefix(&folder).unwrap().display().to_string();
+        // A hello tells what the wall clock shows.
+        let code = if name == "agent.rs" { code.replacen("wall_ms: now.wall_ms", "", 1) } else { code };
+        if ["wall_ms", "SystemTime", "Realtime", "REALTIME"].iter().any(|word| code.contains(word)) {
+            knows.insert(name);
+        }
+    }
+    assert!(knows.contains("clock.rs"), "the search finds what is there");
+    let others: Vec<_> = knows.iter().filter(|name| !may_know.contains(&name.as_str())).collect();
+    assert!(others.is_empty(), "{others:?} may not know the wall clock");
+    let clock = fs::read_to_string(folder.join("clock.rs")).unwrap();
+    assert_eq!(clock.matches("SystemTime::now()").count(), 1, "it is read in one place");
+}
+
 #[test]
 fn every_step_of_a_taps_life_says_which_it_is() {
     let mut steps: BTreeMap<u32, Vec<String>> = BTreeMap::new();

@@ -144,12 +144,15 @@ async fn the_watchdog_is_fed_by_commits_that_come_back_and_by_nothing_else() {
     let waiting = tokio::spawn(async move { question(&socket, &request).await });
     let unfed =
         || std::fs::read_to_string(&log).unwrap().matches("the watchdog is not fed: a commit").count();
-    wait_until("a hanging commit to be noticed", HEALS_WITHIN, &[&log], async || unfed() >= 1).await;
     let fed = |lines: &[String]| lines.iter().filter(|line| *line == "WATCHDOG=1").count();
-    let before = fed(manager.heard());
+    let mut before = 0;
+    wait_until("a hanging commit to be noticed", HEALS_WITHIN, &[&log], async || {
+        before = fed(manager.heard());
+        unfed() >= 1
+    })
+    .await;
     wait_until("the next time it would have been fed", HEALS_WITHIN, &[&log], async || unfed() >= 2).await;
     assert_eq!(fed(manager.heard()), before, "the loop turns all the while, and that does not count");
-    // Nobody has read the manager's socket for half a minute: no reason for the loop to stand still.
     // A slow commit that comes back after all is no reason to stay away.
     hanging.end().await.unwrap();
     manager.wait_for("WATCHDOG=1", Duration::from_secs(20));

@@ -26,6 +26,8 @@ use tokio::sync::mpsc::channel;
 use super::run::start_reader;
 use super::{ConfigArg, Output, complain, say, with_config};
 
+mod signals;
+
 /// Events of tested readers that may wait to be printed.
 const MAX_WAITING_EVENTS: usize = 16;
 
@@ -54,6 +56,9 @@ pub enum Verb {
         /// End after so many cards.
         #[arg(long, value_name = "N")]
         cards: Option<u64>,
+        /// Instead of reading cards, show every signal at the reader, so that its light and sound can be checked.
+        #[arg(long, conflicts_with_all = ["cards", "output"])]
+        signals: bool,
     },
 }
 
@@ -61,7 +66,10 @@ impl Verb {
     pub fn run(self) -> ExitCode {
         match self {
             Verb::List { config, output } => with_config(&config, |config| list(&config, output)),
-            Verb::Test { name, config, output, cards } => {
+            Verb::Test { name, config, signals: true, .. } => {
+                with_config(&config, |config| signals::show(&config, name.as_deref()))
+            }
+            Verb::Test { name, config, output, cards, signals: false } => {
                 with_config(&config, |config| test(config, name.as_deref(), output, cards))
             }
         }
@@ -278,15 +286,12 @@ struct Card {
 }
 
 fn test(config: Config, name: Option<&str>, output: Output, cards: Option<u64>) -> ExitCode {
-    let Some(readers) = chosen(&config, name) else {
-        let known: Vec<String> = config.readers.iter().map(|reader| reader.name.to_string()).collect();
-        complain(&format!(
-            "no reader is called {}; configured: {}",
-            name.unwrap_or_default(),
-            known.join(", ")
-        ));
-        return ExitCode::FAILURE;
-    };
+    let Some(mut readers) = chosen(&config, name) else { return nobody(&config, name) };
+    // Nothing is recorded here, so nothing is promised by a light.
+    readers
+        .iter_mut()
+        .filter_map(|reader| reader.pcsc.as_mut())
+        .for_each(|pcsc| pcsc.lamp = LampChoice::None);
     let agent_runs = running_agent(&config).is_some();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime.map(|runtime| runtime.block_on(watch(readers, agent_runs, output, cards))) {
@@ -298,32 +303,26 @@ fn test(config: Config, name: Option<&str>, output: Output, cards: Option<u64>) 
     }
 }
 
-/// The readers to test, without their lamps: nothing is recorded here, so nothing is promised. Where none is
-/// configured, the first PC/SC reader.
+/// The readers to test; where none is configured, the first PC/SC reader.
 fn chosen(config: &Config, name: Option<&str>) -> Option<Vec<ReaderConfig>> {
-    let dark = |reader: &ReaderConfig| {
-        let mut reader = reader.clone();
-        if let Some(pcsc) = &mut reader.pcsc {
-            pcsc.lamp = LampChoice::None;
-        }
-        reader
-    };
-    let named: Vec<ReaderConfig> = config
-        .readers
-        .iter()
-        .filter(|reader| name.is_none_or(|name| reader.name.as_str() == name))
-        .map(dark)
-        .collect();
+    let is_meant = |reader: &&ReaderConfig| name.is_none_or(|name| reader.name.as_str() == name);
+    let named: Vec<ReaderConfig> = config.readers.iter().filter(is_meant).cloned().collect();
     match (name, named.is_empty()) {
         (Some(_), true) => None,
         (None, true) => Some(vec![ReaderConfig {
             name: "first".parse().expect("it is a slug"),
             direction: Default::default(),
-            pcsc: Some(PcscConfig { lamp: LampChoice::None, ..PcscConfig::default() }),
+            pcsc: Some(PcscConfig::default()),
             serial: None,
         }]),
         (_, false) => Some(named),
     }
+}
+
+fn nobody(config: &Config, name: Option<&str>) -> ExitCode {
+    let known: Vec<String> = config.readers.iter().map(|reader| reader.name.to_string()).collect();
+    complain(&format!("no reader is called {}; configured: {}", name.unwrap_or_default(), known.join(", ")));
+    ExitCode::FAILURE
 }
 
 async fn watch(readers: Vec<ReaderConfig>, agent_runs: bool, output: Output, cards: Option<u64>) -> ExitCode {

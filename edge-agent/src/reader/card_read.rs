@@ -137,6 +137,12 @@ pub enum Oddity {
     /// The same number right after its card had left. Mostly the same card; but readers are known that give the next
     /// person the last one's number from a stale buffer, so it is counted where it can be seen.
     SameNumberAgain,
+    /// A signal that the reader's driver did not let through.
+    LampNotAllowed,
+    /// A signal that the reader did not show.
+    LampFailed,
+    /// A signal that could not be shown in time, and was not.
+    LampLate,
 }
 
 impl Oddity {
@@ -144,6 +150,9 @@ impl Oddity {
     pub fn kind(&self) -> &'static str {
         match self {
             Oddity::SameNumberAgain => "same_number_again",
+            Oddity::LampNotAllowed => "lamp_not_allowed",
+            Oddity::LampFailed => "lamp_failed",
+            Oddity::LampLate => "lamp_late",
         }
     }
 }
@@ -155,6 +164,9 @@ impl fmt::Display for Oddity {
                 "the same number was read again right after its card had left: the card was shown twice, or the reader \
                  repeats an old number; if taps of different people go missing here, update or replace the reader",
             ),
+            Oddity::LampNotAllowed => f.write_str("the driver let no signal through to the reader"),
+            Oddity::LampFailed => f.write_str("the reader did not show a signal"),
+            Oddity::LampLate => f.write_str("a signal could not be shown in time"),
         }
     }
 }

@@ -8,7 +8,6 @@
 //! its term is over. No failure of a lamp reaches anybody: it is said once, with what to do, and then counted.
 
 use std::ffi::{CStr, CString};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -16,6 +15,7 @@ use std::time::Duration;
 use tap_protocol::ids::ReaderName;
 use tokio::sync::Notify;
 
+use super::card_read::Oddity;
 use super::lamp::{LampChoice, LampModel, Path, Plan};
 use crate::signal::pattern::OUT_OF_SERVICE;
 use crate::signal::{Lamp, Signal};
@@ -55,36 +55,8 @@ pub trait Wire: Send {
 /// Makes a wire; called in the thread that will use it.
 pub type MakeWire = Box<dyn Fn() -> Box<dyn Wire> + Send + Sync>;
 
-/// What became of wishes.
-#[derive(Debug, Default)]
-pub struct LampCounters {
-    shown: AtomicU64,
-    late: AtomicU64,
-    not_allowed: AtomicU64,
-    failed: AtomicU64,
-}
-
-impl LampCounters {
-    /// Signals that the reader says it showed, or at least sounded.
-    pub fn shown(&self) -> u64 {
-        self.shown.load(Ordering::Relaxed)
-    }
-
-    /// Signals that could not be shown in time and were dropped.
-    pub fn late(&self) -> u64 {
-        self.late.load(Ordering::Relaxed)
-    }
-
-    /// Plans that the driver did not let through.
-    pub fn not_allowed(&self) -> u64 {
-        self.not_allowed.load(Ordering::Relaxed)
-    }
-
-    /// Plans that failed otherwise.
-    pub fn failed(&self) -> u64 {
-        self.failed.load(Ordering::Relaxed)
-    }
-}
+/// Where a lamp's failures are counted. Must return at once.
+pub type Count = Box<dyn Fn(Oddity) + Send + Sync>;
 
 /// One reader's lamp; clones are the same. Closed by [`LampDesk::close`].
 #[derive(Clone)]
@@ -95,7 +67,7 @@ struct Shared {
     choice: LampChoice,
     clock: fn() -> u64,
     make_wire: MakeWire,
-    counters: LampCounters,
+    count: Count,
     mailbox: Mutex<Mailbox>,
     news: Condvar,
     ended: Notify,
@@ -124,13 +96,19 @@ struct Wish {
 
 impl LampDesk {
     /// A lamp that is not attached yet.
-    pub fn new(reader: ReaderName, choice: LampChoice, clock: fn() -> u64, make_wire: MakeWire) -> LampDesk {
+    pub fn new(
+        reader: ReaderName,
+        choice: LampChoice,
+        clock: fn() -> u64,
+        make_wire: MakeWire,
+        count: Count,
+    ) -> LampDesk {
         LampDesk(Arc::new(Shared {
             reader,
             choice,
             clock,
             make_wire,
-            counters: LampCounters::default(),
+            count,
             mailbox: Mutex::default(),
             news: Condvar::new(),
             ended: Notify::new(),
@@ -155,11 +133,6 @@ impl LampDesk {
     /// For the agent.
     pub fn lamp(&self) -> Box<dyn Lamp> {
         Box::new(self.clone())
-    }
-
-    /// What became of wishes.
-    pub fn counters(&self) -> &LampCounters {
-        &self.0.counters
     }
 
     /// Nothing will be recorded here any more: says so by light if it can, and ends the thread.
@@ -303,7 +276,7 @@ impl Worker {
                     if (self.shared.clock)().saturating_sub(wish.asked_ms) <= LATE_AFTER_MS {
                         return Ok(Job::Show { reader, model, wish, in_service: mailbox.in_service });
                     }
-                    self.shared.counters.late.fetch_add(1, Ordering::Relaxed);
+                    (self.shared.count)(Oddity::LampLate);
                     continue;
                 }
                 if let (true, Some(in_service)) = (mailbox.standing_is_news, mailbox.in_service) {
@@ -336,19 +309,21 @@ impl Worker {
     ) {
         let pattern = wish.signal.pattern();
         let whole = model.signal(pattern, in_service);
-        let until_ms = (self.shared.clock)() + LONGEST_REPEAT_MS;
+        let started_ms = (self.shared.clock)();
+        let mut turn_ms = started_ms;
         let mut done = self.carry_out(wire, reader, model, &whole);
         if let (Ended::Failed, Some(sound)) = (&done, model.sound_alone(pattern)) {
             done = self.carry_out(wire, reader, model, &sound);
         }
-        if done != Ended::Failed {
-            self.shared.counters.shown.fetch_add(1, Ordering::Relaxed);
-        }
-        while done == Ended::Done && pattern.until_replaced && (self.shared.clock)() < until_ms {
-            done = match self.is_replaced(Duration::ZERO) {
-                true => Ended::Replaced,
-                false => self.carry_out(wire, reader, model, &whole),
-            };
+        while done == Ended::Done && pattern.until_replaced {
+            // A reader may have answered before it was through.
+            let now_ms = (self.shared.clock)();
+            let left_ms = u64::from(pattern.total_ms()).saturating_sub(now_ms.saturating_sub(turn_ms));
+            if self.is_replaced(Duration::from_millis(left_ms)) || now_ms >= started_ms + LONGEST_REPEAT_MS {
+                return;
+            }
+            turn_ms = (self.shared.clock)();
+            done = self.carry_out(wire, reader, model, &whole);
         }
     }
 
@@ -414,13 +389,12 @@ impl Worker {
 
     /// Says each kind once for as long as the reader is attached, and counts all.
     fn complain(&self, reader: &CStr, why: &WireError) {
-        let counters = &self.shared.counters;
-        let (kind, counter) = match why {
-            WireError::NotAllowed => ("not_allowed", &counters.not_allowed),
-            WireError::NoCard => ("no_card", &counters.failed),
-            WireError::Failed(_) => ("failed", &counters.failed),
+        let (kind, oddity) = match why {
+            WireError::NotAllowed => ("not_allowed", Oddity::LampNotAllowed),
+            WireError::NoCard => ("no_card", Oddity::LampFailed),
+            WireError::Failed(_) => ("failed", Oddity::LampFailed),
         };
-        counter.fetch_add(1, Ordering::Relaxed);
+        (self.shared.count)(oddity);
         let mut mailbox = self.shared.lock();
         if mailbox.said.contains(&kind) {
             return;
@@ -455,6 +429,7 @@ impl Drop for Worker {
 #[cfg(test)]
 mod tests {
     use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::sync::mpsc;
 
     use data_encoding::HEXUPPER;
@@ -488,6 +463,7 @@ mod tests {
     struct Rig {
         desk: LampDesk,
         heard: mpsc::Receiver<String>,
+        counted: mpsc::Receiver<Oddity>,
         gate: Gate,
     }
 
@@ -506,7 +482,9 @@ mod tests {
         let make = move || -> Box<dyn Wire> {
             Box::new(FakeWire { heard: tell.clone(), card, allowed, gate: Arc::clone(&his) })
         };
-        Rig { desk: LampDesk::new(name(), choice, clock, Box::new(make)), heard, gate }
+        let (count, counted) = mpsc::sync_channel(100);
+        let count = Box::new(move |oddity| count.send(oddity).unwrap());
+        Rig { desk: LampDesk::new(name(), choice, clock, Box::new(make), count), heard, counted, gate }
     }
 
     impl Rig {
@@ -524,8 +502,14 @@ mod tests {
             assert_eq!(self.heard.recv_timeout(Duration::from_secs(10)).unwrap(), command);
         }
 
-        fn until(&self, what: impl Fn(&LampDesk) -> bool) {
-            while !what(&self.desk) {
+        fn counts(&self, oddity: Oddity) {
+            assert_eq!(self.counted.recv_timeout(Duration::from_secs(10)).unwrap(), oddity);
+        }
+
+        /// Whatever the lamp was still to do is done.
+        fn ends(&self) {
+            self.desk.close();
+            while self.desk.0.lock().threads > 0 {
                 thread::yield_now();
             }
         }
@@ -540,7 +524,8 @@ mod tests {
         rig.desk.lamp().show(&"out".parse().unwrap(), Signal::OutOfService);
         rig.show(Signal::Recorded);
         rig.hears(RECORDED);
-        rig.until(|desk| desk.counters().shown() == 1);
+        rig.ends();
+        assert!(rig.heard.try_recv().is_err() && rig.counted.try_recv().is_err());
     }
 
     #[test]
@@ -561,7 +546,7 @@ mod tests {
         rig.show(Signal::NotABadge);
         rig.gate.set(()).unwrap();
         rig.hears(NOT_A_BADGE);
-        rig.until(|desk| desk.counters().shown() == 2);
+        rig.ends();
         assert!(rig.heard.try_recv().is_err());
     }
 
@@ -575,7 +560,8 @@ mod tests {
         rig.show(Signal::Recorded);
         NOW.store(LATE_AFTER_MS + 1, Ordering::Relaxed);
         rig.gate.set(()).unwrap();
-        rig.until(|desk| desk.counters().late() == 1);
+        rig.counts(Oddity::LampLate);
+        rig.ends();
         assert!(rig.heard.try_recv().is_err(), "a late green was shown");
     }
 
@@ -593,8 +579,8 @@ mod tests {
         }
         assert_eq!(rig.desk.0.lock().threads, MOST_THREADS);
         rig.gate.set(()).unwrap();
-        rig.until(|desk| desk.0.lock().threads == 1);
         rig.hears(RECORDED);
+        rig.ends();
     }
 
     #[test]
@@ -603,8 +589,8 @@ mod tests {
         rig.desk.lamp().in_service(&name(), true);
         rig.show(Signal::Recorded);
         rig.hears("E0000028011E");
-        rig.until(|desk| desk.counters().shown() == 1);
-        assert!(rig.desk.counters().not_allowed() >= 1);
+        rig.counts(Oddity::LampNotAllowed);
+        rig.ends();
         assert!(rig.heard.try_recv().is_err(), "a light was lit");
         assert_eq!(rig.desk.0.lock().said, ["not_allowed"]);
     }
@@ -645,7 +631,17 @@ mod tests {
         while rig.heard.recv_timeout(Duration::from_secs(10)).unwrap() != "E0000028011E" {}
         rig.hears("E00000290102");
         rig.hears("E00000290100");
-        rig.until(|desk| desk.counters().shown() == 2);
+        rig.ends();
+    }
+
+    #[test]
+    fn a_reader_that_answers_at_once_is_not_told_to_wait_again_and_again() {
+        let rig = rig(LampChoice::Acr122u, true, false, still).open();
+        rig.show(Signal::Wait);
+        rig.hears("FF0040F00402030100");
+        let much_sooner = Duration::from_millis(u64::from(Signal::Wait.pattern().total_ms()) / 2);
+        assert!(rig.heard.recv_timeout(much_sooner).is_err());
+        rig.hears("FF0040F00402030100");
     }
 
     #[tokio::test]

@@ -37,7 +37,7 @@ use tokio::task::JoinHandle;
 
 use crate::signal::Lamp;
 use card_read::{CardRead, Oddity, Reject};
-use lamp_desk::{LampCounters, LampDesk};
+use lamp_desk::LampDesk;
 
 /// A reader says that it turned at least this often; its stop takes no longer either.
 pub const TURN_MS: u64 = 500;
@@ -373,11 +373,6 @@ impl RunningReader {
     /// Its light and sound, if this kind of reader can have any.
     pub fn lamp(&self) -> Option<Box<dyn Lamp>> {
         self.lamp.as_ref().map(|lamp| lamp.0.lamp())
-    }
-
-    /// What became of the signals that its lamp was to show.
-    pub fn lamp_counters(&self) -> Option<&LampCounters> {
-        self.lamp.as_ref().map(|lamp| lamp.0.counters())
     }
 
     /// Stops it: within a second, whatever the hardware does, and whether or not anybody drains the events.

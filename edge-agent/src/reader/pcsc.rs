@@ -58,7 +58,10 @@ pub struct PcscConfig {
 /// Starts reading. Must be called within a tokio runtime. `clock` gives milliseconds of CLOCK_BOOTTIME.
 pub fn spawn(config: PcscConfig, events: mpsc::Sender<ReaderEvent>, clock: fn() -> u64) -> RunningReader {
     let make_wire = Box::new(|| -> Box<dyn Wire> { Box::new(PcscWire::default()) });
-    let lamp = LampDesk::new(config.name.clone(), config.lamp, clock, make_wire);
+    let (reader, count) = (config.name.clone(), events.clone());
+    // A lamp waits for nobody either: where there is no room, a failure of its is not counted.
+    let count = Box::new(move |what| _ = count.try_send(ReaderEvent::Odd { reader: reader.clone(), what }));
+    let lamp = LampDesk::new(config.name.clone(), config.lamp, clock, make_wire, count);
     let his = lamp.clone();
     let running =
         supervise::spawn(config.name.clone(), ReaderKind::Pcsc, events, clock, move |term: &Term| {

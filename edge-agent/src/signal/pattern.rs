@@ -112,6 +112,27 @@ impl Pattern {
     }
 }
 
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let colour = match self.colour {
+            Colour::Green => "green",
+            Colour::Amber => "amber",
+            Colour::Red => "red",
+        };
+        let length = if self.lit_ms < 200 { "short" } else { "long" };
+        match (self.until_replaced, self.flashes) {
+            (true, _) => write!(f, "blinking {colour}")?,
+            (false, 1) => write!(f, "one {length} flash of {colour}")?,
+            (false, n) => write!(f, "{n} {length} flashes of {colour}")?,
+        }
+        f.write_str(match self.beep {
+            Beep::Silent => ", no sound",
+            Beep::WithLight => ", a beep with each",
+            Beep::Throughout => ", one long beep over all of them",
+        })
+    }
+}
+
 const fn flashes(flashes: u8, colour: Colour, lit_ms: u16, dark_ms: u16, beep: Beep) -> Pattern {
     Pattern { colour, lit_ms, dark_ms, flashes, beep, until_replaced: false }
 }

@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloud_ingest::event_store::memory::MemoryStore;
-use cloud_ingest::event_store::{Claimed, DeliveryState, EventFilter, EventRow, EventStore, HeldFor};
+use cloud_ingest::event_store::{Claimed, DeliveryState, EventFilter, EventRow, EventStore, HeldFor, TapRow};
 use tap_protocol::ids::{EventId, OutboxId, Seq};
 use tap_protocol::receipt::Receipt;
 use tap_protocol::record::{Body, Record};
+use tap_protocol::time_repair::Anchor;
 
-use super::{FateState, ForAPerson, Oracle, Stored, delivery, index, state_of};
+use super::{Boot, FateState, ForAPerson, Oracle, Stored, delivery, delivery_of, index};
 use crate::disk::{Disk, TapNo};
 use crate::edge::Door;
 use crate::legacy::Legacy;
@@ -131,14 +132,14 @@ impl Oracle {
         let joined_ms = token.and_then(|token| self.persons.get(&token)).map(|_| now_ms);
         let (outbox, event_id) = (row.outbox, row.event_id);
         let record = Record::decode(&bytes).ok();
-        let boot = record.as_ref().map_or(0, |record| record.at.boot);
-        let (starts, is_anchor) = match record.map(|record| record.body) {
-            Some(Body::AgentStarted { boot_id, .. }) => (Some(boot_id), false),
-            Some(Body::ClockAnchor { .. }) => (None, true),
-            _ => (None, false),
-        };
-        let stored =
-            Stored { outbox, event_id, tap, token, joined_ms, ended: false, boot, starts, is_anchor };
+        let number = record.as_ref().map_or(0, |record| record.at.boot);
+        if let Some(Body::AgentStarted { boot_id, .. }) = record.as_ref().map(|record| &record.body) {
+            self.boots.insert((outbox, number), *boot_id);
+        }
+        let named = self.boots.get(&(outbox, number)).copied();
+        let boot = named.map_or(Boot::Numbered(outbox, number), Boot::Named);
+        let is_anchor = record.is_some_and(|record| Anchor::of(&record).is_some());
+        let stored = Stored { event_id, tap, token, joined_ms, ended: false, boot, is_anchor };
         self.stored.push(stored);
     }
 
@@ -167,7 +168,11 @@ impl Oracle {
             if stored.ended || !joined_before || self.person(stored) != Some(&claimed.tap.person) {
                 continue;
             }
-            let state = state_of(stored.event_id, store);
+            let delivery = delivery_of(stored.event_id, store);
+            let state = delivery.as_ref().map(|delivery| delivery.state);
+            if delivery.is_some_and(|delivery| delivery.held_for == Some(HeldFor::TimeUnresolved)) {
+                continue;
+            }
             if state.is_some_and(DeliveryState::is_open) {
                 let (at, person) = (position.0, &claimed.tap.person.0);
                 let what =
@@ -195,7 +200,8 @@ impl Oracle {
 
     /// A crash leaves `unknown`, never a request that nobody knows of; and nobody sends without a lease.
     pub(super) fn a_request_is_a_started_attempt(&mut self, claimed: &Claimed, store: &mut MemoryStore) {
-        if state_of(claimed.event_id, store) != Some(DeliveryState::InFlight) {
+        let state = delivery_of(claimed.event_id, store).map(|delivery| delivery.state);
+        if state != Some(DeliveryState::InFlight) {
             let what = format!("position {} is sent without a lease", claimed.claim.position.0);
             self.breaks("a_request_is_a_started_attempt", what);
         }
@@ -247,7 +253,13 @@ impl Oracle {
     }
 
     /// What is still to be done, if anything: `None` when everything is delivered that can be.
-    pub fn what_is_left(&mut self, store: &mut MemoryStore, doors: &[Door]) -> Option<String> {
+    /// After a day (`a_day_has_passed`) nobody waits for a time any more, nor behind somebody who does.
+    pub fn what_is_left(
+        &mut self,
+        store: &mut MemoryStore,
+        doors: &[Door],
+        a_day_has_passed: bool,
+    ) -> Option<String> {
         let for_a_person = ForAPerson::on(doors, store);
         let left = self.taps.iter().enumerate().find(|(tap, fate)| match fate.state {
             FateState::Waiting => true,
@@ -266,14 +278,16 @@ impl Oracle {
             counts.iter().filter(|count| count.state == DeliveryState::Held).map(|c| c.count).sum();
         let parked: u64 =
             counts.iter().filter(|count| count.state == DeliveryState::Parked).map(|c| c.count).sum();
+        let unresolved = store.totals().unwrap_or_default().unresolved;
+        if a_day_has_passed && held + parked > unresolved {
+            return Some(format!(
+                "after a day {held} deliveries are held and {parked} parked, {unresolved} of them set aside"
+            ));
+        }
         if held + parked == 0 { None } else { self.what_is_held_in_vain(store, doors) }
     }
 
-    /// A tap may be held for ever only if its boot ended without ever learning the time; parked only behind such a one.
-    ///
-    /// A known limit, allowed here: an anchor counts for the outbox it is in. If an *older* outbox turns out to be
-    /// rewound before the boot has its first anchor, a new outbox is started, the anchor goes there, and taps of this
-    /// boot that are already in the outbox between them stay held (seed 2735).
+    /// A tap may be without time for ever only if its boot ended without ever learning it; parked only behind such a one.
     pub(super) fn what_is_held_in_vain(&self, store: &mut MemoryStore, doors: &[Door]) -> Option<String> {
         let rows =
             store.events(&EventFilter { taps_only: true, limit: usize::MAX, ..EventFilter::default() });
@@ -286,22 +300,15 @@ impl Oracle {
             let stored = &self.stored[index(row.position)];
             let person = self.person(stored);
             match (delivery.state, delivery.held_for) {
-                (DeliveryState::Held, Some(HeldFor::Time)) => {
-                    let has_time = with_time.contains(&(stored.outbox, stored.boot));
-                    let boot = self.boot_of(index(row.position));
-                    let is_current = doors.iter().any(|door| {
-                        Some(door.machine.boot_id) == boot
-                            && door
-                                .machine
-                                .disk
-                                .outboxes
-                                .last()
-                                .is_some_and(|newest| newest.id == stored.outbox)
-                    });
+                (DeliveryState::Held, Some(HeldFor::Time))
+                | (DeliveryState::Parked, Some(HeldFor::TimeUnresolved)) => {
+                    let has_time = with_time.contains(&stored.boot);
+                    let is_current =
+                        doors.iter().any(|door| stored.boot == Boot::Named(door.machine.boot_id));
                     if has_time || is_current {
                         let place = format!("record {} of {}", row.seq, row.outbox);
                         return Some(format!(
-                            "{place} is held for its time, which its boot knows or can know"
+                            "{place} is without its time, which its boot knows or can know"
                         ));
                     }
                     held_persons.extend(person);
@@ -345,6 +352,7 @@ impl Oracle {
             ("taps left in a disputed outbox", disputed),
             ("taps left in a retired outbox", retired),
             ("records stored", self.stored.len() as u64),
+            ("taps that found their time after a day", self.came_back),
             ("calls at the legacy API", legacy.calls()),
         ] {
             tally.add(what, n);
@@ -364,6 +372,10 @@ impl Oracle {
                 continue;
             };
             *by_state.entry(delivery.state).or_default() += 1;
+            let is_estimate = |tap: &TapRow| tap.occurred.is_ok_and(|occurred| occurred.estimated);
+            if row.tap.as_ref().is_some_and(is_estimate) {
+                tally.count("taps with an estimated time");
+            }
             let processed = legacy.has(&row.event_id.to_string());
             if (delivery.state == DeliveryState::Delivered) && !processed {
                 self.breaks(

@@ -24,8 +24,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What the Debian package vsmartcard-vpcd installs.
 const DRIVER_CONFIG: &str = "/etc/reader.conf.d/vpcd";
 
+/// Where [`LAMP_DRIVER`] writes what it is told.
+const LAMP_COMMANDS: &str = "lamp-commands";
+
 /// The holder says so when its namespaces are furnished.
 const FURNISHED: &str = "furnished";
+
+/// A driver for a reader with a lamp and without a card; see there.
+const LAMP_DRIVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/rig/lamp_driver.c");
 
 /// One of the two readers that vpcd's driver makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,12 +80,45 @@ impl Pcscd {
     /// When not run by root, when pcscd or vsmartcard-vpcd aren't installed, or when pcscd doesn't come up; the
     /// end of its log is part of the message.
     pub async fn start(dir: &Path) -> anyhow::Result<Self> {
+        Self::start_with(dir, &[]).await
+    }
+
+    /// The same with a third reader, which never sees a card and whose driver lets commands through to it. Its name in
+    /// PC/SC begins with `name`, and what it is told is appended to [`lamp_commands`](Self::lamp_commands).
+    ///
+    /// # Errors
+    ///
+    /// Like [`start`](Self::start), and when gcc or libpcsclite-dev are missing.
+    pub async fn start_with_lamp(dir: &Path, name: &str) -> anyhow::Result<Self> {
+        let library = dir.join("lamp_driver.so");
+        compile(Path::new(LAMP_DRIVER), &library)?;
+        // pcscd wants a reader's device to be there.
+        let commands = dir.join(LAMP_COMMANDS);
+        fs::write(&commands, "").with_context(|| format!("creating {}", commands.display()))?;
+        let reader = format!(
+            "FRIENDLYNAME \"{name}\"\nDEVICENAME {}\nLIBPATH {}\nCHANNELID 1\n",
+            commands.display(),
+            library.display()
+        );
+        Self::start_with(dir, &[("lamp", &reader)]).await
+    }
+
+    /// What the third reader was told, a line of hexadecimal digits each; see [`start_with_lamp`](Self::start_with_lamp).
+    pub fn lamp_commands(&self) -> Vec<String> {
+        let said = fs::read_to_string(self.log.with_file_name(LAMP_COMMANDS)).unwrap_or_default();
+        said.lines().map(str::to_owned).collect()
+    }
+
+    async fn start_with(dir: &Path, readers: &[(&str, &str)]) -> anyhow::Result<Self> {
         ensure!(geteuid().is_root(), "a pcscd in namespaces of its own needs root");
         let config = dir.join("pcscd-readers");
         let log = dir.join("pcscd.log");
         fs::create_dir_all(&config).with_context(|| format!("creating {}", config.display()))?;
         fs::copy(DRIVER_CONFIG, config.join("vpcd"))
             .with_context(|| format!("copying {DRIVER_CONFIG} (Debian package vsmartcard-vpcd)"))?;
+        for (file, reader) in readers {
+            fs::write(config.join(file), reader).with_context(|| format!("configuring the reader {file}"))?;
+        }
 
         let holder = hold_namespaces(dir).await?;
         let socket = seen_from_outside(&holder, "/run/pcscd/pcscd.comm");
@@ -145,6 +184,15 @@ impl Pcscd {
     pub fn resume(&mut self) -> io::Result<()> {
         self.daemon.signal(Signal::CONT)
     }
+}
+
+/// Makes a driver of its source.
+fn compile(source: &Path, library: &Path) -> anyhow::Result<()> {
+    let mut command = std::process::Command::new("gcc");
+    command.args(["-Wall", "-Werror", "-shared", "-fPIC", "-I/usr/include/PCSC"]);
+    let made = command.arg("-o").arg(library).arg(source).output().context("running gcc")?;
+    ensure!(made.status.success(), "gcc: {}", String::from_utf8_lossy(&made.stderr));
+    Ok(())
 }
 
 /// A process that does nothing but own the namespaces.

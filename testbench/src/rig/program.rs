@@ -24,6 +24,7 @@ pub struct Program {
     name: String,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    starter: Vec<OsString>,
     ready: Ready,
 }
 
@@ -50,6 +51,7 @@ impl Program {
             name: name.to_owned(),
             args: Vec::new(),
             env: Vec::new(),
+            starter: Vec::new(),
             ready: Ready::AtOnce,
         })
     }
@@ -71,6 +73,11 @@ impl Program {
         self
     }
 
+    /// A command that executes it in its own place, such as `unshare`.
+    pub fn started_by(self, starter: Vec<OsString>) -> Self {
+        Self { starter, ..self }
+    }
+
     /// How it shows that it is ready.
     pub fn ready_when(self, ready: Ready) -> Self {
         Self { ready, ..self }
@@ -84,7 +91,10 @@ impl Program {
     pub async fn start(&self, dir: &Path) -> anyhow::Result<Running> {
         let log = dir.join(format!("{}.log", self.name));
         let said_before = fs::metadata(&log).map_or(0, |log| log.len());
-        let mut command = tethered(&self.path);
+        let mut words =
+            self.starter.iter().chain([self.path.as_os_str().to_owned()].iter()).cloned().collect::<Vec<_>>();
+        let mut command = tethered(words.remove(0));
+        command.args(words);
         // The backtrace of an error that is reported in words would push the words out of the quoted log.
         command.env("RUST_LIB_BACKTRACE", "0");
         command.args(&self.args).envs(self.env.iter().map(|(key, value)| (key, value)));

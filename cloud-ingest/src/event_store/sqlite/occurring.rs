@@ -3,7 +3,7 @@
 //! What an append asks again and again (which boot, what is known of it, its anchors if they are few) is kept until its
 //! end: a bound on memory per boot, and no statement per record where a boot has a handful of anchors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use rusqlite::Row;
 use tap_protocol::limits::NEAREST_ANCHORS;
@@ -180,10 +180,10 @@ impl Occurring {
         boot: BootNo,
         boottime_ms: u64,
     ) -> Result<Vec<Anchor>, StoreError> {
-        if !self.anchors.contains_key(&boot) {
+        if let Entry::Vacant(unread) = self.anchors.entry(boot) {
             let limit = capped(MAX_ANCHORS_KEPT as u64 + 1);
             let some = writing.all(sql::SOME_ANCHORS, (boot, limit), placed_anchor)?;
-            self.anchors.insert(boot, (some.len() <= MAX_ANCHORS_KEPT).then_some(some));
+            unread.insert((some.len() <= MAX_ANCHORS_KEPT).then_some(some));
         }
         if let Some(Some(all)) = self.anchors.get(&boot) {
             return Ok(meaning::nearest(all, boottime_ms));
