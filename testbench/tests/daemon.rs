@@ -398,6 +398,20 @@ fn a_key_is_changed_where_it_stands_and_never_into_something_wrong() {
     assert_eq!(std::fs::read_to_string(&config).unwrap(), before);
     assert_eq!(std::fs::read_dir(door.dir.path()).unwrap().count(), 3, "no draft is left behind");
 
+    let (_, said, _) = verb(&config, &["config", "list"]);
+    let line = said.lines().find(|line| line.starts_with("debounce_ms = 700")).unwrap();
+    assert!(line.ends_with("conf.d/10-site.toml:2"), "{line}");
+    // What is explained needs no configuration.
+    let nowhere = Path::new("/nonexistent/edge-agent.toml");
+    let (code, said, _) = verb(nowhere, &["config", "list", "--doc", "--output", "json"]);
+    let explained: Vec<Value> = serde_json::from_str(&said).unwrap();
+    let url = explained.iter().find(|key| key["key"] == "broker.url").unwrap();
+    assert_eq!(
+        (code, &url["variable"], &url["required"]),
+        (0, &"EDGE_AGENT_BROKER__URL".into(), &true.into())
+    );
+    assert_eq!(verb(nowhere, &["config", "list"]).0, 78);
+
     let env = [("EDGE_AGENT_BROKER__URL", "mqtt://elsewhere")];
     let (_, said, _) = verb_with(&config, &["config", "get", "broker.url"], &env);
     assert_eq!(said, "mqtt://elsewhere\n");
