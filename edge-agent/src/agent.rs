@@ -690,7 +690,7 @@ impl Agent {
                 self.last_receipt_ms = Some(now.boottime_ms);
                 if let Some(echo) = receipt.echo.filter(|echo| echo.boot_id == self.setup.boot_id) {
                     let (then_ms, cloud_ms) = (echo.boottime_ms, receipt.cloud_utc_ms);
-                    let told = self.round_trips.receipt_came(then_ms, cloud_ms, now.boottime_ms, now.wall_ms);
+                    let told = self.round_trips.receipt_came(then_ms, cloud_ms, now);
                     for (answer, trip) in told {
                         let _ = answer.send(Response::RoundTrip(trip));
                     }

@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
+use crate::now::Now;
+
 /// Askers at a time: one person, and a monitoring script.
 const MAX_WAITING: usize = 8;
 
@@ -59,15 +61,9 @@ impl<A> RoundTrips<A> {
     }
 
     /// A receipt came that echoes the hello with this boottime and tells the cloud's time: who is answered, and how.
-    pub fn receipt_came(
-        &mut self,
-        echo_ms: u64,
-        cloud_utc_ms: i64,
-        now_ms: u64,
-        wall_ms: i64,
-    ) -> Vec<(A, RoundTrip)> {
-        let took_ms = now_ms.saturating_sub(echo_ms);
-        let wall_in_the_middle_ms = wall_ms.saturating_sub_unsigned(took_ms / 2);
+    pub fn receipt_came(&mut self, echo_ms: u64, cloud_utc_ms: i64, now: &Now) -> Vec<(A, RoundTrip)> {
+        let took_ms = now.boottime_ms.saturating_sub(echo_ms);
+        let wall_in_the_middle_ms = now.wall_ms.saturating_sub_unsigned(took_ms / 2);
         let told = RoundTrip { took_ms, clock_ahead_ms: wall_in_the_middle_ms.saturating_sub(cloud_utc_ms) };
         self.take(|asker| asker.hello_ms == Some(echo_ms)).map(|answer| (answer, told)).collect()
     }
@@ -92,19 +88,24 @@ impl<A> RoundTrips<A> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tap_protocol::record::ClockState;
+
+    fn now(boottime_ms: u64, wall_ms: i64) -> Now {
+        Now { boottime_ms, wall_ms, clock: ClockState::Synced }
+    }
 
     #[test]
     fn a_receipt_answers_those_whose_hello_it_echoes() {
         let mut trips = RoundTrips::default();
         trips.asked("a", 100).unwrap();
-        assert!(trips.receipt_came(90, 0, 110, 0).is_empty(), "an older hello's");
+        assert!(trips.receipt_came(90, 0, &now(110, 0)).is_empty(), "an older hello's");
         trips.hello_sent(120);
         trips.asked("b", 130).unwrap();
         // 40 ms on the way: the cloud's time is the one of 20 ms ago.
         let told = RoundTrip { took_ms: 40, clock_ahead_ms: 980 };
-        assert_eq!(trips.receipt_came(120, 5_000, 160, 6_000), [("a", told)]);
+        assert_eq!(trips.receipt_came(120, 5_000, &now(160, 6_000)), [("a", told)]);
         trips.hello_sent(170);
-        assert_eq!(trips.receipt_came(170, 5_000, 170, 5_000).len(), 1);
+        assert_eq!(trips.receipt_came(170, 5_000, &now(170, 5_000)).len(), 1);
     }
 
     #[test]
@@ -124,7 +125,7 @@ mod tests {
         let mut trips = RoundTrips::default();
         trips.asked((), 0).unwrap();
         trips.hello_sent(0);
-        let told = trips.receipt_came(0, i64::MAX, 10, i64::MIN)[0].1;
+        let told = trips.receipt_came(0, i64::MAX, &now(10, i64::MIN))[0].1;
         assert_eq!(told.clock_ahead_ms, i64::MIN);
     }
 }

@@ -14,7 +14,7 @@ use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER, HEXUPPER};
 use edge_agent::control::{Request, Response, question};
 use serde_json::Value;
 use testbench::{
-    rig::{NotifySocket, PtyPair, SyscallFault, free_port, program_path, wait_until},
+    rig::{NotifySocket, Pcscd, PtyPair, SyscallFault, VirtualReader, free_port, program_path, wait_until},
     site::{CONTROLLER, HEALS_WITHIN, Site, SiteOptions, badge_uid, run},
 };
 
@@ -242,10 +242,18 @@ async fn a_healthy_door_passes_its_checks_running_and_stopped() {
     assert!(check(&running, "round_trip")["evidence"]["took_ms"].is_u64());
     let after = site.edge_status().await.unwrap();
     assert_eq!(after.broker.sessions, before.broker.sessions, "no check pushed the agent's session out");
-    assert_eq!(after.outboxes.last().unwrap().last_seq, before.outboxes.last().unwrap().last_seq);
 
     site.kill_edge().unwrap();
+    // What the kill left in the write-ahead log is still there afterwards, byte for byte.
+    let records = || {
+        let files = std::fs::read_dir(site.outbox_dir()).unwrap().map(|file| file.unwrap().path());
+        let mut files: Vec<_> = files.filter(|file| !file.to_string_lossy().ends_with("-shm")).collect();
+        files.sort();
+        files.into_iter().map(|file| (std::fs::read(&file).unwrap(), file)).collect::<Vec<_>>()
+    };
+    let before = records();
     let (_, said, _) = verb(&config, &["check", "--output", "json"]);
+    assert!(before.len() == 2 && records() == before, "a check writes nothing to the outbox");
     let stopped: Value = serde_json::from_str(&said).unwrap();
     looked_at(&stopped, &fine);
     looked_at(&stopped, &[("round_trip", "skipped")]);
@@ -295,6 +303,11 @@ async fn the_connection_is_tested_all_the_way_to_the_clouds_receipt() {
     let ahead_ms = document["round_trip"]["clock_ahead_ms"].as_i64().unwrap();
     assert!(ahead_ms.abs() < 1_000, "both clocks are one here: {ahead_ms} ms");
 
+    // The certificate is for 127.0.0.1 and no other name.
+    let url = format!("mqtts://localhost:{}", site.uplink.addr().port());
+    let (code, said, _) = verb_with(&config, &["test-connection"], &[("EDGE_AGENT_BROKER__URL", &url)]);
+    assert!(code == 1 && said.contains("failed   TLS     the broker and we cannot agree on TLS"), "{said}");
+
     // The broker takes everything, and the cloud is gone: an accepted hello is not an answer.
     site.kill_cloud().unwrap();
     let (code, document) = test(&["name", "tcp", "tls", "mqtt", "receipt"]);
@@ -309,6 +322,53 @@ async fn the_connection_is_tested_all_the_way_to_the_clouds_receipt() {
     let (code, document) = test(&["name", "tcp", "tls", "mqtt", "hello"]);
     let problem = document["steps"][4]["problem"]["what"].as_str().unwrap();
     assert!(code == 69 && problem.starts_with("the agent is not running"), "{problem}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_are_checked_by_what_pcscd_and_the_ports_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut pcscd = Pcscd::start(dir.path()).await.unwrap();
+    let port = dir.path().join("ttyRDM6300");
+    let _serial = PtyPair::plug_in(&port).unwrap();
+    let door = Door::new(&format!(
+        "[[reader]]\nname = \"in\"\npcsc = {{ match = \"{}\" }}\n[[reader]]\nname = \"out\"\nserial = {{ port = \"{}\" }}\n",
+        VirtualReader::First.name(),
+        port.display()
+    ));
+    let socket = pcscd.socket_path().display().to_string();
+    let look = || {
+        let env = [("PCSCLITE_CSOCK_NAME", socket.as_str())];
+        let (_, said, _) = verb_with(&door.config(), &["check", "--output", "json"], &env);
+        serde_json::from_str::<Value>(&said).unwrap()
+    };
+    let found = look();
+    for name in ["pcscd", "readers", "serial_ports"] {
+        assert_eq!(check(&found, name)["state"], "ok", "{:#}", check(&found, name));
+    }
+    let renamed =
+        std::fs::read_to_string(door.config()).unwrap().replace(VirtualReader::First.name(), "OMNIKEY");
+    std::fs::write(door.config(), renamed).unwrap();
+    let found = look();
+    let says = check(&found, "readers")["says"].as_str().unwrap();
+    assert!(says.contains("no PC/SC reader called \"OMNIKEY\"; connected: "), "{says}");
+    pcscd.kill9().unwrap();
+    let found = look();
+    assert_eq!(check(&found, "pcscd")["state"], "error", "{:#}", check(&found, "pcscd"));
+    assert_eq!(check(&found, "readers")["state"], "skipped");
+}
+
+/// pcscd that stands still answers nobody and reports nothing: the check ends all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pcscd_that_hangs_does_not_hang_the_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut pcscd = Pcscd::start(dir.path()).await.unwrap();
+    let door = Door::new("[[reader]]\nname = \"in\"\npcsc = {}\n");
+    pcscd.pause().unwrap();
+    let env = [("PCSCLITE_CSOCK_NAME", pcscd.socket_path().to_str().unwrap())];
+    let (code, said, _) = verb_with(&door.config(), &["check", "--output", "json"], &env);
+    let found: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, &check(&found, "pcscd")["says"]), (1, &Value::from("no answer came in time")));
+    assert_eq!(check(&found, "keys")["state"], "ok", "and the others were looked at");
 }
 
 #[test]
@@ -345,6 +405,20 @@ fn a_key_is_changed_where_it_stands_and_never_into_something_wrong() {
     }
     assert_eq!(std::fs::read_to_string(&config).unwrap(), before);
     assert_eq!(std::fs::read_dir(door.dir.path()).unwrap().count(), 3, "no draft is left behind");
+
+    let (_, said, _) = verb(&config, &["config", "list"]);
+    let line = said.lines().find(|line| line.starts_with("debounce_ms = 700")).unwrap();
+    assert!(line.ends_with("conf.d/10-site.toml:2"), "{line}");
+    // What is explained needs no configuration.
+    let nowhere = Path::new("/nonexistent/edge-agent.toml");
+    let (code, said, _) = verb(nowhere, &["config", "list", "--doc", "--output", "json"]);
+    let explained: Vec<Value> = serde_json::from_str(&said).unwrap();
+    let url = explained.iter().find(|key| key["key"] == "broker.url").unwrap();
+    assert_eq!(
+        (code, &url["variable"], &url["required"]),
+        (0, &"EDGE_AGENT_BROKER__URL".into(), &true.into())
+    );
+    assert_eq!(verb(nowhere, &["config", "list"]).0, 78);
 
     let env = [("EDGE_AGENT_BROKER__URL", "mqtt://elsewhere")];
     let (_, said, _) = verb_with(&config, &["config", "get", "broker.url"], &env);

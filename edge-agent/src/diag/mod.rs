@@ -1,5 +1,5 @@
 //! `edge-agent diag collect`: what support needs to know of a door, in one file, and nothing that identifies a card or opens
-//! a lock. Everything that goes in goes through [`Bundle::add`], which is where secrets are taken out.
+//! a lock. Everything that goes in goes through `Bundle::add`, which is where secrets are taken out.
 
 use std::path::Path;
 use std::process::Command;

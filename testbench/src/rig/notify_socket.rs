@@ -9,6 +9,9 @@ use std::{
 
 use crate::stopwatch::Stopwatch;
 
+/// Whoever waited for room in the socket writes at once when there is some; after such a silence nobody waits.
+const SILENCE: Duration = Duration::from_millis(100);
+
 /// A message is some lines of `NAME=value`.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 
@@ -37,9 +40,10 @@ impl NotifySocket {
         &self.path
     }
 
-    /// Every line heard so far, oldest first: `READY=1`, `STATUS=…`, `WATCHDOG=1`, `STOPPING=1`.
+    /// Every line heard so far, oldest first: `READY=1`, `STATUS=…`, `WATCHDOG=1`, `STOPPING=1`. Hears out whoever is
+    /// speaking, also one who had to wait because nobody listened.
     pub fn heard(&mut self) -> &[String] {
-        let _ = self.socket.set_nonblocking(true);
+        let _ = self.socket.set_read_timeout(Some(SILENCE));
         while self.receive().is_ok() {}
         &self.heard
     }
