@@ -135,6 +135,7 @@ const PURE: [(&str, &[&str]); 2] = [
             "event_store::meaning",
             "event_store::memory",
             "event_store::memory::destination",
+            "event_store::memory::occurring",
             "intake::admit",
             "intake::verify",
             "read_model::explain",

@@ -218,7 +218,10 @@ impl Append<'_, '_> {
         };
         let seen = self.occurring.record(self.writing, boot, at, anchor)?;
         let occurred = match (&meaning, seen.time) {
-            (Meaning::Tap(..), TrueTime::Unknown) => self.occurring.time_around(self.writing, boot, at)?,
+            (Meaning::Tap(..), TrueTime::Unknown) => {
+                let around = self.occurring.around(self.writing, boot)?;
+                self.occurring.time(self.writing, boot, at, around)?
+            }
             _ => seen.time,
         };
         let occurred = meaning::occurred(occurred);
@@ -274,6 +277,7 @@ impl Append<'_, '_> {
 
     /// More is known of a boot: taps of it that have no time may have it now.
     fn release_taps_of(&mut self, boot: BootNo) -> Result<(), StoreError> {
+        let around = self.occurring.around(self.writing, boot)?;
         let mut lanes = BTreeSet::new();
         let mut after = Position(0);
         loop {
@@ -285,7 +289,7 @@ impl Append<'_, '_> {
             after = *last;
             for (position, bytes, before) in waiting {
                 let Some(at) = Meaning::of(&bytes).stamp().copied() else { continue };
-                let time = self.occurring.time_around(self.writing, boot, &at)?;
+                let time = self.occurring.time(self.writing, boot, &at, around)?;
                 let occurred = meaning::occurred(time);
                 if occurred == Err(before) {
                     continue;

@@ -3,7 +3,8 @@
 //! What an append asks again and again (which boot, what is known of it, its anchors if they are few) is kept until its
 //! end: a bound on memory per boot, and no statement per record where a boot has a handful of anchors.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use rusqlite::Row;
 use tap_protocol::limits::NEAREST_ANCHORS;
@@ -103,21 +104,20 @@ impl Occurring {
         Ok(Seen { time, concerns })
     }
 
+    /// What is known around a boot.
+    pub fn around(&mut self, writing: &Writing<'_>, boot: BootNo) -> Result<Neighbours, StoreError> {
+        boots::neighbours(&mut (self, writing), boot)
+    }
+
     /// When a record was, with what is known around its boot.
-    pub fn time_around(
+    pub fn time(
         &mut self,
         writing: &Writing<'_>,
         boot: BootNo,
         at: &Stamp,
+        around: Neighbours,
     ) -> Result<TrueTime, StoreError> {
-        let anchors = self.nearest(writing, boot, at.boottime_ms)?;
-        match true_time(at, &anchors, Neighbours::default()) {
-            TrueTime::Unknown => {
-                let around = boots::neighbours(&mut (self, writing), boot)?;
-                Ok(true_time(at, &anchors, around))
-            }
-            known => Ok(known),
-        }
+        Ok(true_time(at, &self.nearest(writing, boot, at.boottime_ms)?, around))
     }
 
     /// The end of the append: what has become known of boots.
@@ -180,12 +180,15 @@ impl Occurring {
         boot: BootNo,
         boottime_ms: u64,
     ) -> Result<Vec<Anchor>, StoreError> {
-        if let Entry::Vacant(unread) = self.anchors.entry(boot) {
-            let limit = capped(MAX_ANCHORS_KEPT as u64 + 1);
-            let some = writing.all(sql::SOME_ANCHORS, (boot, limit), placed_anchor)?;
-            unread.insert((some.len() <= MAX_ANCHORS_KEPT).then_some(some));
-        }
-        if let Some(Some(all)) = self.anchors.get(&boot) {
+        let all = match self.anchors.entry(boot) {
+            Entry::Occupied(kept) => kept.into_mut(),
+            Entry::Vacant(unknown) => {
+                let limit = capped(MAX_ANCHORS_KEPT as u64 + 1);
+                let some = writing.all(sql::SOME_ANCHORS, (boot, limit), placed_anchor)?;
+                unknown.insert((some.len() <= MAX_ANCHORS_KEPT).then_some(some))
+            }
+        };
+        if let Some(all) = all {
             return Ok(meaning::nearest(all, boottime_ms));
         }
         let around = (boot, capped(boottime_ms), capped(NEAREST_ANCHORS as u64));
