@@ -348,22 +348,6 @@ impl Site {
         }
     }
 
-    /// Runs a verb of edge-agent against this site's configuration; gives its exit code and its standard output.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be started.
-    pub fn edge_cli(&self, verb: &[&str]) -> anyhow::Result<(i32, String)> {
-        let config = self.dir.join("edge-agent.toml");
-        let output = std::process::Command::new(program_path("edge-agent")?)
-            .args(verb)
-            .arg("--config")
-            .arg(config)
-            .output()?;
-        let code = output.status.code().context("edge-agent was not killed")?;
-        Ok((code, String::from_utf8_lossy(&output.stdout).into_owned()))
-    }
-
     /// SIGKILL for cloud-ingest.
     ///
     /// # Errors

@@ -83,6 +83,12 @@ fn is_told_truly(site: &Site, tapped: &Tapped) {
     );
 }
 
+/// `edge-agent clock`: its exit code and its standard output.
+fn clock_says(site: &Site, more: &[&str]) -> (i32, String) {
+    let output = site.edge_cli(&[&["clock"], more].concat()).unwrap();
+    (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// Power on, 1970, NTP blocked: only receipts tell the time, also of taps before the first of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_controller_that_boots_in_1970_tells_the_true_time() {
@@ -98,7 +104,7 @@ async fn a_controller_that_boots_in_1970_tells_the_true_time() {
         before.boottime_ms < 60_000,
         "a program enters its time namespace when it is executed (Linux 6.2)"
     );
-    let (code, said) = site.edge_cli(&["clock"]).unwrap();
+    let (code, said) = clock_says(&site, &[]);
     assert!(code == 1 && said.contains("taps are recorded, and wait in the cloud"), "{code} {said}");
 
     site.uplink.restore().await.unwrap();
@@ -110,7 +116,7 @@ async fn a_controller_that_boots_in_1970_tells_the_true_time() {
     let shown = event(&site, &taps[0]).await;
     assert_eq!(shown["time"], "known");
     assert!(shown["recorded_wall"].as_str().unwrap().starts_with("1970-01-01T00:0"), "{shown}");
-    let (code, said) = site.edge_cli(&["clock", "--output", "json"]).unwrap();
+    let (code, said) = clock_says(&site, &["--output", "json"]);
     let report: ClockReport = serde_json::from_str(&said).unwrap();
     assert_eq!((code, report.taps, report.anchors[0].source.as_str()), (0, TapTime::Receipts, "receipt"));
     assert!(report.last_receipt.unwrap().wall_off_ms < -50 * YEAR_MS);
@@ -220,7 +226,7 @@ async fn a_vouched_clock_that_receipts_contradict_is_held_and_shown() {
     .await;
     let (_, page) = site.get_text("/").await.unwrap();
     assert!(page.contains("Time in dispute: 1"), "a person is told");
-    assert_eq!(site.edge_cli(&["clock"]).unwrap().0, 1);
+    assert_eq!(clock_says(&site, &[]).0, 1);
     assert!(site.legacy.requests().is_empty());
 }
 
