@@ -463,6 +463,11 @@ def main():
     check("hello", hello, HELLO, size("hello"))
     receipt, dumps["receipt"] = read_message(golden("receipt"), read_receipt)
     check("receipt", receipt, RECEIPT, size("receipt"))
+    export = golden("export")
+    length = int.from_bytes(export[16:20], "big")
+    check("export: its header", export[:16], b"tapline/export\0\x01", size("export"))
+    check("export: one portion, the golden batch", (length, export[20:]), (len(golden("batch")), golden("batch")), "one batch")
+    dumps["export"] = []
     check("golden files", sorted(path.stem for path in GOLDEN.glob("*.hex")), sorted(dumps), f"{len(dumps)}, all known")
 
     h0 = chain_start(OUTBOX)

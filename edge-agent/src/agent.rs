@@ -438,11 +438,12 @@ impl Agent {
                 tracing::error!("{text}");
                 self.problems.insert("damage", text);
             }
-            News::Lost { .. } => {
+            News::Lost { ranges, .. } if !ranges.is_empty() => {
+                self.counters.lost_ranges += ranges.len() as u64;
                 tracing::error!("{text}");
                 self.problems.insert("lost", text);
             }
-            News::Salvaged(_) => tracing::warn!("{text}"),
+            News::Lost { .. } | News::Salvaged(_) => tracing::warn!("{text}"),
             News::Room(verdict) => match verdict.level {
                 Level::Fine => {
                     tracing::info!("{text}");

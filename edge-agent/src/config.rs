@@ -10,7 +10,7 @@ use tap_protocol::limits::MAX_READERS;
 use tap_protocol::tap::Direction;
 
 use crate::admission::DEFAULT_DEBOUNCE_MS;
-use crate::outbox::space::Limits;
+use crate::outbox::space::{Limits, MAX_DAYS};
 
 /// The exit code for a configuration error (`EX_CONFIG` of sysexits.h): systemd must not restart on it.
 pub const EXIT_CONFIG: u8 = 78;
@@ -85,6 +85,10 @@ impl Config {
             if config.readers[..i].iter().any(|other| other.name == reader.name) {
                 return wrong(&format!("two readers are called {}", reader.name));
             }
+        }
+        if usize::from(config.outbox.keep_receipted_days) >= MAX_DAYS {
+            let message = format!("history is kept for at most {} days", MAX_DAYS - 1);
+            return Err(error_at(file, text, "outbox.keep_receipted_days", &message));
         }
         if config.readers.len() >= MAX_READERS {
             return Err(error_at(file, text, "reader", "a controller has at most 15 readers"));

@@ -100,6 +100,9 @@ pub struct Counters {
     pub receipts: u64,
     /// Messages from the broker that were not authentic or not for us.
     pub messages_refused: u64,
+    /// Ranges of records that a damaged medium lost.
+    #[serde(default)]
+    pub lost_ranges: u64,
     /// Log lines dropped because the log was slower than the agent.
     pub log_lines_dropped: u64,
 }

@@ -337,6 +337,34 @@ impl Site {
         self.dir.join("state/outbox")
     }
 
+    /// The outboxes' files, in the order of their names.
+    ///
+    /// # Errors
+    ///
+    /// When the folder cannot be read.
+    pub fn outbox_files(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(self.outbox_dir())? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "outbox") {
+                files.push(path);
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+
+    /// Runs a verb of edge-agent against this site's configuration.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn edge_cli(&self, verb: &[&str]) -> anyhow::Result<std::process::Output> {
+        let config = self.dir.join("edge-agent.toml");
+        let mut command = std::process::Command::new(program_path("edge-agent")?);
+        Ok(command.args(verb).arg("--config").arg(config).output()?)
+    }
+
     /// Whose outboxes those are.
     pub fn controller(&self) -> ControllerId {
         CONTROLLER.parse().expect("it is a slug")

@@ -95,6 +95,8 @@ const PURE: [(&str, &[&str]); 2] = [
             "admission",
             "anchors",
             "now",
+            "outbox::space",
+            "outbox::wal",
             "relay",
             "reader::apdu",
             "reader::card_read",

@@ -9,6 +9,7 @@ use edge_agent::config::{Config, EXIT_CONFIG};
 use edge_agent::control::{Request, Response, question};
 
 mod keys;
+mod outbox;
 mod run;
 mod status;
 mod tap;
@@ -49,6 +50,11 @@ enum Verb {
     },
     /// Give the running agent a tap without a card.
     Tap(tap::Tap),
+    /// Look at the records on this disk, check, export, prune and salvage them.
+    Outbox {
+        #[command(subcommand)]
+        verb: outbox::Verb,
+    },
     /// Make keys.
     Keys {
         #[command(subcommand)]
@@ -93,6 +99,7 @@ impl Cli {
             Verb::Run { config, verbose } => with_config(&config, |config| run::run(config, verbose)),
             Verb::Status { config, output } => with_config(&config, |config| status::status(&config, output)),
             Verb::Tap(tap) => tap.run(),
+            Verb::Outbox { verb } => verb.run(),
             Verb::Keys { verb } => verb.run(),
             Verb::Config { verb: ConfigVerb::Check { config } } => with_config(&config, |_| {
                 say(&format!("{} is fine\n", config.config.display()));

@@ -13,6 +13,7 @@ use edge_agent::identity::Identity;
 use edge_agent::outbox::medium::Disk;
 use edge_agent::outbox::shelf::{Owner, Shelf};
 use edge_agent::outbox::worker::{OutboxThread, mint_outbox_id};
+use edge_agent::outbox::{OutboxError, lock, mounts};
 use edge_agent::reader::{ReaderEvent, RunningReader, serial};
 use edge_agent::signal::{LogLamp, Signals};
 use edge_agent::{broker_link, clock, control, log};
@@ -58,7 +59,10 @@ pub fn run(config: Config, verbose: bool) -> ExitCode {
 async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
     let boot_id = clock::boot_id().context("cannot read the kernel's boot id")?;
     let owner = Owner { controller: config.controller.clone(), machine: machine() };
-    let shelf = Shelf::open(Disk::shared(), &config.outbox_dir(), &owner, mint_outbox_id)?;
+    let folder = config.outbox_dir();
+    let _lock = lock::take(&folder)?.with_context(|| {
+        format!("another edge-agent uses {}: stop it, or give each its own state_dir", folder.display())
+    })?;
 
     let (done_in, mut done) = channel(MAX_WAITING_EVENTS);
     let (asked_in, mut asked) = channel(MAX_WAITING_EVENTS);
@@ -68,7 +72,17 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
     let listening = control::listen(&config.control_socket(), asked_in)
         .await
         .with_context(|| format!("cannot make the control socket {}", config.control_socket().display()))?;
-    let outbox = OutboxThread::start(shelf, config.outbox.limits(), boot_id, done_in)?;
+    let outbox = match volatile(&config)? {
+        Some(why) => {
+            let refusal = move || OutboxError::Volatile { folder: folder.clone(), why: why.clone() };
+            tracing::error!("out of service: {}", refusal());
+            OutboxThread::out_of_service(refusal, done_in)?
+        }
+        None => {
+            let shelf = Shelf::open(Disk::shared(), &folder, &owner, mint_outbox_id)?;
+            OutboxThread::start(shelf, config.outbox.limits(), boot_id, done_in)?
+        }
+    };
     let places = config.readers.iter().map(place);
     let setup = Setup {
         controller: config.controller.clone(),
@@ -127,6 +141,16 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Why what is committed in the outboxes' folder would not be durable, if so and not allowed.
+fn volatile(config: &Config) -> anyhow::Result<Option<String>> {
+    if config.outbox.allow_volatile {
+        return Ok(None);
+    }
+    let folder = config.outbox_dir().canonicalize().context("cannot find the outboxes' folder")?;
+    let table = std::fs::read("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
+    Ok(mounts::why_not_durable(&String::from_utf8_lossy(&table), &folder))
+}
+
 fn kind(reader: &ReaderConfig) -> ReaderKind {
     if reader.serial.is_some() { ReaderKind::Serial } else { ReaderKind::Pcsc }
 }
@@ -167,7 +191,7 @@ fn start_pcsc(reader: &ReaderConfig, _: Sender<ReaderEvent>) -> Option<RunningRe
 
 /// What tells this machine from a clone of its disk: the board's serial number where there is one (a Raspberry Pi's
 /// device tree), else systemd's machine id, which a careless clone shares. Hashed, so that it can be shown.
-fn machine() -> Vec<u8> {
+pub fn machine() -> Vec<u8> {
     let sources = ["/sys/firmware/devicetree/base/serial-number", "/etc/machine-id"];
     let found = sources.iter().find_map(|path| std::fs::read(path).ok().filter(|text| !text.is_empty()));
     let text = [b"tapline/machine/v1\0".as_slice(), &found.unwrap_or_default()].concat();

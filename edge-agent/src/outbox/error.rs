@@ -51,6 +51,17 @@ pub enum OutboxError {
         /// What `synchronous` read back as.
         synchronous: i64,
     },
+    /// Commits where the outboxes are would not survive a power cut.
+    #[error(
+        "taps in {} would be gone with the power: {why}. Set state_dir to a folder on a real disk (or, for tests alone, [outbox] allow_volatile = true)",
+        folder.display()
+    )]
+    Volatile {
+        /// Where they are.
+        folder: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// The folder of the outboxes, or a file in it, cannot be used.
     #[error("cannot use {}", path.display())]
     Folder {
@@ -128,6 +139,7 @@ impl OutboxError {
             OutboxError::Create { .. }
             | OutboxError::UnknownVersion { .. }
             | OutboxError::NotDurable { .. }
+            | OutboxError::Volatile { .. }
             | OutboxError::Folder { .. }
             | OutboxError::Full { .. }
             | OutboxError::Salvage { .. } => false,
@@ -149,6 +161,7 @@ impl OutboxError {
             OutboxError::NotAnOutbox { .. }
             | OutboxError::UnknownVersion { .. }
             | OutboxError::NotDurable { .. }
+            | OutboxError::Volatile { .. }
             | OutboxError::Hole { .. }
             | OutboxError::Damaged { .. } => false,
         }

@@ -20,8 +20,10 @@ use crate::relay::Mark;
 
 pub mod carve;
 pub mod error;
+pub mod export;
 pub mod head;
 pub mod keeper;
+pub mod lock;
 pub mod medium;
 pub mod mounts;
 mod opening;
@@ -86,31 +88,63 @@ impl Outbox {
         machine: &[u8],
         ordinal: u32,
     ) -> Result<Outbox, OutboxError> {
-        let at = |source| OutboxError::Create { path: path.to_owned(), source };
         // Under another name until it is whole: a power cut in between must not leave a file that is taken for an outbox.
         let draft = path.with_extension(DRAFT);
-        let folder_error = |source| OutboxError::Folder { path: draft.clone(), source };
-        medium.create_new(&draft).map_err(folder_error)?;
-        let mut db = medium::open(medium, &draft).map_err(at)?;
+        let made = Outbox::create_as(&draft, medium, path, Head::new(id, controller, machine, ordinal));
+        made.inspect_err(|_| {
+            // Otherwise a full disk would get one more for each tap that it refuses.
+            for leftover in ["", "-journal", "-wal", "-shm"] {
+                let _ = medium.remove(&opening::beside(&draft, leftover));
+            }
+        })?;
+        Outbox::open(medium, path)
+    }
+
+    fn create_as(draft: &Path, medium: &dyn Medium, path: &Path, head: Head) -> Result<(), OutboxError> {
+        let at = |source| OutboxError::Create { path: path.to_owned(), source };
+        let folder_error = |source| OutboxError::Folder { path: draft.to_owned(), source };
+        medium.create_new(draft).map_err(folder_error)?;
+        let mut db = medium::open(medium, draft).map_err(at)?;
         db.pragma_update(None, "page_size", PAGE_BYTES).map_err(at)?;
         db.pragma_update(None, "journal_mode", "wal").map_err(at)?;
         db.pragma_update(None, "synchronous", "full").map_err(at)?;
         let first = db.transaction().map_err(at)?;
         first.execute_batch(SCHEMA).map_err(at)?;
-        Head::new(id, controller, machine, ordinal).write(&first).map_err(at)?;
+        head.write(&first).map_err(at)?;
         first.pragma_update(None, "application_id", APPLICATION_ID).map_err(at)?;
         first.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(at)?;
         first.commit().map_err(at)?;
         // Closing would do that too, and would not tell if it failed: only the file gets the new name, not its log.
         checkpoint(&db).map_err(at)?;
         db.close().map_err(|(_, source)| at(source))?;
-        medium.sync_file(&draft).and_then(|()| medium.rename(&draft, path)).map_err(folder_error)?;
+        medium.sync_file(draft).and_then(|()| medium.rename(draft, path)).map_err(folder_error)?;
         // Makes the new name itself durable.
         let folder = medium::parent(path);
-        medium
-            .sync_folder(folder)
-            .map_err(|source| OutboxError::Folder { path: folder.to_owned(), source })?;
-        Outbox::open(medium, path)
+        medium.sync_folder(folder).map_err(|source| OutboxError::Folder { path: folder.to_owned(), source })
+    }
+
+    /// Opens an outbox to look at it, beside an agent that may be writing to it: nothing is changed, brought to a newer version
+    /// or set aside.
+    pub fn open_to_read(path: &Path) -> Result<Outbox, OutboxError> {
+        let at = |source| OutboxError::Open { path: path.to_owned(), source };
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut db = Connection::open_with_flags(path, flags).map_err(at)?;
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(at)?;
+        db.pragma_update(None, "query_only", true).map_err(at)?;
+        db.busy_timeout(std::time::Duration::from_secs(5)).map_err(at)?;
+        let head = opening::read_head(&mut db, path)?;
+        let last = opening::check_tail(&db, &head)?;
+        Ok(Outbox { db, path: path.to_owned(), head, last, head_is_dirty: false, log_is_settled: false })
+    }
+
+    /// What SQLite itself finds wrong with the file; nothing if it is fine.
+    pub fn quick_check(&self) -> Result<Vec<String>, OutboxError> {
+        let at = |source| OutboxError::Read { source };
+        let mut rows = self.db.prepare("PRAGMA quick_check").map_err(at)?;
+        let found = rows.query_map([], |row| row.get(0)).map_err(at)?;
+        let mut found: Vec<String> = found.collect::<Result<_, _>>().map_err(at)?;
+        found.retain(|line| line != "ok");
+        Ok(found)
     }
 
     /// Opens an outbox, makes sure that commits to it are durable, and checks what can be checked at once: its log, its own

@@ -248,10 +248,11 @@ impl Shelf {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let last = last.map_or("unknown".into(), |seq| seq.to_string());
         let file = path.with_file_name(format!("{stem}.{last}.{next_ordinal}.{ASIDE}"));
+        // Also if that fails: nothing is written to it any more.
+        self.writable_from = self.writable_from.max(next_ordinal);
         self.medium
             .rename(path, &file)
             .map_err(|source| OutboxError::Folder { path: path.to_owned(), source })?;
-        self.writable_from = self.writable_from.max(next_ordinal);
         self.news.push(News::SetAside {
             outbox: id_in(&stem).map(|(id, _)| id),
             file,
@@ -519,7 +520,8 @@ pub struct Aside {
 }
 
 impl Aside {
-    fn of(file: PathBuf) -> Option<Aside> {
+    /// What the name of a file says, if it is one.
+    pub fn of(file: PathBuf) -> Option<Aside> {
         let name = file.file_name()?.to_str()?.strip_suffix(ASIDE)?.strip_suffix('.')?;
         let (rest, next_ordinal) = name.rsplit_once('.')?;
         let (stem, last) = rest.rsplit_once('.')?;

@@ -194,8 +194,14 @@ impl OutboxView {
 /// they are drained first. A retired one is said again elsewhere, and a drained one needs no answer.
 pub fn told_in_hello(shelf: &[OutboxView]) -> Vec<&OutboxView> {
     let Some((newest, older)) = shelf.split_last() else { return Vec::new() };
-    let waits = |view: &&OutboxView| !view.is_retired && view.mark.receipted_through < view.last_seq;
-    older.iter().filter(waits).take(MAX_HELLO_OUTBOXES - 1).chain([newest]).collect()
+    let waits = |view: &OutboxView| !view.is_retired && view.mark.receipted_through < view.last_seq;
+    // Those that wait for the cloud's word in any case: nothing is sent before they have it.
+    let salvaged = older.iter().filter(|view| !view.is_sound);
+    let sound = older.iter().filter(|view| view.is_sound && waits(view));
+    let mut told: Vec<&OutboxView> = salvaged.chain(sound).take(MAX_HELLO_OUTBOXES - 1).collect();
+    told.sort_by_key(|told| older.iter().position(|view| view.id == told.id));
+    told.push(newest);
+    told
 }
 
 /// The running thread.
@@ -220,6 +226,31 @@ impl OutboxThread {
         let (jobs, queue) = sync_channel(MAX_WAITING_JOBS);
         let worker = Worker { keeper: Keeper::new(shelf, limits, boot_id, clock::read()), answers };
         let thread = std::thread::Builder::new().name("outbox".into()).spawn(move || worker.run(&queue))?;
+        Ok(OutboxThread { jobs, thread })
+    }
+
+    /// Starts a thread that records nothing: an agent that is out of service, and can say why.
+    pub fn out_of_service(
+        why: impl Fn() -> OutboxError + Send + 'static,
+        answers: Sender<Done>,
+    ) -> std::io::Result<OutboxThread> {
+        let (jobs, queue) = sync_channel(MAX_WAITING_JOBS);
+        let refuse = move || {
+            let _ = answers.blocking_send(Done::AppendFailed { tickets: Vec::new(), error: why() });
+            while let Ok(job) = queue.recv() {
+                let done = match job {
+                    Job::Append { ticket, .. } => Done::AppendFailed { tickets: vec![ticket], error: why() },
+                    Job::Read { outbox, .. } => Done::Gone { outbox },
+                    Job::HashAt { receipt } => Done::HashAt { receipt, own: Ok(None) },
+                    Job::SetMark { .. } | Job::Housekeep => continue,
+                    Job::StartNew { .. } => Done::StartFailed(why()),
+                    Job::Stop => break,
+                };
+                let _ = answers.blocking_send(done);
+            }
+            let _ = answers.try_send(Done::Stopped);
+        };
+        let thread = std::thread::Builder::new().name("outbox".into()).spawn(refuse)?;
         Ok(OutboxThread { jobs, thread })
     }
 
@@ -439,10 +470,15 @@ mod tests {
             is_sound: true,
         };
         let mut shelf = vec![view(0, 5, false), view(1, 2, true)];
-        shelf.extend((2..30).map(|n| view(n, 2, false)));
+        shelf.extend((2..29).map(|n| view(n, 2, false)));
+        shelf.push(OutboxView { is_sound: false, ..view(29, 5, false) });
         shelf.push(view(30, 5, false));
         let told: Vec<u8> = told_in_hello(&shelf).iter().map(|view| view.id.0[0]).collect();
-        assert_eq!(told, [(2..17).collect(), vec![30]].concat(), "neither the drained nor the retired one");
+        assert_eq!(
+            told,
+            [(2..16).collect(), vec![29, 30]].concat(),
+            "neither the drained nor the retired one"
+        );
         assert!(told_in_hello(&[]).is_empty());
     }
 

@@ -98,7 +98,7 @@ fn fill(site: &Site, count: u64) -> anyhow::Result<()> {
     let key = TokenKey::new(TokenKeyId(1), key.try_into().ok().context("a token key has 32 bytes")?);
     let badges =
         (0..BADGES).map(|n| Ok(key.seal(&badge_uid(n).parse()?))).collect::<anyhow::Result<Vec<_>>>()?;
-    let path = std::fs::read_dir(site.outbox_dir())?.next().context("there is an outbox")??.path();
+    let path = site.outbox_files()?.pop().context("there is an outbox")?;
     let owner = { Outbox::open(&Disk, &path)?.machine().to_vec() };
     let owner = Owner { controller: CONTROLLER.parse()?, machine: owner };
     let mut shelf = Shelf::open(Disk::shared(), &site.outbox_dir(), &owner, || OutboxId([0; 16]))?;

@@ -19,6 +19,10 @@ use crate::{
 const ROUNDS: usize = 5;
 const MOST_RESIDENT_MIB: f64 = 12.0;
 const FIRST_TAP_WITHIN_MS: f64 = 150.0;
+const STATUS_WITHIN_MS: f64 = 50.0;
+
+/// The backlog of a busy gate after months offline.
+const MILLION: u64 = 1_000_000;
 
 pub(super) async fn measure() -> anyhow::Result<Vec<Figure>> {
     let mut idle_site = release_site(SiteOptions::default()).await?;
@@ -30,6 +34,12 @@ pub(super) async fn measure() -> anyhow::Result<Vec<Figure>> {
     let full_start = first_tap_ms(&mut full_site).await?;
     full_site.uplink.restore().await?;
     let draining = most_resident_while_draining(&full_site).await?;
+    drop(full_site);
+    let mut million_site = site_with_backlog(MILLION).await?;
+    let million = resident_after_a_tap_mib(&million_site).await?;
+    let million_start = first_tap_ms(&mut million_site).await?;
+    let million_status = status_ms(&million_site).await?;
+    drop(million_site);
     let size = std::fs::metadata(program_path("edge-agent")?)?.len() as f64 / 1024.0 / 1024.0;
     let memory =
         |name: &str, mib: f64| Figure::new(name, mib, "MiB").goal(Goal::ValueAtMost(MOST_RESIDENT_MIB));
@@ -38,9 +48,13 @@ pub(super) async fn measure() -> anyhow::Result<Vec<Figure>> {
     Ok(vec![
         memory("resident memory, idle", idle),
         memory("resident memory, 100,000 pending", pending),
+        memory("resident memory, 1,000,000 pending", million),
         Figure::new("resident memory, most while draining", draining, "MiB"),
         start("start → first tap, empty outbox", empty_start),
         start("start → first tap, 100,000 pending", full_start),
+        start("start → first tap, 1,000,000 pending", million_start),
+        Figure::new("status, 1,000,000 pending", million_status, "ms")
+            .goal(Goal::ValueAtMost(STATUS_WITHIN_MS)),
         Figure::new("edge-agent, stripped", size, "MiB"),
     ])
 }
@@ -78,6 +92,18 @@ async fn first_tap_ms(site: &mut Site) -> anyhow::Result<f64> {
             tokio::time::sleep(Duration::from_micros(200)).await;
         }
         rounds.push(taken.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(median(rounds))
+}
+
+/// One answer of the running agent to `status`.
+async fn status_ms(site: &Site) -> anyhow::Result<f64> {
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
+        let taken = Stopwatch::start();
+        let status = site.edge_status().await?;
+        rounds.push(taken.elapsed().as_secs_f64() * 1e3);
+        anyhow::ensure!(status.pending >= MILLION, "{} are pending", status.pending);
     }
     Ok(median(rounds))
 }
