@@ -9,9 +9,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use edge_agent::outbox::shelf::Shelf;
 use power_loss_vfs::{Dice, Disk, Image, SECTOR_BYTES};
 
-use crate::promise::{Promises, Wrong};
+use crate::promise::{Promises, Wrong, told};
 use crate::repair::{Repaired, repair};
 use crate::script::Act::{self, Append, Boot, Flush, Open, Prune, Receipt, SayAgain, Stop};
 use crate::script::{Actor, empty, prepare};
@@ -171,7 +172,7 @@ impl Stage {
             let shelf = actor.shelf().expect("it was opened");
             match promises.check(shelf) {
                 Ok(_) => Outcome::default(),
-                Err(damaged @ Wrong::Damaged(_)) => match repair(shelf, &promises, disk) {
+                Err(damaged @ Wrong::Damaged(_)) => match repair_and_go_on(shelf, &promises, disk) {
                     Ok(repaired) => Outcome { wrong: Some(damaged), repaired: Some(repaired) },
                     Err(wrong) => Outcome { wrong: Some(wrong), repaired: None },
                 },
@@ -205,6 +206,14 @@ impl Stage {
             return;
         }
     }
+}
+
+fn repair_and_go_on(shelf: &mut Shelf, promises: &Promises, disk: &Arc<Disk>) -> Result<Repaired, Wrong> {
+    let repaired = repair(shelf, promises, disk)?;
+    let appended = shelf.writable().and_then(|newest| newest.append(&[b"taps go on".to_vec()]));
+    appended
+        .map(|_| repaired)
+        .map_err(|error| Wrong::Silently(format!("it takes no more records: {}", told(&error))))
 }
 
 impl Tally {

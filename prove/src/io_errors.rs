@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use power_loss_vfs::{Call, Dice, Disk, Fault, Image, Trouble};
 
 use crate::promise::{Promises, Wrong};
+use crate::repair::repair;
 use crate::scenario::Scenario;
-use crate::script::{Act, Actor, empty, prepare};
+use crate::script::{Act, Actor, empty};
 
 /// One call of one scenario fails.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,7 +107,7 @@ struct Stage {
 impl Stage {
     fn new(scenario: &Scenario) -> Stage {
         let disk = Arc::new(Disk::boot(&empty()));
-        let (start, promises) = prepare(&disk, &scenario.before());
+        let (start, promises) = scenario.prepare(&disk);
         disk.reboot(&start);
         disk.start_trace();
         let mut actor = Actor::new(disk.clone(), promises.clone());
@@ -140,6 +141,7 @@ impl Stage {
         check_open(&mut actor, "when the trouble is over")?;
         must(&mut actor, &TAP, "it takes no record when the trouble is over")?;
         check_open(&mut actor, "after going on")?;
+        check_salvage(disk, &mut actor, "after going on")?;
         check_cuts(disk, &actor, seed).map_err(|wrong| wrong.when("after a power cut"))?;
         Ok(refused)
     }
@@ -153,6 +155,7 @@ impl Stage {
         check_open(&mut actor, "after a restart")?;
         must(&mut actor, &TAP, "it takes no record after a restart")?;
         check_open(&mut actor, "after a restart and going on")?;
+        check_salvage(disk, &mut actor, "after a restart")?;
         check_cuts(disk, &actor, seed).map_err(|wrong| wrong.when("after a restart and a power cut"))
     }
 
@@ -183,6 +186,15 @@ fn check_open(actor: &mut Actor, when: &str) -> Result<(), Wrong> {
     let promises = actor.promises.while_open();
     let shelf = actor.shelf().expect("it was opened");
     promises.check(shelf).map(drop).map_err(|wrong| wrong.when(when))
+}
+
+/// What was damaged before is salvaged, as if nothing had failed.
+fn check_salvage(disk: &Arc<Disk>, actor: &mut Actor, when: &str) -> Result<(), Wrong> {
+    let promises = actor.promises.clone();
+    if promises.is_any_harmed() {
+        repair(actor.shelf().expect("it was opened"), &promises, disk).map_err(|wrong| wrong.when(when))?;
+    }
+    Ok(())
 }
 
 /// What was accepted in spite of the trouble is on the medium as well.

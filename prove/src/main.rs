@@ -117,6 +117,10 @@ fn run(arguments: &Arguments) -> Report {
             });
             report.add(Part::power_loss(scenario.name, tape.ops.len(), tally, took));
         }
+        let tape = tape_of_sql("full");
+        let (tally, took) =
+            timed("control", 1_000, |progress| power_loss::prove("control", &tape, 1_000, seed, progress));
+        report.add(Part::power_loss("control: own SQL with FULL", tape.ops.len(), tally, took));
     }
     if wanted(Only::IoErrors) {
         for scenario in scenario::ALL {
@@ -146,10 +150,6 @@ fn run(arguments: &Arguments) -> Report {
             });
             report.add(Part::bait(&name, tally, took));
         }
-        let tape = tape_of_sql("full");
-        let (tally, took) =
-            timed("control", 1_000, |progress| power_loss::prove("control", &tape, 1_000, seed, progress));
-        report.add(Part::power_loss("control: own SQL with FULL", tape.ops.len(), tally, took));
     }
     report
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use power_loss_vfs::{Dice, Disk, Image, Medium};
 
 use crate::promise::{Promises, told};
+use crate::repair::repair;
 use crate::script::{Act, Actor, Tape, empty};
 
 /// Names one state exactly.
@@ -38,6 +39,9 @@ pub struct Tally {
     /// The first of them.
     pub examples: Vec<(State, String)>,
 }
+
+/// Records on the sectors that `prepare_damaged` destroys.
+const MOST_LOST: u64 = 8;
 
 /// How many broken states are told.
 const EXAMPLES: usize = 5;
@@ -168,13 +172,23 @@ impl<'a> Player<'a> {
         let newest = actor.shelf().expect("it was opened").newest().id();
         let is_new = promises.newest().is_none_or(|known| newest > known);
         if is_new && promises.is_any_made() {
-            return Err("a new outbox was started though there was one".to_owned());
+            let news = actor.shelf().map(|shelf| shelf.take_news()).unwrap_or_default();
+            let news: Vec<String> = news.iter().map(ToString::to_string).collect();
+            return Err(format!("a new outbox was started though there was one: {}", news.join("; ")));
         }
         let opened = actor.promises.clone();
         let mut found =
             opened.check(actor.shelf().expect("it was opened")).map_err(|wrong| wrong.to_string())?;
         if is_new {
             found.forget(newest);
+        }
+        if promises.is_any_harmed() {
+            // A damaged file is salvaged whatever was under way, and no record more is lost by that.
+            let shelf = actor.shelf().expect("it was opened");
+            let repaired = repair(shelf, promises, &self.disk).map_err(|wrong| wrong.to_string())?;
+            if repaired.lost > MOST_LOST {
+                return Err(format!("{} records were not salvaged", repaired.lost));
+            }
         }
         // What was found was at rest, so from the first moment on it is as good as accepted.
         let mut before = promises.clone();

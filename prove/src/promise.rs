@@ -98,6 +98,8 @@ type Group = (Vec<Vec<u8>>, Option<OutboxId>);
 #[derive(Debug, Clone)]
 struct Promise {
     is_made: bool,
+    /// Its file was harmed: what is left of it is looked at by `repair.rs`.
+    is_harmed: bool,
     /// Accepted: record `n` is at `n − 1`.
     records: Vec<Vec<u8>>,
     /// `h(n)` at `n`.
@@ -181,9 +183,9 @@ impl Promises {
         self.outboxes.keys().next_back().copied()
     }
 
-    /// Whether any outbox was made.
+    /// Whether any outbox was made, and not harmed.
     pub fn is_any_made(&self) -> bool {
-        self.outboxes.values().any(|promise| promise.is_made)
+        self.outboxes.values().any(|promise| promise.is_made && !promise.is_harmed)
     }
 
     /// How many records are accepted.
@@ -199,6 +201,16 @@ impl Promises {
     /// The accepted records of an outbox: number `n` is at `n − 1`.
     pub fn records(&self, id: OutboxId) -> &[Vec<u8>] {
         self.outboxes.get(&id).map_or(&[], |promise| &promise.records)
+    }
+
+    /// From now on an outbox's file is harmed, and reading it proves nothing.
+    pub fn harm(&mut self, id: OutboxId) {
+        self.of(id).is_harmed = true;
+    }
+
+    /// Whether any file is harmed.
+    pub fn is_any_harmed(&self) -> bool {
+        self.outboxes.values().any(|promise| promise.is_harmed)
     }
 
     /// The outboxes that were made.
@@ -252,11 +264,17 @@ impl Promises {
             let id = outbox.id();
             let promise =
                 self.outboxes.get(&id).ok_or_else(|| Wrong::Silently(format!("nobody made outbox {id}")))?;
+            if promise.is_harmed {
+                continue;
+            }
             let of_this = format!("outbox {id}");
             found.outboxes.insert(id, promise.check(outbox).map_err(|wrong| wrong.when(&of_this))?);
         }
         let aside = shelf.aside().map_err(|error| Wrong::damaged(&error))?;
         for (id, promise) in &self.outboxes {
+            if promise.is_harmed {
+                continue;
+            }
             let is_aside = |aside: &Aside| aside.outbox.is_some_and(|(known, _)| known == *id);
             if promise.is_made && !found.outboxes.contains_key(id) && aside.iter().any(is_aside) {
                 return Err(Wrong::Damaged(format!("outbox {id} was damaged and is set aside")));
@@ -273,7 +291,7 @@ impl Promises {
 
     /// What was found on a medium at rest is what counts from now on.
     pub fn adopt(&mut self, found: &Found) {
-        self.outboxes.retain(|id, _| found.outboxes.contains_key(id));
+        self.outboxes.retain(|id, promise| promise.is_harmed || found.outboxes.contains_key(id));
         for (id, outbox) in &found.outboxes {
             let promise = self.of(*id);
             promise.is_made = true;
@@ -304,6 +322,7 @@ impl Promise {
     fn new(id: OutboxId) -> Promise {
         Promise {
             is_made: false,
+            is_harmed: false,
             records: Vec::new(),
             hashes: vec![ChainHash::start(id)],
             afloat: Vec::new(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use edge_agent::outbox::head::Stage;
 use edge_agent::outbox::shelf::Shelf;
 use edge_agent::outbox::{Outbox, OutboxError};
 use power_loss_vfs::Disk;
@@ -26,7 +27,7 @@ pub struct Repaired {
     pub lost: u64,
 }
 
-/// Sets aside what cannot be read, salvages all of it, and takes a record again. Whatever was salvaged must be what was
+/// Sets aside what cannot be read and salvages all of it. Whatever was salvaged must be what was
 /// accepted, under the same number; whatever is missing must have a receipt or be told as lost.
 pub fn repair(shelf: &mut Shelf, promises: &Promises, disk: &Arc<Disk>) -> Result<Repaired, Wrong> {
     let damaged =
@@ -40,34 +41,36 @@ pub fn repair(shelf: &mut Shelf, promises: &Promises, disk: &Arc<Disk>) -> Resul
             shelf.set_aside(id, &error).map_err(damaged)?;
         }
     }
-    shelf.writable().and_then(|newest| newest.append(&[b"taps go on".to_vec()])).map_err(damaged)?;
+    shelf.writable().map_err(damaged)?;
     for _ in 0..MAX_STEPS {
         if !shelf.repair(PAGES).map_err(damaged)? {
             break;
         }
     }
     let mut repaired = Repaired::default();
-    while let Some((id, ranges)) = shelf.untold().map_err(damaged)? {
-        let outbox = shelf.find(id).expect("it is untold");
+    let untold = shelf.untold().map_err(damaged)?;
+    for outbox in shelf.all().filter(|outbox| outbox.stage() != Stage::Whole) {
+        let id = outbox.id();
         let rows =
             rows_of(outbox, disk).map_err(|error| Wrong::Silently(format!("what was salvaged: {error}")))?;
         let accepted = promises.records(id);
         for (seq, bytes) in &rows {
             if accepted.get(*seq as usize - 1) != Some(bytes) {
-                return Err(Wrong::Silently(format!(
-                    "record {seq} was salvaged with other bytes than were accepted"
-                )));
+                let what = format!("record {seq} was salvaged with other bytes than were accepted");
+                return Err(Wrong::Silently(what));
             }
         }
         repaired.records += rows.len() as u64;
+        let ranges = untold.iter().filter(|(told, _)| *told == id).flat_map(|(_, ranges)| ranges);
+        let ranges: Vec<_> = ranges.collect();
         let without_receipt = promises.receipted(id).0 + 1..=accepted.len() as u64;
         for seq in without_receipt.filter(|seq| !rows.contains_key(seq)) {
-            if !ranges.iter().any(|(from, to)| (*from..=*to).contains(&Seq(seq))) {
+            let is_told = ranges.iter().any(|(from, to)| (*from..=*to).contains(&Seq(seq)));
+            if outbox.stage() == Stage::Found && !is_told {
                 return Err(Wrong::Silently(format!("record {seq} is lost, and nobody is told")));
             }
             repaired.lost += 1;
         }
-        shelf.told(id, ranges).map_err(damaged)?;
     }
     for id in promises.made() {
         if shelf.find(id).is_none() {
@@ -77,7 +80,11 @@ pub fn repair(shelf: &mut Shelf, promises: &Promises, disk: &Arc<Disk>) -> Resul
     Ok(repaired)
 }
 
+/// One that was salvaged before has holes and is not read.
 fn unreadable(outbox: &Outbox) -> Option<OutboxError> {
+    if outbox.stage() != Stage::Whole {
+        return None;
+    }
     read_all(outbox).map(drop).and_then(|()| outbox.boots().map(drop)).err()
 }
 

@@ -1,7 +1,7 @@
 //! What a controller does to its shelf, as data, and who does it. Knows nothing of faults: they happen to the disk
 //! underneath.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -9,6 +9,7 @@ use edge_agent::outbox::OutboxError;
 use edge_agent::outbox::shelf::{Owner, Shelf};
 use edge_agent::relay::Mark;
 use power_loss_vfs::{Disk, Image};
+use rusqlite::{Connection, OpenFlags, params};
 use tap_protocol::chain::ChainHash;
 use tap_protocol::ids::{BootId, OutboxId, Seq, StoreEpoch};
 
@@ -52,6 +53,11 @@ pub enum Act {
     Boot(u8),
     /// Starts a new outbox that says the newest one again.
     SayAgain,
+    /// Salvages what was set aside, so many pages at a time, until there is nothing more to do, and tells what is lost.
+    Salvage {
+        /// How many.
+        pages: usize,
+    },
     /// Notes a clean end and closes everything.
     Stop,
     /// Ends without a word.
@@ -124,6 +130,7 @@ impl Actor {
             Act::Prune { keep, limit } => self.prune(*keep, *limit),
             Act::Boot(n) => self.boot(*n),
             Act::SayAgain => self.say_again(),
+            Act::Salvage { pages } => self.salvage(*pages),
             Act::Stop => self.stop(),
             Act::Kill => {
                 self.disk.kill();
@@ -252,6 +259,14 @@ impl Actor {
         Ok(())
     }
 
+    fn salvage(&mut self, pages: usize) -> Result<(), OutboxError> {
+        while self.open_shelf().repair(pages)? {}
+        while let Some((id, ranges)) = self.open_shelf().untold()? {
+            self.open_shelf().told(id, ranges)?;
+        }
+        Ok(())
+    }
+
     fn stop(&mut self) -> Result<(), OutboxError> {
         self.flush()?;
         let id = self.open_shelf().newest().id();
@@ -299,10 +314,77 @@ pub fn prepare(disk: &Arc<Disk>, before: &[Act]) -> (Image, Promises) {
     (start, actor.promises)
 }
 
+/// An outbox of version 1, as the first release left it when it was killed: 40 records, a mark, two boots.
+pub fn prepare_version_1(disk: &Arc<Disk>) -> (Image, Promises) {
+    disk.reboot(&empty());
+    let mut actor = Actor::new(disk.clone(), Promises::default());
+    let id = OutboxId([1; 16]);
+    disk.create_folder(Path::new(FOLDER)).expect("an empty disk");
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+    let path = PathBuf::from(FOLDER).join(format!("{id}.outbox"));
+    let db = Connection::open_with_flags_and_vfs(path, flags, disk.vfs_name()).expect("a sound disk");
+    let sql = |text: &str| db.execute_batch(text).expect("version 1");
+    sql("PRAGMA page_size = 1024; PRAGMA journal_mode = wal; PRAGMA synchronous = full; BEGIN");
+    sql(include_str!("version_1.sql"));
+    let start = ChainHash::start(id);
+    db.execute(
+        "INSERT INTO outbox (only_row, outbox_id, controller, machine, ordinal, pruned_hash, receipted_through, store_epoch)
+         VALUES (1, ?1, 'hq-door-1', ?2, 1, ?3, 12, 1)",
+        params![id.0, b"pi", start.0],
+    )
+    .expect("version 1");
+    sql("PRAGMA application_id = 0x5441506f; PRAGMA user_version = 1; COMMIT");
+    actor.note(Event::Making(id));
+    actor.note(Event::Made(id));
+    for n in 1..=2u8 {
+        let boot = BootId([n; 16]);
+        db.execute("INSERT INTO boot (boot, boot_id) VALUES (?1, ?2)", params![n, boot.0])
+            .expect("version 1");
+        actor.note(Event::Booting(id, boot));
+        actor.note(Event::Booted(id, boot, n.into()));
+    }
+    let (mut hash, mut records) = (start, Vec::new());
+    for seq in 1..=40u64 {
+        let bytes = actor.record(90);
+        hash = hash.next(&bytes);
+        db.execute("INSERT INTO record (seq, hash, bytes) VALUES (?1, ?2, ?3)", params![seq, hash.0, bytes])
+            .expect("version 1");
+        records.push(bytes);
+    }
+    actor.note(Event::Appended { outbox: id, records, continues: None });
+    actor.note(Event::MarkSet(id, Mark { receipted_through: Seq(12), store_epoch: Some(StoreEpoch(1)) }));
+    actor.note(Event::MarkFlushed(id));
+    let image = disk.seen();
+    drop(db);
+    actor.promises.settle();
+    (image, actor.promises)
+}
+
+/// An outbox with 60 records in its file and some in its log, some of which became garbage.
+pub fn prepare_damaged(disk: &Arc<Disk>) -> (Image, Promises) {
+    let tap = || Act::Append { records: 1, bytes: 90 };
+    let group = Act::Append { records: 60, bytes: 90 };
+    let acts = [Act::Open, Act::Boot(1), group, Act::Receipt { but: 45 }, Act::Stop, Act::Open, tap(), tap()];
+    let (mut image, mut promises) = prepare(disk, &acts);
+    let id = promises.newest().expect("one was made");
+    promises.harm(id);
+    let files: Vec<PathBuf> = image.files().map(|(path, _)| path.to_owned()).collect();
+    for path in files {
+        let content = image.file_mut(&path).expect("listed from it");
+        let is_log = path.to_string_lossy().ends_with("-wal");
+        // The last page but one of the file, and the first frame of the log.
+        let at = if is_log { 32 + 24 + 512 } else { content.len().saturating_sub(2 * 1024) };
+        if let Some(sector) = content.get_mut(at..at + 512) {
+            sector.fill(0xa5);
+        }
+    }
+    (image, promises)
+}
+
 /// Runs `before` and then tapes `acts`, with a planted bug if asked for.
-pub fn tape(before: &[Act], acts: &[Act], bait: Option<Bait>) -> Tape {
+pub fn tape(before: impl FnOnce(&Arc<Disk>) -> (Image, Promises), acts: &[Act], bait: Option<Bait>) -> Tape {
     let disk = Arc::new(Disk::boot(&empty()));
-    let (start, promises) = prepare(&disk, before);
+    let (start, promises) = before(&disk);
     disk.reboot(&start);
     let mut actor = Actor::new(disk.clone(), promises.clone());
     if let Some(bait) = bait {

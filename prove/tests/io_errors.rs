@@ -9,10 +9,12 @@ const SEED: u64 = 1;
 fn whatever_call_fails_nothing_accepted_is_lost_and_the_outbox_goes_on() {
     let mut total = Tally::default();
     for scenario in scenario::ALL {
-        // Of the long scenarios every so many-th call; `./dev prove` takes all.
+        // Of the longer scenarios every so many-th call; `./dev prove` takes all.
         let stride = match scenario.name {
-            "append-groups" => 17,
-            "checkpoint" => 101,
+            "append-groups" => 29,
+            "checkpoint" => 211,
+            "salvage" => 7,
+            "say-again" | "prune" | "runs" | "migrate" => 3,
             _ => 1,
         };
         total.add(prove(&scenario, stride, SEED, &|_| {}));
@@ -21,7 +23,7 @@ fn whatever_call_fails_nothing_accepted_is_lost_and_the_outbox_goes_on() {
     let told = |(case, what): &(Case, String)| format!("{what}\n  ./dev prove --case {case}");
     let examples: Vec<String> = total.examples.iter().map(told).collect();
     assert_eq!(total.broken, 0, "of {} cases:\n{}", total.cases, examples.join("\n"));
-    assert!(total.calls_failed > 1_000 && total.refused > total.cases / 2, "most troubles are noticed");
+    assert!(total.calls_failed > 500 && total.refused > total.cases / 2, "most troubles are noticed");
     assert!(total.damaged < total.cases / 50, "a short read seldom does harm");
 }
 

@@ -9,7 +9,7 @@ use tap_protocol::ids::{OutboxId, Seq};
 
 use super::head::{Head, boot_check, record_check};
 use super::medium::Medium;
-use super::wal::{FRAME_HEADER_BYTES, Finding, HEADER_BYTES, Scan};
+use super::wal::{FRAME_HEADER_BYTES, Finding, HEADER_BYTES, Place, Scan, Transactions};
 use super::{
     APPLICATION_ID, CACHE_KIB, FROM_1_TO_2, OutboxError, PAGE_BYTES, SCHEMA_VERSION, WAL_PAGES, carve,
 };
@@ -65,11 +65,19 @@ pub fn check_headless_log(
     id: OutboxId,
     last: Seq,
 ) -> Result<(), OutboxError> {
-    let mut beyond = None;
+    // Only what was surely committed counts: two power cuts, one in a commit and one when the log was begun anew behind it,
+    // leave a broken header and records that were never accepted.
+    let (mut beyond, mut pending) = (None, None);
+    let mut transactions = Transactions::default();
     each_part_of_log(medium, path, &mut |part| {
         if let Part::Frame(frame) = part {
             let proved = carve::rows(frame).filter(|row| row.is_proved(id) == Some(true));
-            beyond = proved.map(|row| row.seq).chain(beyond).max();
+            let rows = proved.map(|row| row.seq).max();
+            match transactions.frame(frame) {
+                Place::Unsure => pending = None,
+                Place::Inside => pending = pending.max(rows),
+                Place::Commit => beyond = beyond.max(pending.take()).max(rows),
+            }
         }
     })?;
     match beyond {

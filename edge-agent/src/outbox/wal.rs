@@ -109,6 +109,48 @@ impl Scan {
     }
 }
 
+/// Finds whole transactions in a log whose header says nothing: each frame says what the next must sum up to.
+#[derive(Debug, Default)]
+pub struct Transactions {
+    sum: Option<(u32, u32)>,
+    /// The frames since the last commit check out, and so does that commit.
+    is_whole: bool,
+}
+
+/// Where a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// It, or the beginning of its transaction, does not check out.
+    Unsure,
+    /// In a transaction that checks out so far.
+    Inside,
+    /// At the end of one that checks out.
+    Commit,
+}
+
+impl Transactions {
+    /// Takes in the next frame, header and page.
+    pub fn frame(&mut self, frame: &[u8]) -> Place {
+        let Some((header, page)) = frame.split_first_chunk::<FRAME_HEADER_BYTES>() else {
+            return Place::Unsure;
+        };
+        let stored = (word(&header[16..20], true), word(&header[20..24], true));
+        // The broken header would have said how words were written: as this machine writes them.
+        let big_endian = cfg!(target_endian = "big");
+        let before = self.sum.replace(stored);
+        let checks_out =
+            before.is_some_and(|sum| add(add(sum, &header[..8], big_endian), page, big_endian) == stored);
+        let is_commit = word(&header[4..8], true) != 0;
+        let was_whole = self.is_whole;
+        self.is_whole = checks_out && (was_whole || is_commit);
+        match (checks_out && was_whole, is_commit) {
+            (false, _) => Place::Unsure,
+            (true, false) => Place::Inside,
+            (true, true) => Place::Commit,
+        }
+    }
+}
+
 fn add((mut a, mut b): (u32, u32), bytes: &[u8], big_endian: bool) -> (u32, u32) {
     for pair in bytes.chunks_exact(8) {
         a = a.wrapping_add(word(&pair[..4], big_endian)).wrapping_add(b);
@@ -159,6 +201,21 @@ mod tests {
         let last = torn.len() - 600;
         torn[last..].fill(0xa5);
         assert_eq!(finding(&torn), Finding::Fine, "the last commit was under way");
+    }
+
+    #[test]
+    fn whole_transactions_are_found_without_the_header() {
+        let whole = log(3);
+        let places = |log: &[u8]| {
+            let mut transactions = Transactions::default();
+            log[HEADER_BYTES..].chunks_exact(FRAME).map(|frame| transactions.frame(frame)).collect::<Vec<_>>()
+        };
+        let found = places(&whole);
+        // The table's own transaction is two frames; of the first frame nothing tells.
+        assert_eq!(found, [vec![Place::Unsure; 2], vec![Place::Commit; 3]].concat());
+        let mut torn = whole;
+        torn[HEADER_BYTES + 3 * FRAME + 100] ^= 1;
+        assert_eq!(places(&torn)[2..], [Place::Commit, Place::Unsure, Place::Unsure]);
     }
 
     #[test]
