@@ -33,6 +33,11 @@ pub struct Stamp {
     pub clock: ClockState,
 }
 
+impl Stamp {
+    /// Of a record that stands for one that is gone: of no boot and no time.
+    pub const NONE: Stamp = Stamp { boot: 0, boottime_ms: 0, wall_ms: 0, clock: ClockState::Unsynced };
+}
+
 /// What the kernel said of the wall clock. Append only: the order is on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

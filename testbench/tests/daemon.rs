@@ -247,7 +247,11 @@ async fn a_healthy_door_passes_its_checks_running_and_stopped() {
     // What the kill left in the write-ahead log is still there afterwards, byte for byte.
     let records = || {
         let files = std::fs::read_dir(site.outbox_dir()).unwrap().map(|file| file.unwrap().path());
-        let mut files: Vec<_> = files.filter(|file| !file.to_string_lossy().ends_with("-shm")).collect();
+        let is_record = |file: &PathBuf| {
+            let name = file.to_string_lossy();
+            name.ends_with(".outbox") || name.ends_with(".outbox-wal")
+        };
+        let mut files: Vec<_> = files.filter(is_record).collect();
         files.sort();
         files.into_iter().map(|file| (std::fs::read(&file).unwrap(), file)).collect::<Vec<_>>()
     };

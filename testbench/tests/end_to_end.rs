@@ -7,6 +7,11 @@
 use std::time::Duration;
 
 use cloud_ingest::event_store::{EventFilter, EventStore, sqlite::SqliteStore};
+use edge_agent::outbox::{
+    medium::Disk,
+    shelf::{Owner, Shelf},
+    worker::mint_outbox_id,
+};
 use testbench::{
     fault_proxy::Direction,
     legacy_sim::{Garbage, Mode, Script},
@@ -255,7 +260,7 @@ async fn every_program_stops_cleanly_and_goes_on_where_it_was() {
     settles_and_keeps_the_promise(&site, &greens).await;
 }
 
-/// The card of a controller was cloned into another machine: what it had not sent yet goes first, the new outbox after.
+/// A controller's card was in another machine for a while: what it had not sent yet goes first, the newest outbox last.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_outbox_on_the_disk_is_drained_first() {
     let mut site = site(SiteOptions::default()).await;
@@ -263,13 +268,15 @@ async fn an_older_outbox_on_the_disk_is_drained_first() {
     site.uplink.cut().await.unwrap();
     let mut greens = taps.tap(&site, 300).await;
     site.edge.as_mut().unwrap().terminate(Duration::from_secs(15)).await.unwrap();
-    let older = std::fs::read_dir(site.outbox_dir()).unwrap().next().unwrap().unwrap().path();
-    let moved = rusqlite::Connection::open(&older).unwrap();
-    moved.execute("UPDATE outbox SET machine = x'00'", []).unwrap();
-    drop(moved);
+    let elsewhere = Owner { controller: site.controller(), machine: b"another".to_vec() };
+    drop(Shelf::open(Disk::shared(), &site.outbox_dir(), &elsewhere, mint_outbox_id).unwrap());
     site.start_edge().await.unwrap();
     greens.extend(taps.tap(&site, 300).await);
-    assert_eq!(site.edge_status().await.unwrap().outboxes.len(), 2);
+    assert_eq!(
+        site.edge_status().await.unwrap().outboxes.len(),
+        3,
+        "ours, the other machine's, and ours again"
+    );
     site.uplink.restore().await.unwrap();
     let committed = settles_and_keeps_the_promise(&site, &greens).await;
 

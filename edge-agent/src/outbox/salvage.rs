@@ -13,7 +13,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, params};
 use tap_protocol::chain::ChainHash;
 use tap_protocol::ids::{ControllerId, OutboxId, Seq};
-use tap_protocol::record::{Body, ClockState, LossReason, Record, Stamp};
+use tap_protocol::record::{Body, LossReason, Record, Stamp};
 
 use super::carve::{self, MAX_SEQ};
 use super::head::{Head, Stage, record_check};
@@ -265,8 +265,8 @@ fn read_head(medium: &dyn Medium, damaged: &Path) -> Option<Head> {
 /// What stands at the number of a record that is gone. Always the same bytes, so that filling a hole again gives the same
 /// chain.
 fn filler(outbox: OutboxId, seq: Seq) -> Vec<u8> {
-    let at = Stamp { boot: 0, boottime_ms: 0, wall_ms: 0, clock: ClockState::Unsynced };
-    Record { at, body: Body::Lost { outbox, from: seq, to: seq, why: LossReason::Damaged } }.encode()
+    let body = Body::Lost { outbox, from: seq, to: seq, why: LossReason::Damaged };
+    Record { at: Stamp::NONE, body }.encode()
 }
 
 /// The rest of a salvaged outbox's life: its holes are filled, but not before the cloud has said what it has.
