@@ -10,7 +10,7 @@
 //! | [`rig`] | starts and stops the real servers and our own programs | |
 //! | [`site`] | a whole Tapline: all of the above, wired | |
 //! | [`oracle`] | judges what a site did, from its files | |
-//! | [`bench`] | measures a site | `bench` |
+//! | [`mod@bench`] | measures a site | `bench` |
 //!
 //! Everything listens on loopback only and dies with the process that started it.
 

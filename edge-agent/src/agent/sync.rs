@@ -1,0 +1,214 @@
+//! Steps 5 and 6 of 12 as the loop sees them: sessions, receipts, hellos and batches. Knows no reader.
+
+use tap_protocol::envelope::Batch;
+use tap_protocol::hello::{Hello, ReaderHello};
+use tap_protocol::ids::OutboxId;
+use tap_protocol::receipt::Receipt;
+use tap_protocol::record::short_text;
+use tap_protocol::topic::{Channel, Topic};
+use tokio::sync::oneshot;
+
+use super::{Agent, SEND_PAUSE_MS, Waiting, refuse, with_causes};
+use crate::broker_link::LinkEvent;
+use crate::control::Response;
+use crate::now::Now;
+use crate::outbox::Chunk;
+use crate::outbox::worker::{Job, told_in_hello};
+use crate::relay::{Send, Verdict};
+
+impl Agent {
+    pub(super) fn link(&mut self, event: LinkEvent, now: &Now) {
+        match event {
+            LinkEvent::Up(session) => {
+                tracing::info!("connected to the broker at {}", self.setup.broker_address);
+                self.session = Some(session);
+                self.link_why = None;
+                self.sessions += 1;
+                self.relay.connected(now.boottime_ms);
+            }
+            LinkEvent::Down { why } => {
+                let changed = self.link_why.as_deref() != Some(&why);
+                if self.session.take().is_some()
+                    || changed
+                    || self.complaints.due("link", now.boottime_ms).is_some()
+                {
+                    tracing::warn!(why, "no broker at {}; taps are kept", self.setup.broker_address);
+                }
+                for answer in self.round_trips.all() {
+                    refuse(
+                        Some(answer),
+                        format!("the session with the broker ended before an answer came: {why}"),
+                    );
+                }
+                self.link_why = Some(why);
+                self.relay.disconnected();
+            }
+            LinkEvent::Message { topic, payload } => self.message(&topic, &payload, now),
+        }
+    }
+
+    pub(super) fn message(&mut self, topic: &str, payload: &[u8], now: &Now) {
+        let own =
+            |topic: &Topic| topic.controller == self.setup.controller && topic.channel == Channel::Receipt;
+        let receipt = match topic.parse::<Topic>() {
+            Ok(topic) if own(&topic) => {
+                Receipt::open(payload, &self.setup.controller, &self.identity.receipt_key)
+                    .map_err(|e| with_causes(&e))
+            }
+            _ => Err(format!("nothing is expected on {}", short_text(topic))),
+        };
+        match receipt {
+            Ok(receipt) => {
+                self.counters.receipts += 1;
+                self.last_receipt_ms = Some(now.boottime_ms);
+                if let Some(echo) = receipt.echo.filter(|echo| echo.boot_id == self.setup.boot_id) {
+                    let (then_ms, cloud_ms) = (echo.boottime_ms, receipt.cloud_utc_ms);
+                    let told = self.round_trips.receipt_came(then_ms, cloud_ms, now);
+                    for (answer, trip) in told {
+                        let _ = answer.send(Response::RoundTrip(trip));
+                    }
+                }
+                if let Some(anchor) = self.anchors.receipt_came(&receipt, now) {
+                    self.record(anchor, Waiting::for_nobody(now.boottime_ms), now);
+                }
+                // Without room for the look-up the receipt is lost; the next hello brings another.
+                let _ = self.outbox.submit(Job::HashAt { receipt: Box::new(receipt) });
+            }
+            Err(why) => {
+                self.counters.messages_refused += 1;
+                if let Some(count) = self.complaints.due("message", now.boottime_ms) {
+                    tracing::warn!(why, count, "a message from the broker is refused");
+                }
+            }
+        }
+    }
+
+    pub(super) fn receipt_compared(
+        &mut self,
+        receipt: &Receipt,
+        own: Option<tap_protocol::chain::ChainHash>,
+        now: &Now,
+    ) {
+        if self.starting_new {
+            return;
+        }
+        match self.relay.receipt(receipt, own, now.boottime_ms) {
+            Verdict::Advanced(mark) | Verdict::Restored(mark) => {
+                if let Some(view) = self.shelf.iter_mut().find(|view| view.id == receipt.outbox) {
+                    view.mark = mark;
+                }
+                if self.shelf.last().is_some_and(|newest| newest.id == receipt.outbox) {
+                    self.ages.receipted(mark.receipted_through);
+                }
+                self.problems.remove("fork");
+                let _ = self.outbox.submit(Job::SetMark { outbox: receipt.outbox, mark });
+            }
+            Verdict::Nothing => {}
+            Verdict::Rewound => {
+                tracing::error!(outbox = %receipt.outbox, "this outbox was put back to an older state; starting a new one");
+                self.starting_new =
+                    self.outbox.submit(Job::StartNew { rewound: receipt.outbox, now: *now }).is_ok();
+            }
+            Verdict::Forked => {
+                let what = "the cloud has other records under this outbox's numbers: nothing is deleted, and somebody must look";
+                self.problems.insert("fork", format!("outbox {}: {what}", receipt.outbox));
+                if let Some(count) = self.complaints.due("fork", now.boottime_ms) {
+                    tracing::error!(outbox = %receipt.outbox, count, "{what}");
+                }
+            }
+            Verdict::HistoryGone => {
+                let what = "the cloud was restored to before what is still kept here: somebody must look";
+                self.problems.insert("history", format!("outbox {}: {what}", receipt.outbox));
+                if let Some(count) = self.complaints.due("history", now.boottime_ms) {
+                    tracing::error!(outbox = %receipt.outbox, count, "{what}");
+                }
+            }
+            Verdict::Foreign => self.counters.messages_refused += 1,
+        }
+    }
+
+    pub(super) fn send_what_is_due(&mut self, now: &Now) {
+        if now.boottime_ms < self.send_not_before_ms {
+            return;
+        }
+        while let Some(send) = self.relay.next(now.boottime_ms) {
+            match send {
+                Send::Hello => self.send_hello(now),
+                Send::Batch { outbox, from } => {
+                    if self.outbox.submit(Job::Read { outbox, from }).is_err() {
+                        self.relay.not_sent();
+                        self.send_not_before_ms = now.boottime_ms + SEND_PAUSE_MS;
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn send_hello(&mut self, now: &Now) {
+        let Some(session) = &self.session else { return };
+        let oldest_ms = self.ages.oldest_ms(now.boottime_ms);
+        let newest = self.shelf.last().map(|view| view.id);
+        let outboxes = told_in_hello(&self.shelf)
+            .into_iter()
+            .map(|view| view.hello(oldest_ms.filter(|_| newest == Some(view.id))));
+        let hello = Hello {
+            controller: self.setup.controller.clone(),
+            boot_id: self.setup.boot_id,
+            boottime_ms: now.boottime_ms,
+            wall_ms: now.wall_ms,
+            clock: now.clock,
+            agent_version: short_text(env!("CARGO_PKG_VERSION")),
+            record_version: tap_protocol::codec::VERSION_1,
+            roster_version: None,
+            outboxes: outboxes.collect(),
+            readers: self
+                .readers
+                .iter()
+                .map(|r| ReaderHello { reader: r.name.clone(), kind: r.kind, state: r.state })
+                .collect(),
+        };
+        let message = hello.sign(&self.identity.record_key);
+        if session.try_publish(&Topic::new(&self.setup.controller, Channel::Hello), message).is_ok() {
+            self.anchors.hello_sent(now.boottime_ms);
+            self.round_trips.hello_sent(now.boottime_ms);
+        }
+    }
+
+    pub(super) fn send_batch(&mut self, outbox: OutboxId, chunk: Chunk, now: &Now) {
+        self.problems.remove("read");
+        let count = chunk.records.len() as u64;
+        let (Some(session), true) = (&self.session, count > 0) else { return self.relay.not_sent() };
+        let first_seq = chunk.first_seq;
+        let batch = Batch {
+            controller: self.setup.controller.clone(),
+            outbox,
+            first_seq,
+            hash_before: chunk.hash_before,
+            records: chunk.records,
+        };
+        let message = batch.sign(&self.identity.record_key);
+        match session.try_publish(&Topic::new(&self.setup.controller, Channel::Records), message) {
+            Ok(()) => {
+                self.counters.batches_sent += 1;
+                self.counters.records_sent += count;
+                self.relay.sent(outbox, first_seq, first_seq.plus(count - 1));
+            }
+            Err(_) => {
+                self.relay.not_sent();
+                self.send_not_before_ms = now.boottime_ms + SEND_PAUSE_MS;
+            }
+        }
+    }
+
+    /// Somebody wants to know whether the cloud answers.
+    pub(super) fn round_trip(&mut self, answer: oneshot::Sender<Response>, now: &Now) {
+        if let Some(why) = &self.link_why {
+            refuse(Some(answer), format!("there is no session with the broker: {why}"));
+        } else if let Err(answer) = self.round_trips.asked(answer, now.boottime_ms) {
+            refuse(Some(answer), "others wait for the same answer already: try again in ten seconds".into());
+        } else {
+            self.relay.hello_now(now.boottime_ms);
+        }
+    }
+}
