@@ -8,7 +8,7 @@
 //! Neither journald nor standard error can stop the agent: a journald that is not there yet is tried again and again, and
 //! a standard error that nobody reads any more is written to in vain.
 //!
-//! The fields that may be logged are a closed list ([`Line`]); anything else becomes part of the message. No field ever
+//! The fields that may be logged are a closed list (`Line`); anything else becomes part of the message. No field ever
 //! holds a clear badge, a key or a body.
 
 use std::io::IsTerminal;
