@@ -9,10 +9,11 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use edge_agent::agent::with_causes;
 use edge_agent::outbox::shelf::Shelf;
 use power_loss_vfs::{Dice, Disk, Image, SECTOR_BYTES};
 
-use crate::promise::{Promises, Wrong, told};
+use crate::promise::{Promises, Wrong};
 use crate::repair::{Repaired, repair};
 use crate::script::Act::{self, Append, Boot, Flush, Open, Prune, Receipt, SayAgain, Stop};
 use crate::script::{Actor, empty, prepare};
@@ -213,7 +214,7 @@ fn repair_and_go_on(shelf: &mut Shelf, promises: &Promises, disk: &Arc<Disk>) ->
     let appended = shelf.writable().and_then(|newest| newest.append(&[b"taps go on".to_vec()]));
     appended
         .map(|_| repaired)
-        .map_err(|error| Wrong::Silently(format!("it takes no more records: {}", told(&error))))
+        .map_err(|error| Wrong::Silently(format!("it takes no more records: {}", with_causes(&error))))
 }
 
 impl Tally {

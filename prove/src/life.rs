@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use edge_agent::agent::with_causes;
 use edge_agent::outbox::shelf::{Owner, Shelf};
 use edge_agent::outbox::{Chunk, Outbox};
 use edge_agent::relay::{Relay, Send, Verdict};
@@ -20,7 +21,7 @@ use tap_protocol::receipt::Receipt;
 
 use crate::medium::InMemory;
 use crate::model::{Model, Step};
-use crate::promise::{read_all, told};
+use crate::promise::read_all;
 use crate::script::{FOLDER, empty};
 
 /// Steps of one life, at most.
@@ -391,7 +392,7 @@ fn bytes_of(n: u64) -> Vec<u8> {
 
 /// On a sound disk nothing fails.
 fn sound<T>(outcome: Result<T, edge_agent::outbox::OutboxError>) -> T {
-    outcome.unwrap_or_else(|error| panic!("on a sound disk: {}", told(&error)))
+    outcome.unwrap_or_else(|error| panic!("on a sound disk: {}", with_causes(&error)))
 }
 
 impl Tally {

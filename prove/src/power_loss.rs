@@ -6,9 +6,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use edge_agent::agent::with_causes;
 use power_loss_vfs::{Dice, Disk, Image, Medium};
 
-use crate::promise::{Promises, told};
+use crate::promise::Promises;
 use crate::repair::repair;
 use crate::script::{Act, Actor, Tape, empty};
 
@@ -168,7 +169,7 @@ impl<'a> Player<'a> {
     fn recover(&self, image: &Image, promises: &Promises) -> Result<Tape, String> {
         self.disk.reboot(image);
         let mut actor = Actor::new(self.disk.clone(), promises.clone());
-        actor.act(&Act::Open).map_err(|error| format!("it does not open: {}", told(&error)))?;
+        actor.act(&Act::Open).map_err(|error| format!("it does not open: {}", with_causes(&error)))?;
         let newest = actor.shelf().expect("it was opened").newest().id();
         let is_new = promises.newest().is_none_or(|known| newest > known);
         if is_new && promises.is_any_made() {
@@ -197,7 +198,7 @@ impl<'a> Player<'a> {
         actor.events.iter().for_each(|(_, event)| actor.promises.hear(event));
 
         let appended = actor.act(&Act::Append { records: 1, bytes: 90 });
-        appended.map_err(|error| format!("it takes no more records: {}", told(&error)))?;
+        appended.map_err(|error| format!("it takes no more records: {}", with_causes(&error)))?;
         let (promises, shelf) = (actor.promises.clone(), actor.shelf().expect("it was opened"));
         promises.check(shelf).map_err(|what| format!("after going on: {what}"))?;
         let (start, ops) = self.disk.recording();

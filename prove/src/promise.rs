@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use edge_agent::agent::with_causes;
 use edge_agent::outbox::shelf::{Aside, Shelf};
 use edge_agent::outbox::{Outbox, OutboxError};
 use edge_agent::relay::Mark;
@@ -74,7 +75,7 @@ impl Wrong {
 
     /// An error that an outbox gave.
     pub fn damaged(error: &OutboxError) -> Wrong {
-        Wrong::Damaged(told(error))
+        Wrong::Damaged(with_causes(error))
     }
 }
 
@@ -485,16 +486,4 @@ pub fn read_all(outbox: &Outbox) -> Result<Vec<Vec<u8>>, OutboxError> {
         records.extend(chunk.records);
     }
     Ok(records)
-}
-
-/// An error with its causes.
-pub fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -30,8 +30,9 @@ pub struct Repaired {
 /// Sets aside what cannot be read and salvages all of it. Whatever was salvaged must be what was
 /// accepted, under the same number; whatever is missing must have a receipt or be told as lost.
 pub fn repair(shelf: &mut Shelf, promises: &Promises, disk: &Arc<Disk>) -> Result<Repaired, Wrong> {
-    let damaged =
-        |error: OutboxError| Wrong::Silently(format!("it is not repaired: {}", crate::promise::told(&error)));
+    let damaged = |error: OutboxError| {
+        Wrong::Silently(format!("it is not repaired: {}", edge_agent::agent::with_causes(&error)))
+    };
     let unreadable: Vec<(OutboxId, OutboxError)> =
         shelf.all().filter_map(|outbox| Some((outbox.id(), unreadable(outbox)?))).collect();
     for (id, error) in unreadable {

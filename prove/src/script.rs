@@ -144,7 +144,7 @@ impl Actor {
     pub fn act_all(&mut self, acts: &[Act]) {
         for act in acts {
             if let Err(error) = self.act(act) {
-                panic!("{act:?} on a sound disk: {}", crate::promise::told(&error));
+                panic!("{act:?} on a sound disk: {}", edge_agent::agent::with_causes(&error));
             }
         }
     }
