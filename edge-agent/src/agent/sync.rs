@@ -28,10 +28,8 @@ impl Agent {
             }
             LinkEvent::Down { why } => {
                 let changed = self.link_why.as_deref() != Some(&why);
-                if self.session.take().is_some()
-                    || changed
-                    || self.complaints.due("link", now.boottime_ms).is_some()
-                {
+                let is_due = self.complaints.due("link", now.boottime_ms).is_some();
+                if self.session.take().is_some() || changed || is_due {
                     tracing::warn!(why, "no broker at {}; taps are kept", self.setup.broker_address);
                 }
                 for answer in self.round_trips.all() {
