@@ -59,7 +59,7 @@ impl Signals {
     }
 
     /// Shows what promises nothing; the way to the others is [`Signals::recorded`].
-    pub fn show(&mut self, reader: &ReaderName, signal: Signal) {
+    fn show(&mut self, reader: &ReaderName, signal: Signal) {
         assert!(!signal.promises(), "{signal} takes a committed tap");
         self.light(reader, signal);
     }
