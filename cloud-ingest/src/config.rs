@@ -89,6 +89,8 @@ pub struct Http {
 pub struct Keys {
     /// The Ed25519 seed that signs receipts.
     pub receipt_key_file: PathBuf,
+    /// The Ed25519 seed that signs rosters and commands.
+    pub control_key_file: PathBuf,
     /// The AES-SIV key that seals badges.
     pub token_key_file: PathBuf,
 }
@@ -157,6 +159,8 @@ impl Destination {
 pub struct Secrets {
     /// Signs receipts.
     pub receipt_key: SigningKey,
+    /// Signs rosters and commands.
+    pub control_key: SigningKey,
     /// Seals badges.
     pub token_key: TokenKey,
     /// The `Authorization` header towards the destination.
@@ -210,6 +214,8 @@ impl Config {
         let complain = |key: &str, why: String| error_at(&path.display().to_string(), &text, key, &why);
         let receipt_seed =
             read_key(&self.keys.receipt_key_file).map_err(|why| complain("keys.receipt_key_file", why))?;
+        let control_seed =
+            read_key(&self.keys.control_key_file).map_err(|why| complain("keys.control_key_file", why))?;
         let token_key =
             read_key(&self.keys.token_key_file).map_err(|why| complain("keys.token_key_file", why))?;
         let authorization = match &self.destination.authorization_file {
@@ -220,6 +226,7 @@ impl Config {
         };
         Ok(Secrets {
             receipt_key: SigningKey::from_seed(&receipt_seed),
+            control_key: SigningKey::from_seed(&control_seed),
             token_key: TokenKey::new(TokenKeyId(1), token_key),
             authorization,
         })
@@ -360,6 +367,7 @@ listen = "127.0.0.1:8080"
 
 [keys]
 receipt_key_file = "/etc/cloud-ingest/receipt.key"
+control_key_file = "/etc/cloud-ingest/control.key"
 token_key_file = "/etc/cloud-ingest/token.key"
 
 [[site]]
@@ -398,7 +406,7 @@ url = "http://127.0.0.1:9000/attendance"
     fn what_makes_no_sense_is_named_with_its_line() {
         check(
             ("name = \"legacy\"", "name = \"legacy\"\nmax_inflight = 3"),
-            "c.toml:28: unknown key destination.max_inflight: did you mean max_in_flight?",
+            "c.toml:29: unknown key destination.max_inflight: did you mean max_in_flight?",
         );
         check(
             ("[http]\nlisten = \"127.0.0.1:8080\"", "[http]\nlisten = 8080"),
@@ -406,19 +414,19 @@ url = "http://127.0.0.1:9000/attendance"
         );
         check(
             ("Europe/Berlin", "Europe/Berln"),
-            "c.toml:18: site[0].zone: Europe/Berln is no time zone of this system: write it like Europe/Berlin",
+            "c.toml:19: site[0].zone: Europe/Berln is no time zone of this system: write it like Europe/Berlin",
         );
         check(
             ("site = \"hq\"", "site = \"hqq\""),
-            "c.toml:23: controller[0].site: there is no site hqq: did you mean hq?",
+            "c.toml:24: controller[0].site: there is no site hqq: did you mean hq?",
         );
         check(
             ("hq-door-12", "HQ"),
-            "c.toml:21: controller[0].id: controller id \"HQ\" is not a slug: use 1 to 63 lower-case letters, digits and hyphens, starting and ending with a letter or digit",
+            "c.toml:22: controller[0].id: controller id \"HQ\" is not a slug: use 1 to 63 lower-case letters, digits and hyphens, starting and ending with a letter or digit",
         );
         check(
             ("3d4017", "3d40"),
-            "c.toml:24: controller[0].record_key: a public key must be 64 hexadecimal digits",
+            "c.toml:25: controller[0].record_key: a public key must be 64 hexadecimal digits",
         );
         check(
             ("mqtt://127.0.0.1", "http://127.0.0.1"),
@@ -426,11 +434,11 @@ url = "http://127.0.0.1:9000/attendance"
         );
         check(
             ("http://127.0.0.1:9000", "ftp://127.0.0.1:9000"),
-            "c.toml:28: destination.url: ftp://127.0.0.1:9000/attendance is no http:// or https:// address",
+            "c.toml:29: destination.url: ftp://127.0.0.1:9000/attendance is no http:// or https:// address",
         );
         check(
             ("name = \"legacy\"", "name = \"legacy\"\ntimeout_ms = 60000"),
-            "c.toml:28: destination.timeout_ms: use 1 to 20000",
+            "c.toml:29: destination.timeout_ms: use 1 to 20000",
         );
         check(
             ("client_id = \"cloud-ingest\"", "client_id = \"c\"\nca_file = \"/ca.pem\""),

@@ -77,6 +77,7 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
             store: writer.clone(),
             link,
             receipt_key: secrets.receipt_key,
+            control_key: secrets.control_key,
             clock: clock.clone(),
             metrics: Arc::clone(&metrics),
             health: Arc::clone(&health),

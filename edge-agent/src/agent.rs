@@ -34,7 +34,9 @@ use crate::signal::Signals;
 use crate::status::Counters;
 use crate::{clock, watchdog};
 
+mod commands;
 mod outboxes;
+mod roster;
 mod said;
 mod sync;
 mod taps;

@@ -201,6 +201,8 @@ pub struct KeysConfig {
     pub token_key_id: u16,
     /// The cloud's public receipt key.
     pub receipt_public_key_file: PathBuf,
+    /// The cloud's public control key.
+    pub control_public_key_file: Option<PathBuf>,
 }
 
 fn default_token_key_id() -> u16 {

@@ -20,8 +20,10 @@ pub struct Identity {
     pub record_key: SigningKey,
     /// Seals badges.
     pub token_key: TokenKey,
-    /// Checks receipts.
-    pub receipt_key: PublicKey,
+    /// Whose receipts are believed: two while the cloud replaces its key.
+    pub receipt_keys: Vec<PublicKey>,
+    /// Whose rosters and commands are believed; nobody's if empty.
+    pub control_keys: Vec<PublicKey>,
 }
 
 /// A key file that cannot be used.
@@ -63,7 +65,12 @@ impl Identity {
         Ok(Identity {
             record_key: SigningKey::from_seed(&read_secret(&keys.record_key_file)?),
             token_key: TokenKey::new(TokenKeyId(keys.token_key_id), read_secret(&keys.token_key_file)?),
-            receipt_key: PublicKey(read_key(&keys.receipt_public_key_file)?),
+            receipt_keys: vec![PublicKey(read_key(&keys.receipt_public_key_file)?)],
+            control_keys: keys
+                .control_public_key_file
+                .iter()
+                .map(|file| read_key(file).map(PublicKey))
+                .collect::<Result<_, _>>()?,
         })
     }
 }

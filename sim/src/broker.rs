@@ -164,7 +164,7 @@ impl Broker {
     pub fn route(&mut self, stage: &mut Stage, message: &Rc<Message>) {
         let Ok(topic) = message.topic.parse::<Topic>() else { return };
         match topic.channel {
-            Channel::Records | Channel::Hello | Channel::Gone => {
+            Channel::Records | Channel::Hello | Channel::Gone | Channel::Report => {
                 self.pass_to_cloud(stage, message);
                 if stage.now_ms < self.doubles_until_ms && stage.dice.percent(50) {
                     stage.tally.count("messages doubled by the broker");

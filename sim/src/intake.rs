@@ -262,6 +262,8 @@ impl Process {
                     match prove(&mut self.keys, message, stage, vault)? {
                         Arrival::Records(batch) => work.batches.push((batch, Rc::clone(message))),
                         Arrival::Hello(hello) => work.hellos.push(*hello),
+                        // No simulated door reports anything yet.
+                        Arrival::Report(_) => {}
                         Arrival::Gone(controller) => work.gone.push(controller),
                         Arrival::Reject(reject) => work.rejected.push((reject, Rc::clone(message))),
                     }

@@ -7,6 +7,7 @@
 use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Serialize};
 
+use crate::ids::ControllerId;
 use crate::keys::{BadSignature, PublicKey, SIGNATURE_BYTES, SigningKey};
 use crate::limits::MAX_MESSAGE_BYTES;
 
@@ -104,6 +105,38 @@ pub fn verify(label: &'static [u8], message: &[u8], key: &PublicKey) -> Result<(
     let (signed, signature) = split(message)?;
     key.verify(&[label, signed].concat(), signature)?;
     Ok(())
+}
+
+/// As [`verify`], by any of `keys`: while a key is being replaced, both are good.
+pub fn verify_any(label: &'static [u8], message: &[u8], keys: &[PublicKey]) -> Result<(), OpenError> {
+    let (signed, signature) = split(message)?;
+    let labelled = [label, signed].concat();
+    match keys.iter().any(|key| key.verify(&labelled, signature).is_ok()) {
+        true => Ok(()),
+        false => Err(BadSignature.into()),
+    }
+}
+
+/// Whether a message that names `said` came under `expected`'s topic and key.
+pub(crate) fn meant_for(said: &ControllerId, expected: &ControllerId) -> Result<(), OpenError> {
+    match said == expected {
+        true => Ok(()),
+        false => Err(OpenError::WrongController { said: said.to_string(), expected: expected.to_string() }),
+    }
+}
+
+/// Bytes of variable length: their length, then the bytes. (Serde's own `Vec<u8>` is a list of numbers, which postcard
+/// writes the same way and reads one by one.)
+pub(crate) mod byte_string {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(bytes)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        <&'de [u8]>::deserialize(from).map(<[u8]>::to_vec)
+    }
 }
 
 fn split(message: &[u8]) -> Result<(&[u8], &[u8; SIGNATURE_BYTES]), DecodeError> {

@@ -85,12 +85,7 @@ impl<'a> UnverifiedBatch<'a> {
     /// Proves that `controller`, whose record key is `key`, signed exactly these bytes, and works out each hash.
     pub fn verify(&self, controller: &ControllerId, key: &PublicKey) -> Result<VerifiedBatch, OpenError> {
         codec::verify(LABEL, self.message, key)?;
-        if self.wire.controller != *controller {
-            return Err(OpenError::WrongController {
-                said: self.wire.controller.to_string(),
-                expected: controller.to_string(),
-            });
-        }
+        codec::meant_for(&self.wire.controller, controller)?;
         let mut hash = self.wire.hash_before;
         let records = self.wire.records.iter().map(|record| {
             hash = hash.next(record.0);

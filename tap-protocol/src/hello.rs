@@ -97,12 +97,7 @@ impl Hello {
     pub fn open(message: &[u8], controller: &ControllerId, key: &PublicKey) -> Result<Hello, OpenError> {
         let hello: Hello = codec::peek(message)?;
         codec::verify(LABEL, message, key)?;
-        if hello.controller != *controller {
-            return Err(OpenError::WrongController {
-                said: hello.controller.to_string(),
-                expected: controller.to_string(),
-            });
-        }
+        codec::meant_for(&hello.controller, controller)?;
         if hello.outboxes.len() > MAX_HELLO_OUTBOXES || hello.readers.len() > MAX_READERS {
             return Err(DecodeError::Rule("a hello names at most 16 outboxes and 16 readers").into());
         }

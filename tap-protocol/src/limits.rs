@@ -54,5 +54,21 @@ pub const NEAREST_ANCHORS: usize = 8;
 /// Short texts inside messages: versions, reasons.
 pub const MAX_TEXT_BYTES: usize = 64;
 
+/// Entries in one chunk of a roster: 32,300 bytes, so that a chunk stays far below every broker's limit.
+pub const ROSTER_CHUNK_ENTRIES: usize = 1_900;
+
+/// Chunks in one roster: more than a million badges, whose hashes still fit one message.
+pub const MAX_ROSTER_CHUNKS: usize = 600;
+
+/// Hashes that one report may ask for: two rounds find one record in a thousand, four in a million.
+pub const MAX_PROBED_HASHES: usize = 32;
+
+/// What a controller tells of a command: what its checks say fits.
+pub const MAX_REPORT_TEXT_BYTES: usize = 4_096;
+
+const _: () =
+    assert!(MAX_ROSTER_CHUNKS * 32 + 1024 <= MAX_MESSAGE_BYTES, "the longest head must fit a message");
+const _: () =
+    assert!(ROSTER_CHUNK_ENTRIES * 17 + 1024 <= MAX_MESSAGE_BYTES, "a full chunk must fit a message");
 const _: () = assert!(MAX_BATCH_RECORD_BYTES + 1024 <= MAX_MESSAGE_BYTES, "a full batch must fit a message");
 const _: () = assert!(MAX_RECORD_BYTES <= MAX_BATCH_RECORD_BYTES, "every record must fit some batch");

@@ -47,16 +47,11 @@ impl Receipt {
         codec::sign(LABEL, self, key)
     }
 
-    /// Reads a message that came on `controller`'s topic and checks that the cloud's receipt key signed it.
-    pub fn open(message: &[u8], controller: &ControllerId, key: &PublicKey) -> Result<Receipt, OpenError> {
+    /// Reads a message that came on `controller`'s topic and checks that one of the cloud's receipt keys signed it.
+    pub fn open(message: &[u8], controller: &ControllerId, keys: &[PublicKey]) -> Result<Receipt, OpenError> {
         let receipt: Receipt = codec::peek(message)?;
-        codec::verify(LABEL, message, key)?;
-        if receipt.controller != *controller {
-            return Err(OpenError::WrongController {
-                said: receipt.controller.to_string(),
-                expected: controller.to_string(),
-            });
-        }
+        codec::verify_any(LABEL, message, keys)?;
+        codec::meant_for(&receipt.controller, controller)?;
         Ok(receipt)
     }
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::ids::ControllerId;
 
-/// One of the six channels of a controller.
+/// One of the seven channels of a controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Channel {
     /// Edge to cloud: signed batches.
@@ -20,17 +20,20 @@ pub enum Channel {
     Roster,
     /// Cloud to edge: signed, numbered commands.
     Command,
+    /// Edge to cloud: signed reports.
+    Report,
 }
 
 impl Channel {
     /// All channels.
-    pub const ALL: [Channel; 6] = [
+    pub const ALL: [Channel; 7] = [
         Channel::Records,
         Channel::Hello,
         Channel::Gone,
         Channel::Receipt,
         Channel::Roster,
         Channel::Command,
+        Channel::Report,
     ];
 
     /// The last level of the topic.
@@ -42,6 +45,7 @@ impl Channel {
             Channel::Receipt => "receipt",
             Channel::Roster => "roster",
             Channel::Command => "command",
+            Channel::Report => "report",
         }
     }
 

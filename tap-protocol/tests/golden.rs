@@ -189,7 +189,7 @@ fn the_hello_is_as_frozen_and_reads_back() {
 fn the_receipt_is_as_frozen_and_reads_back() {
     let message = receipt().sign(&receipt_key());
     check("receipt", &message);
-    assert_eq!(Receipt::open(&message, &controller(), &receipt_key().public()), Ok(receipt()));
+    assert_eq!(Receipt::open(&message, &controller(), &[receipt_key().public()]), Ok(receipt()));
 }
 
 #[test]
@@ -198,12 +198,12 @@ fn hellos_and_receipts_are_refused_under_another_key_name_or_with_a_changed_bit(
     let (hello, receipt) = (hello().sign(&record_key()), receipt().sign(&receipt_key()));
     assert!(Hello::open(&hello, &controller(), &receipt_key().public()).is_err());
     assert!(Hello::open(&hello, &elsewhere, &record_key().public()).is_err());
-    assert!(Receipt::open(&receipt, &controller(), &record_key().public()).is_err());
-    assert!(Receipt::open(&receipt, &elsewhere, &receipt_key().public()).is_err());
+    assert!(Receipt::open(&receipt, &controller(), &[record_key().public()]).is_err());
+    assert!(Receipt::open(&receipt, &elsewhere, &[receipt_key().public()]).is_err());
     for bit in 0..receipt.len() * 8 {
         let mut changed = receipt.clone();
         changed[bit / 8] ^= 1 << (bit % 8);
-        assert!(Receipt::open(&changed, &controller(), &receipt_key().public()).is_err(), "bit {bit}");
+        assert!(Receipt::open(&changed, &controller(), &[receipt_key().public()]).is_err(), "bit {bit}");
     }
 }
 
@@ -224,7 +224,7 @@ mod properties {
             for bytes in [&bytes, &with_version] {
                 let _ = Record::decode(bytes);
                 let _ = Hello::open(bytes, &controller(), &record_key().public());
-                let _ = Receipt::open(bytes, &controller(), &receipt_key().public());
+                let _ = Receipt::open(bytes, &controller(), &[receipt_key().public()]);
                 if let Ok(batch) = UnverifiedBatch::parse(bytes) {
                     prop_assert!(batch.verify(&controller(), &record_key().public()).is_err());
                 }

@@ -496,6 +496,7 @@ listen = "{http}"
 
 [keys]
 receipt_key_file = "{at}/keys/receipt.key"
+control_key_file = "{at}/keys/control.key"
 token_key_file = "{at}/keys/token.key"
 
 [[site]]
@@ -531,6 +532,7 @@ url = "{scheme}://{uplink}"
 record_key_file = "{at}/keys/record.key"
 token_key_file = "{at}/keys/token.key"
 receipt_public_key_file = "{at}/keys/receipt.pub"
+control_public_key_file = "{at}/keys/control.pub"
 
 {readers}
 "#,

@@ -15,7 +15,7 @@ use tap_protocol::keys::SigningKey;
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Make receipt.key, receipt.pub and token.key
+    /// Make receipt.key, control.key, their public halves and token.key
     Create {
         /// Where to
         #[arg(long)]
@@ -30,22 +30,24 @@ const PUBLIC: u32 = 0o644;
 pub fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     let Verb::Create { dir } = verb;
     create(&dir)?;
-    println!("made receipt.key, receipt.pub and token.key in {}", dir.display());
-    println!("controllers need receipt.pub and token.key; receipt.key stays here");
+    println!("made receipt.key, receipt.pub, control.key, control.pub and token.key in {}", dir.display());
+    println!("controllers need receipt.pub, control.pub and token.key; the other two stay here");
     Ok(ExitCode::SUCCESS)
 }
 
 fn create(dir: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    for name in ["receipt.key", "receipt.pub", "token.key"] {
+    for name in ["receipt.key", "receipt.pub", "control.key", "control.pub", "token.key"] {
         let path = dir.join(name);
         ensure!(!path.exists(), "{} is there already; nothing was changed", path.display());
     }
-    let receipt_seed = random()?;
-    let receipt_public = SigningKey::from_seed(&receipt_seed).public();
-    write_new(&dir.join("receipt.key"), SECRET, &HEXLOWER.encode(&receipt_seed))?;
-    write_new(&dir.join("token.key"), SECRET, &HEXLOWER.encode(&random()?))?;
-    write_new(&dir.join("receipt.pub"), PUBLIC, &receipt_public.to_string())
+    for signer in ["receipt", "control"] {
+        let seed = random()?;
+        let public = SigningKey::from_seed(&seed).public();
+        write_new(&dir.join(format!("{signer}.key")), SECRET, &HEXLOWER.encode(&seed))?;
+        write_new(&dir.join(format!("{signer}.pub")), PUBLIC, &public.to_string())?;
+    }
+    write_new(&dir.join("token.key"), SECRET, &HEXLOWER.encode(&random()?))
 }
 
 fn random() -> anyhow::Result<[u8; 32]> {

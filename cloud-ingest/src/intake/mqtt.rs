@@ -237,7 +237,7 @@ impl Connection {
 
     /// On every connection: a broker may have forgotten us.
     fn subscribe(&self) {
-        let filters = [Channel::Records, Channel::Hello, Channel::Gone]
+        let filters = [Channel::Records, Channel::Hello, Channel::Gone, Channel::Report]
             .map(|channel| SubscribeFilter::new(channel.of_every_controller(), QoS::AtLeastOnce));
         if let Err(error) = self.link.client.try_subscribe_many(filters) {
             tracing::error!(%error, "cannot ask the broker for messages");

@@ -10,6 +10,7 @@ use tap_protocol::hello::Hello;
 use tap_protocol::ids::ControllerId;
 use tap_protocol::keys::PublicKey;
 use tap_protocol::limits::MAX_MESSAGE_BYTES;
+use tap_protocol::report::Report;
 use tap_protocol::topic::{Channel, Topic};
 
 /// A message, proved or put aside.
@@ -19,6 +20,8 @@ pub enum Arrival {
     Records(VerifiedBatch),
     /// A hello, signed by its controller.
     Hello(Box<Hello>),
+    /// A report, signed by its controller.
+    Report(Box<Report>),
     /// The broker says that a known controller's connection is gone. Not signed: good for a display, for nothing else.
     Gone(ControllerId),
     /// To be quarantined.
@@ -75,6 +78,9 @@ pub fn verify(
             .map(Arrival::Records),
         Channel::Hello => {
             Hello::open(message, &controller, &key).map(|hello| Arrival::Hello(Box::new(hello)))
+        }
+        Channel::Report => {
+            Report::open(message, &controller, &key).map(|report| Arrival::Report(Box::new(report)))
         }
         Channel::Gone => Ok(Arrival::Gone(controller.clone())),
         Channel::Receipt | Channel::Roster | Channel::Command => {

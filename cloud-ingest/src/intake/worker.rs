@@ -13,6 +13,7 @@ use tap_protocol::hello::Hello;
 use tap_protocol::ids::{ControllerId, StoreEpoch};
 use tap_protocol::keys::{PublicKey, SigningKey};
 use tap_protocol::receipt::Receipt;
+use tap_protocol::report::Report;
 use tap_protocol::topic::{Channel, Topic};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
@@ -47,6 +48,8 @@ pub struct Worker<L> {
     pub link: L,
     /// Signs receipts.
     pub receipt_key: SigningKey,
+    /// Signs rosters and commands.
+    pub control_key: SigningKey,
     /// The time.
     pub clock: Clock,
     /// Counters.
@@ -96,6 +99,7 @@ struct Group {
     connected: bool,
     batches: Vec<(VerifiedBatch, Message)>,
     hellos: Vec<Hello>,
+    reports: Vec<Report>,
     gone: Vec<ControllerId>,
     rejected: Vec<(Reject, Message)>,
     /// In the order in which they came.
@@ -141,6 +145,7 @@ impl<L: BrokerLink> Running<L> {
                             group.batches.push((batch, message));
                         }
                         Arrival::Hello(hello) => group.hellos.push(*hello),
+                        Arrival::Report(report) => group.reports.push(*report),
                         Arrival::Gone(controller) => group.gone.push(controller),
                         Arrival::Reject(reject) => group.rejected.push((reject, message)),
                     }
@@ -177,7 +182,7 @@ impl<L: BrokerLink> Running<L> {
     }
 
     async fn store_and_answer(&mut self, group: Group) -> Result<(), Stopped> {
-        let Group { connected, batches, hellos, gone, rejected, tickets } = group;
+        let Group { connected, batches, hellos, reports, gone, rejected, tickets } = group;
         let received = self.worker.clock.now();
         for (reject, message) in rejected {
             self.put_aside(reject, message, received).await?;
@@ -199,6 +204,9 @@ impl<L: BrokerLink> Running<L> {
                 .await?;
         }
         self.acknowledge(&tickets);
+        for report in reports {
+            self.reported(report).await?;
+        }
         self.answer(connected, &appended, &greeted).await
     }
 
@@ -335,6 +343,12 @@ impl<L: BrokerLink> Running<L> {
             },
         };
         Ok(Stamp { epoch, now: self.worker.clock.now() })
+    }
+
+    /// A controller asks for something, or tells what came of a command.
+    async fn reported(&mut self, report: Report) -> Result<(), Stopped> {
+        tracing::debug!(controller = %report.controller, what = ?report.what, "a report");
+        Ok(())
     }
 
     /// A receipt that finds no room is sent again at the next hello.

@@ -34,7 +34,7 @@ impl BrokerLink for Remembering {
     fn publish(&self, topic: String, payload: Vec<u8>) -> bool {
         let topic: Topic = topic.parse().unwrap();
         assert_eq!(topic.channel, Channel::Receipt);
-        let receipt = Receipt::open(&payload, &topic.controller, &self.receipt_key).unwrap();
+        let receipt = Receipt::open(&payload, &topic.controller, &[self.receipt_key]).unwrap();
         assert_eq!(receipt.cloud_utc_ms, START.0 + 5);
         let echo = receipt.echo.map(|echo| echo.boottime_ms);
         let told = Told::Receipt(receipt.outbox.0[0], receipt.stored_through.0, receipt.resend, echo);
@@ -67,6 +67,7 @@ async fn world(waiting: Vec<(&str, Vec<u8>)>) -> World {
         store: store.clone(),
         link: Remembering { told: Arc::clone(&told), receipt_key: receipt_key.public() },
         receipt_key,
+        control_key: SigningKey::from_seed(&[8; 32]),
         clock: Clock::from_fn(|| UtcMs(START.0 + 5)),
         metrics: Arc::new(Metrics::new(LEGACY)),
         health: Arc::default(),

@@ -46,39 +46,42 @@ impl Agent {
     }
 
     pub(super) fn message(&mut self, topic: &str, payload: &[u8], now: &Now) {
-        let own =
-            |topic: &Topic| topic.controller == self.setup.controller && topic.channel == Channel::Receipt;
-        let receipt = match topic.parse::<Topic>() {
-            Ok(topic) if own(&topic) => {
-                Receipt::open(payload, &self.setup.controller, &self.identity.receipt_key)
-                    .map_err(|e| with_causes(&e))
-            }
+        let taken = match topic.parse::<Topic>() {
+            Ok(topic) if topic.controller == self.setup.controller => match topic.channel {
+                Channel::Receipt => self.receipt(payload, now),
+                Channel::Roster => self.roster(payload, now),
+                Channel::Command => self.command(payload, now),
+                Channel::Records | Channel::Hello | Channel::Gone | Channel::Report => {
+                    Err(format!("nobody but this controller writes to {topic}"))
+                }
+            },
             _ => Err(format!("nothing is expected on {}", short_text(topic))),
         };
-        match receipt {
-            Ok(receipt) => {
-                self.counters.receipts += 1;
-                self.last_receipt_ms = Some(now.boottime_ms);
-                if let Some(echo) = receipt.echo.filter(|echo| echo.boot_id == self.setup.boot_id) {
-                    let (then_ms, cloud_ms) = (echo.boottime_ms, receipt.cloud_utc_ms);
-                    let told = self.round_trips.receipt_came(then_ms, cloud_ms, now);
-                    for (answer, trip) in told {
-                        let _ = answer.send(Response::RoundTrip(trip));
-                    }
-                }
-                if let Some(anchor) = self.anchors.receipt_came(&receipt, now) {
-                    self.record(anchor, Waiting::for_nobody(now.boottime_ms), now);
-                }
-                // Without room for the look-up the receipt is lost; the next hello brings another.
-                let _ = self.outbox.submit(Job::HashAt { receipt: Box::new(receipt) });
-            }
-            Err(why) => {
-                self.counters.messages_refused += 1;
-                if let Some(count) = self.complaints.due("message", now.boottime_ms) {
-                    tracing::warn!(why, count, "a message from the broker is refused");
-                }
+        if let Err(why) = taken {
+            self.counters.messages_refused += 1;
+            if let Some(count) = self.complaints.due("message", now.boottime_ms) {
+                tracing::warn!(why, count, "a message from the broker is refused");
             }
         }
+    }
+
+    fn receipt(&mut self, payload: &[u8], now: &Now) -> Result<(), String> {
+        let receipt = Receipt::open(payload, &self.setup.controller, &self.identity.receipt_keys)
+            .map_err(|error| with_causes(&error))?;
+        self.counters.receipts += 1;
+        self.last_receipt_ms = Some(now.boottime_ms);
+        if let Some(echo) = receipt.echo.filter(|echo| echo.boot_id == self.setup.boot_id) {
+            let told = self.round_trips.receipt_came(echo.boottime_ms, receipt.cloud_utc_ms, now);
+            for (answer, trip) in told {
+                let _ = answer.send(Response::RoundTrip(trip));
+            }
+        }
+        if let Some(anchor) = self.anchors.receipt_came(&receipt, now) {
+            self.record(anchor, Waiting::for_nobody(now.boottime_ms), now);
+        }
+        // Without room for the look-up the receipt is lost; the next hello brings another.
+        let _ = self.outbox.submit(Job::HashAt { receipt: Box::new(receipt) });
+        Ok(())
     }
 
     pub(super) fn receipt_compared(

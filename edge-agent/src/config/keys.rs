@@ -190,6 +190,12 @@ pub const KEYS: &[Key] = &[
         default: Default::Required,
         meaning: "Checks the cloud's receipts: the cloud's receipt.pub.",
     },
+    Key {
+        path: "keys.control_public_key_file",
+        kind: Kind::Path,
+        default: Default::Unset,
+        meaning: "Checks the cloud's rosters and commands: the cloud's control.pub. Without it neither is taken.",
+    },
     Key { path: "outbox", kind: Kind::Table, default: Default::Unset, meaning: "How much is kept." },
     Key {
         path: "outbox.max_bytes",

@@ -374,7 +374,7 @@ impl Agent {
         let topic: Option<Topic> = message.topic.parse().ok();
         let own =
             topic.is_some_and(|topic| topic.controller == machine.id && topic.channel == Channel::Receipt);
-        let receipt = own.then(|| Receipt::open(&message.payload, &machine.id, &machine.receipt_key));
+        let receipt = own.then(|| Receipt::open(&message.payload, &machine.id, &[machine.receipt_key]));
         let Some(Ok(receipt)) = receipt else {
             stage.tally.count("messages refused at a door");
             return;
