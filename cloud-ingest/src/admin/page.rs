@@ -499,7 +499,6 @@ fn duration(ms: i64) -> String {
 mod tests {
     use super::*;
     use crate::event_store::Controller;
-    use tap_protocol::keys::PublicKey;
 
     #[test]
     fn numbers_and_durations_read_well() {
@@ -533,7 +532,7 @@ mod tests {
                     id: "door-1".parse().unwrap(),
                     label: evil.into(),
                     site: evil.into(),
-                    record_key: PublicKey([0; 32]),
+                    record_keys: vec![],
                 },
                 hello: None,
                 gone: None,

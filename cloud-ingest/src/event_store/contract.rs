@@ -6,6 +6,7 @@
 
 mod binding;
 mod delivery;
+mod fleet;
 mod intake;
 mod random;
 mod reading;
@@ -169,6 +170,8 @@ macro_rules! contract_tests {
             reading::the_oldest_open_tap_of_a_destination_is_known,
             reading::every_state_is_counted_even_at_zero,
             reading::sites_are_listed_by_id,
+            fleet::a_key_that_is_not_named_any_more_stays_for_proofs,
+            fleet::a_key_can_be_good_until_a_moment,
         }
     };
     (@of $new:path; $($module:ident::$case:ident),* $(,)?) => {

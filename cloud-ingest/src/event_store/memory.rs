@@ -5,6 +5,7 @@
 //! before the first change, so a method is a transaction by construction.
 
 mod destination;
+mod keys;
 mod occurring;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -114,7 +115,9 @@ impl EventStore for MemoryStore {
             return Err(StoreError::NotFound { what: "site", name: controller.site.clone() });
         }
         let new = || KnownController { controller: controller.clone(), hello: None, gone: None };
-        self.controllers.entry(controller.id.clone()).or_insert_with(new).controller = controller.clone();
+        let known = self.controllers.entry(controller.id.clone()).or_insert_with(new);
+        let before = std::mem::replace(&mut known.controller, controller.clone());
+        known.controller.record_keys = keys::with_those_of_old(before.record_keys, &controller.record_keys);
         Ok(())
     }
 

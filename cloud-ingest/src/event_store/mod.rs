@@ -56,8 +56,9 @@ pub trait EventStore {
 
     // Fleet.
 
-    /// Adds a controller or changes its site, label or record key. The site must be known: without its zone no tap of
-    /// the controller could be told to a person.
+    /// Adds a controller or changes its site, label or record keys. The site must be known: without its zone no tap of
+    /// the controller could be told to a person. A key that it had before and that is not named is good for nothing new
+    /// any more; it stays for proofs.
     fn put_controller(&mut self, controller: &Controller) -> Result<(), StoreError>;
 
     /// Adds a site or changes its label or zone.
@@ -193,8 +194,35 @@ pub struct Controller {
     pub label: String,
     /// Where it hangs.
     pub site: String,
-    /// What its batches and hellos are checked with.
-    pub record_key: PublicKey,
+    /// What its messages are checked with, the newest first: one, or two while a new one takes over; and those of
+    /// old, for proofs.
+    pub record_keys: Vec<RecordKey>,
+}
+
+/// One of a controller's record keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordKey {
+    /// The key.
+    pub key: PublicKey,
+    /// Until when messages under it are taken, if that has an end.
+    pub good_until: Option<UtcMs>,
+}
+
+impl RecordKey {
+    /// One whose end nobody has set.
+    pub fn new(key: PublicKey) -> RecordKey {
+        RecordKey { key, good_until: None }
+    }
+
+    /// Whether messages under it are taken at `now`.
+    pub fn is_good(&self, now: UtcMs) -> bool {
+        self.good_until.is_none_or(|until| now < until)
+    }
+}
+
+/// Those that are good at `now`, in their order.
+pub fn good_keys(keys: &[RecordKey], now: UtcMs) -> Vec<PublicKey> {
+    keys.iter().filter(|key| key.is_good(now)).map(|key| key.key).collect()
 }
 
 /// A place with one time zone.

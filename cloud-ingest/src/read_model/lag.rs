@@ -152,7 +152,6 @@ mod tests {
     use crate::event_store::{Controller, HelloState, OutboxState};
     use tap_protocol::hello::{Hello, OutboxHello, ReaderHello, ReaderKind};
     use tap_protocol::ids::{BootId, OutboxId, Seq};
-    use tap_protocol::keys::PublicKey;
 
     const NOW: UtcMs = UtcMs(10_000_000);
 
@@ -163,7 +162,7 @@ mod tests {
                 id: "door-1".parse().unwrap(),
                 label: "Door".into(),
                 site: "hq".into(),
-                record_key: PublicKey([0; 32]),
+                record_keys: vec![],
             },
             hello: Some(HelloState {
                 received: UtcMs(NOW.0 - 1_000),

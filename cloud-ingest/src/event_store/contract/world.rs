@@ -16,7 +16,7 @@ use crate::delivery::order::{self, Standing};
 use crate::event_store::{
     Appended, AttemptEnd, Binding, Bound, Claimed, Controller, DeliveryRow, DeliveryState, EventDetail,
     EventFilter, EventRow, EventStore, GIVE_UP_ON_TIME_AFTER_MS, HeldFor, Lease, Next, PersonId, Position,
-    Site, Timeless, UtcMs,
+    RecordKey, Site, Timeless, UtcMs,
 };
 
 /// The one destination that is there from the start.
@@ -267,7 +267,12 @@ pub fn hq() -> Site {
 }
 
 pub fn controller(name: &str) -> Controller {
-    Controller { id: id(name), label: format!("Door {name}"), site: "hq".into(), record_key: key().public() }
+    Controller {
+        id: id(name),
+        label: format!("Door {name}"),
+        site: "hq".into(),
+        record_keys: vec![RecordKey::new(key().public())],
+    }
 }
 
 pub fn id(name: &str) -> ControllerId {

@@ -21,7 +21,7 @@ use crate::event_store::boots::BootNo;
 use crate::event_store::meaning::{self, Meaning};
 use crate::event_store::{
     Appended, Controller, DeadLetter, HeldFor, MAX_DEAD_LETTER_BYTES, MAX_DEAD_LETTERS, Occurred, OrderKey,
-    OutboxMark, PersonId, Position, Site, StoreError, Timeless, UtcMs,
+    OutboxMark, PersonId, Position, RecordKey, Site, StoreError, Timeless, UtcMs,
 };
 use crate::intake::admit::{self, Admission, Mark};
 
@@ -34,11 +34,17 @@ pub fn put_site(writing: &mut Writing<'_>, site: &Site) -> Result<(), StoreError
 }
 
 pub fn put_controller(writing: &mut Writing<'_>, controller: &Controller) -> Result<(), StoreError> {
-    let Controller { id, label, site, record_key } = controller;
+    let Controller { id, label, site, record_keys } = controller;
     if writing.one(sql::SITE_EXISTS, [site], |_| Ok(()))?.is_none() {
         return Err(StoreError::NotFound { what: "site", name: site.clone() });
     }
-    writing.execute(sql::PUT_CONTROLLER, (id.as_str(), label, site, record_key.0))?;
+    writing.execute(sql::PUT_CONTROLLER, (id.as_str(), label, site))?;
+    let controller_no = controller_no(writing, id)?;
+    writing.execute(sql::END_RECORD_KEYS, [controller_no])?;
+    // The newest was put last: that is the order in which they are read again.
+    for RecordKey { key, good_until } in record_keys.iter().rev() {
+        writing.execute(sql::PUT_RECORD_KEY, (controller_no, key.0, good_until))?;
+    }
     Ok(())
 }
 

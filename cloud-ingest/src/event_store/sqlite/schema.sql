@@ -30,11 +30,20 @@ CREATE TABLE controllers (
     id TEXT NOT NULL UNIQUE,
     label TEXT NOT NULL,
     site TEXT NOT NULL REFERENCES sites (id),
-    record_key BLOB NOT NULL,
     -- The last hello as version byte and postcard.
     hello BLOB,
     hello_received_ms INTEGER,
     gone_ms INTEGER
+) STRICT;
+
+-- All that a controller ever had: those of old stay, because a proof needs them.
+CREATE TABLE record_keys (
+    no INTEGER PRIMARY KEY,
+    controller_no INTEGER NOT NULL REFERENCES controllers (no),
+    key BLOB NOT NULL,
+    -- Until when messages under it are taken.
+    good_until_ms INTEGER,
+    UNIQUE (controller_no, key)
 ) STRICT;
 
 CREATE TABLE outboxes (

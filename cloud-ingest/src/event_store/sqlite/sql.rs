@@ -58,12 +58,18 @@ pub const PUT_SITE: &str = "INSERT INTO sites VALUES (?1, ?2, ?3) \
      ON CONFLICT (id) DO UPDATE SET label = excluded.label, zone = excluded.zone";
 pub const SITES: &str = "SELECT id, label, zone FROM sites ORDER BY id";
 pub const SITE_EXISTS: &str = "SELECT 1 FROM sites WHERE id = ?1";
-pub const PUT_CONTROLLER: &str = "INSERT INTO controllers (id, label, site, record_key) VALUES (?1, ?2, ?3, ?4) \
-     ON CONFLICT (id) DO UPDATE SET label = excluded.label, site = excluded.site, record_key = excluded.record_key";
-pub const CONTROLLER: &str = "SELECT id, label, site, record_key FROM controllers WHERE id = ?1";
+pub const PUT_CONTROLLER: &str = "INSERT INTO controllers (id, label, site) VALUES (?1, ?2, ?3) \
+     ON CONFLICT (id) DO UPDATE SET label = excluded.label, site = excluded.site";
+pub const END_RECORD_KEYS: &str =
+    "UPDATE record_keys SET good_until_ms = 0 WHERE controller_no = ?1 AND good_until_ms IS NOT 0";
+pub const PUT_RECORD_KEY: &str = "INSERT INTO record_keys (controller_no, key, good_until_ms) VALUES (?1, ?2, ?3) \
+     ON CONFLICT (controller_no, key) DO UPDATE SET good_until_ms = excluded.good_until_ms";
+pub const RECORD_KEYS: &str =
+    "SELECT key, good_until_ms FROM record_keys WHERE controller_no = ?1 ORDER BY no DESC";
+pub const CONTROLLER: &str = "SELECT no, label, site FROM controllers WHERE id = ?1";
 pub const CONTROLLER_NO: &str = "SELECT no FROM controllers WHERE id = ?1";
 pub const CONTROLLERS: &str =
-    "SELECT no, id, label, site, record_key, hello, hello_received_ms, gone_ms FROM controllers ORDER BY id";
+    "SELECT no, id, label, site, hello, hello_received_ms, gone_ms FROM controllers ORDER BY id";
 
 // Intake.
 
