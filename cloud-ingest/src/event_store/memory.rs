@@ -5,6 +5,7 @@
 //! before the first change, so a method is a transaction by construction.
 
 mod destination;
+mod fleet;
 mod keys;
 mod occurring;
 
@@ -20,11 +21,12 @@ use tap_protocol::time_repair::TrueTime;
 use super::boots::{self, BootNo};
 use super::meaning::{self, Meaning};
 use super::{
-    Appended, AttemptEnd, Binding, Bound, Claim, Claimed, Controller, ControllerState, DeadLetter,
-    DeliverableTap, DeliveryCount, DeliveryState, DestinationState, EventDetail, EventFilter, EventRow,
-    EventStore, GIVE_UP_ON_TIME_AFTER_MS, HelloState, Lease, MAX_ANSWER_BYTES, MAX_DEAD_LETTER_BYTES,
-    MAX_DEAD_LETTERS, MAX_GIVEN_UP_AT_ONCE, Next, Occurred, OrderKey, OutboxMark, OutboxState, PersonId,
-    Position, Site, StoreError, TapRow, Timeless, Totals, UtcMs, first_epoch,
+    Appended, AttemptEnd, Binding, Bound, Claim, Claimed, Controller, ControllerState, DeadLetter, Deed,
+    DeliverableTap, DeliveryCount, DeliveryState, DestinationState, Enrolment, EventDetail, EventFilter,
+    EventRow, EventStore, GIVE_UP_ON_TIME_AFTER_MS, HelloState, Lease, MAX_ANSWER_BYTES,
+    MAX_DEAD_LETTER_BYTES, MAX_DEAD_LETTERS, MAX_GIVEN_UP_AT_ONCE, Member, NewToken, Next, Occurred,
+    OrderKey, OutboxMark, OutboxState, PersonId, Position, Refusal, Renewal, RevokedCertificate, Site,
+    Standing, StoreError, TapRow, Timeless, TokenId, TokenState, Totals, UtcMs, first_epoch,
 };
 use crate::intake::admit::{self, Admission, Mark};
 
@@ -45,6 +47,7 @@ pub struct MemoryStore {
     dead_letters: VecDeque<DeadLetter>,
     totals: Totals,
     last_lease: u64,
+    trust: fleet::Trust,
 }
 
 #[derive(Debug, Clone)]
@@ -95,6 +98,7 @@ impl MemoryStore {
             dead_letters: VecDeque::new(),
             totals: Totals::default(),
             last_lease: 0,
+            trust: fleet::Trust::default(),
         }
     }
 
@@ -382,6 +386,82 @@ impl EventStore for MemoryStore {
     fn dead_letters(&mut self, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
         Ok(self.dead_letters.iter().take(limit).cloned().collect())
     }
+
+    // Trust.
+
+    fn fleet(&mut self) -> Result<Vec<Member>, StoreError> {
+        Ok(self.controllers.values().map(|known| self.trust.member(&known.controller)).collect())
+    }
+
+    fn member(&mut self, id: &ControllerId) -> Result<Option<Member>, StoreError> {
+        Ok(self.controllers.get(id).map(|known| self.trust.member(&known.controller)))
+    }
+
+    fn rename(
+        &mut self,
+        id: &ControllerId,
+        label: Option<&str>,
+        site: Option<&str>,
+        deed: &Deed,
+    ) -> Result<(), StoreError> {
+        self.known(id)?;
+        self.rename_known(id, label, site, deed)
+    }
+
+    fn set_standing(&mut self, id: &ControllerId, standing: Standing, deed: &Deed) -> Result<(), StoreError> {
+        self.known(id)?;
+        self.trust.set_standing(id, standing, deed, &self.outboxes);
+        Ok(())
+    }
+
+    fn trusted_through(&mut self, id: &ControllerId, outbox: OutboxId) -> Result<Option<Seq>, StoreError> {
+        Ok(self.trust.trusted_through(id, outbox))
+    }
+
+    fn revoked_certificates(&mut self, now: UtcMs) -> Result<Vec<RevokedCertificate>, StoreError> {
+        Ok(self.trust.revoked_certificates(now))
+    }
+
+    fn put_enroll_tokens(&mut self, tokens: &[NewToken], deed: &Deed) -> Result<(), StoreError> {
+        if let Some(lost) = tokens.iter().find(|token| !self.sites.contains_key(&token.site)) {
+            return Err(StoreError::NotFound { what: "site", name: lost.site.clone() });
+        }
+        self.trust.put_tokens(tokens, deed);
+        Ok(())
+    }
+
+    fn enroll_tokens(&mut self) -> Result<Vec<TokenState>, StoreError> {
+        Ok(self.trust.tokens(None))
+    }
+
+    fn enroll_token(&mut self, id: TokenId) -> Result<Option<TokenState>, StoreError> {
+        Ok(self.trust.tokens(Some(id)).pop())
+    }
+
+    fn withdraw_enroll_token(&mut self, id: TokenId, deed: &Deed) -> Result<bool, StoreError> {
+        Ok(self.trust.withdraw(id, deed))
+    }
+
+    fn enroll(&mut self, enrolment: &Enrolment) -> Result<Result<Controller, Refusal>, StoreError> {
+        Ok(self.enroll_with_token(enrolment))
+    }
+
+    fn renew(&mut self, renewal: &Renewal) -> Result<Result<Controller, Refusal>, StoreError> {
+        Ok(self.renew_known(renewal))
+    }
+
+    fn note_deed(&mut self, deed: &Deed) -> Result<(), StoreError> {
+        self.trust.note(deed);
+        Ok(())
+    }
+
+    fn deeds(&mut self, limit: usize) -> Result<Vec<Deed>, StoreError> {
+        Ok(self.trust.deeds(limit))
+    }
+
+    fn deed_count(&mut self) -> Result<u64, StoreError> {
+        Ok(self.trust.deed_count())
+    }
 }
 
 /// Intake.
@@ -573,6 +653,7 @@ impl MemoryStore {
             seq: event.seq,
             received: event.received,
             kind: event.meaning.kind().to_owned(),
+            after_revocation: self.trust.was_revoked(&outbox.controller, event.received),
             tap,
         }
     }

@@ -35,9 +35,7 @@ pub fn put_site(writing: &mut Writing<'_>, site: &Site) -> Result<(), StoreError
 
 pub fn put_controller(writing: &mut Writing<'_>, controller: &Controller) -> Result<(), StoreError> {
     let Controller { id, label, site, record_keys } = controller;
-    if writing.one(sql::SITE_EXISTS, [site], |_| Ok(()))?.is_none() {
-        return Err(StoreError::NotFound { what: "site", name: site.clone() });
-    }
+    site_is_known(writing, site)?;
     writing.execute(sql::PUT_CONTROLLER, (id.as_str(), label, site))?;
     let controller_no = controller_no(writing, id)?;
     writing.execute(sql::END_RECORD_KEYS, [controller_no])?;
@@ -46,6 +44,14 @@ pub fn put_controller(writing: &mut Writing<'_>, controller: &Controller) -> Res
         writing.execute(sql::PUT_RECORD_KEY, (controller_no, key.0, good_until))?;
     }
     Ok(())
+}
+
+/// A controller without a site has no time zone: no tap of it could be told to a person.
+pub fn site_is_known(writing: &Writing<'_>, site: &str) -> Result<(), StoreError> {
+    match writing.one(sql::SITE_EXISTS, [site], |_| Ok(()))? {
+        Some(()) => Ok(()),
+        None => Err(StoreError::NotFound { what: "site", name: site.to_owned() }),
+    }
 }
 
 pub fn append(
@@ -96,7 +102,7 @@ pub fn quarantine(writing: &mut Writing<'_>, letter: &DeadLetter) -> Result<(), 
     Ok(())
 }
 
-fn controller_no(writing: &Writing<'_>, id: &ControllerId) -> Result<i64, StoreError> {
+pub fn controller_no(writing: &Writing<'_>, id: &ControllerId) -> Result<i64, StoreError> {
     let no = writing.one(sql::CONTROLLER_NO, [id.as_str()], |row| row.get(0))?;
     no.ok_or_else(|| StoreError::NotFound { what: "controller", name: id.to_string() })
 }

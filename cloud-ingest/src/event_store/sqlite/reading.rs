@@ -288,6 +288,7 @@ fn event_row(
         seq: Seq(seq),
         received: row.get(2)?,
         kind: row.get(3)?,
+        after_revocation: row.get(14)?,
         tap,
     };
     Ok((row, hash))

@@ -36,7 +36,9 @@ macro_rules! undone {
 macro_rules! event_columns {
     () => {
         "e.position, e.seq, e.received_ms, e.kind, e.bytes, e.hash, o.id, c.id, t.occurred_ms, t.uncertainty_ms, \
-         t.estimated, t.timeless, t.not_before_ms, t.not_after_ms \
+         t.estimated, t.timeless, t.not_before_ms, t.not_after_ms, EXISTS (SELECT 1 FROM revocations r \
+         WHERE r.controller_no = o.controller_no AND r.from_ms <= e.received_ms \
+         AND (r.until_ms IS NULL OR r.until_ms > e.received_ms)) \
          FROM events e \
          JOIN outboxes o ON o.no = e.outbox_no \
          JOIN controllers c ON c.no = o.controller_no \
@@ -245,6 +247,48 @@ pub const DELIVERY: &str = "SELECT order_key, state, held_for, due_ms, attempts 
 pub const BODY: &str = "SELECT body FROM deliveries WHERE destination_no = ?1 AND position = ?2";
 pub const ATTEMPTS: &str = "SELECT number, started_ms, finished_ms, outcome, status, answer FROM attempts \
      WHERE destination_no = ?1 AND position = ?2 ORDER BY number";
+
+// Trust.
+
+pub const STANDING: &str = "SELECT standing, since_ms, why FROM standings WHERE controller_no = ?1";
+pub const PUT_STANDING: &str = "INSERT INTO standings VALUES (?1, ?2, ?3, ?4) \
+     ON CONFLICT (controller_no) DO UPDATE SET standing = excluded.standing, since_ms = excluded.since_ms, why = excluded.why";
+pub const BEGIN_REVOCATION: &str = "INSERT INTO revocations VALUES (?1, ?2, NULL) ON CONFLICT (controller_no, from_ms) DO UPDATE SET until_ms = NULL";
+pub const END_REVOCATION: &str =
+    "UPDATE revocations SET until_ms = ?2 WHERE controller_no = ?1 AND until_ms IS NULL";
+pub const REVOKE_OUTBOXES: &str = "INSERT INTO revoked_outboxes \
+     SELECT no, last_seq FROM outboxes WHERE controller_no = ?1 ON CONFLICT (outbox_no) DO NOTHING";
+pub const UNREVOKE_OUTBOXES: &str =
+    "DELETE FROM revoked_outboxes WHERE outbox_no IN (SELECT no FROM outboxes WHERE controller_no = ?1)";
+pub const TRUSTED_THROUGH: &str = "SELECT r.trusted_through FROM outboxes o \
+     JOIN revoked_outboxes r ON r.outbox_no = o.no WHERE o.controller_no = ?1 AND o.id = ?2";
+pub const NEW_CERTIFICATE: &str = "INSERT INTO certificates (serial, controller_no, tls_key, issued_ms, not_after_ms) \
+     VALUES (?1, ?2, ?3, ?4, ?5)";
+pub const LAST_CERTIFICATE: &str = "SELECT serial, issued_ms, not_after_ms FROM certificates \
+     WHERE controller_no = ?1 ORDER BY no DESC LIMIT 1";
+pub const REVOKE_CERTIFICATES: &str = "UPDATE certificates SET revoked_ms = ?2 \
+     WHERE controller_no = ?1 AND revoked_ms IS NULL AND tls_key IS NOT ?3";
+pub const FORGET_CERTIFICATES: &str =
+    "DELETE FROM certificates WHERE controller_no = ?1 AND not_after_ms < ?2";
+pub const REVOKED_CERTIFICATES: &str = "SELECT serial, revoked_ms FROM certificates \
+     WHERE revoked_ms IS NOT NULL AND not_after_ms > ?1 ORDER BY serial";
+pub const FETCH: &str = "SELECT at_ms, holds, agent_version FROM fetches WHERE controller_no = ?1";
+pub const PUT_FETCH: &str = "INSERT INTO fetches VALUES (?1, ?2, ?3, ?4) ON CONFLICT (controller_no) \
+     DO UPDATE SET at_ms = excluded.at_ms, holds = excluded.holds, agent_version = excluded.agent_version";
+pub const CONTROLLER_IDS: &str = "SELECT id FROM controllers ORDER BY id";
+pub const OVERLAP_RECORD_KEYS: &str = "UPDATE record_keys SET good_until_ms = min(coalesce(good_until_ms, ?3), ?3) \
+     WHERE controller_no = ?1 AND key IS NOT ?2";
+pub const NEW_TOKEN: &str = "INSERT INTO enroll_tokens (id, secret_sha256, controller, site, label, created_ms, expires_ms) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+pub const TOKENS: &str = "SELECT id, secret_sha256, controller, site, label, created_ms, expires_ms, used_ms, \
+     used_tls_key, used_record_key, withdrawn_ms FROM enroll_tokens WHERE ?1 IS NULL OR id = ?1 ORDER BY no DESC";
+pub const USE_TOKEN: &str = "UPDATE enroll_tokens SET used_ms = ?2, used_tls_key = ?3, used_record_key = ?4 WHERE id = ?1 AND used_ms IS NULL";
+pub const WITHDRAW_TOKEN: &str =
+    "UPDATE enroll_tokens SET withdrawn_ms = ?2 WHERE id = ?1 AND withdrawn_ms IS NULL";
+pub const WITHDRAW_TOKENS_OF: &str = "UPDATE enroll_tokens SET withdrawn_ms = ?2 WHERE controller = ?1 AND withdrawn_ms IS NULL AND id IS NOT ?3";
+pub const NEW_DEED: &str = "INSERT INTO fleet_log (at_ms, who, what, about, why) VALUES (?1, ?2, ?3, ?4, ?5)";
+pub const DEEDS: &str = "SELECT at_ms, who, what, about, why FROM fleet_log ORDER BY no DESC LIMIT ?1";
+pub const DEED_COUNT: &str = "SELECT coalesce(max(no), 0) FROM fleet_log";
 
 #[cfg(test)]
 mod tests {
