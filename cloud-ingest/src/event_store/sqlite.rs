@@ -10,11 +10,13 @@
 mod delivery;
 mod intake;
 mod occurring;
+mod proof;
 mod reading;
 mod sql;
 mod values;
 mod writing;
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
@@ -28,7 +30,7 @@ use self::writing::Writing;
 use super::{
     Appended, AttemptEnd, Binding, Bound, Claim, Claimed, Controller, ControllerState, DeadLetter,
     DeliveryCount, DestinationState, EventDetail, EventFilter, EventRow, EventStore, Lease, Next, OutboxMark,
-    Site, StoreError, Totals, UtcMs, first_epoch,
+    Site, StoreError, Totals, UtcMs, Walked, first_epoch,
 };
 
 /// "Tapc" in ASCII: what `file` and a person with a hex editor know a store by.
@@ -282,6 +284,22 @@ impl EventStore for SqliteStore {
 
     fn dead_letters(&mut self, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
         self.read(|snapshot| reading::dead_letters(snapshot, limit))
+    }
+
+    fn walk(
+        &mut self,
+        only: Option<&ControllerId>,
+        told: &mut dyn FnMut(Walked<'_>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.read(|snapshot| proof::walk(snapshot, only, told))
+    }
+
+    fn new_epoch(&mut self, now: UtcMs) -> Result<StoreEpoch, StoreError> {
+        self.write(|writing| proof::new_epoch(writing, now))
+    }
+
+    fn is_quarantined(&mut self, letter: &DeadLetter) -> Result<bool, StoreError> {
+        self.read(|snapshot| proof::is_quarantined(snapshot, letter))
     }
 }
 
