@@ -13,7 +13,9 @@ use crate::telemetry::with_causes;
 mod badges;
 mod keys;
 mod logging;
+mod progress;
 mod reading;
+mod verify;
 
 #[derive(Debug, Parser)]
 #[command(name = "cloud-ingest", version, about, propagate_version = true)]

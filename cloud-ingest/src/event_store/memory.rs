@@ -8,8 +8,10 @@ mod destination;
 mod fleet;
 mod keys;
 mod occurring;
+mod proof;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::ControlFlow;
 
 use tap_protocol::badge::Token;
 use tap_protocol::chain::ChainHash;
@@ -25,8 +27,9 @@ use super::{
     DeliverableTap, DeliveryCount, DeliveryState, DestinationState, Enrolment, EventDetail, EventFilter,
     EventRow, EventStore, GIVE_UP_ON_TIME_AFTER_MS, HelloState, Lease, MAX_ANSWER_BYTES,
     MAX_DEAD_LETTER_BYTES, MAX_DEAD_LETTERS, MAX_GIVEN_UP_AT_ONCE, Member, NewToken, Next, Occurred,
-    OrderKey, OutboxMark, OutboxState, PersonId, Position, Refusal, Renewal, RevokedCertificate, Site,
-    Standing, StoreError, TapRow, Timeless, TokenId, TokenState, Totals, UtcMs, first_epoch,
+    OrderKey, OutboxMark, OutboxState, PersonId, Position, Refusal, Renewal, RevokedCertificate, SignedBatch,
+    Site, Standing, StoreError, TapRow, Timeless, TokenId, TokenState, Totals, UtcMs, Walked, first_epoch,
+    next_epoch,
 };
 use crate::intake::admit::{self, Admission, Mark};
 
@@ -70,6 +73,8 @@ struct Outbox {
     positions: Vec<Position>,
     /// What stands behind the boot numbers of its records.
     boots: BTreeMap<u32, BootNo>,
+    /// The signatures over its records, in order.
+    signed: Vec<SignedBatch>,
 }
 
 #[derive(Debug, Clone)]
@@ -104,8 +109,7 @@ impl MemoryStore {
 
     /// This content, put back from a backup at `now`: another life of the store, with an epoch above all before it.
     pub fn restored(self, now: UtcMs) -> MemoryStore {
-        let epoch = first_epoch(now).max(StoreEpoch(self.epoch.0 + 1));
-        MemoryStore { epoch, ..self }
+        MemoryStore { epoch: next_epoch(self.epoch, now), ..self }
     }
 }
 
@@ -462,6 +466,26 @@ impl EventStore for MemoryStore {
     fn deed_count(&mut self) -> Result<u64, StoreError> {
         Ok(self.trust.deed_count())
     }
+
+    fn walk(
+        &mut self,
+        only: Option<&ControllerId>,
+        told: &mut dyn FnMut(Walked<'_>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        // It went through, or nobody wanted to hear more.
+        let _ = self.walk_all(only, told);
+        Ok(())
+    }
+
+    fn new_epoch(&mut self, now: UtcMs) -> Result<StoreEpoch, StoreError> {
+        self.epoch = next_epoch(self.epoch, now);
+        Ok(self.epoch)
+    }
+
+    fn is_quarantined(&mut self, letter: &DeadLetter) -> Result<bool, StoreError> {
+        let bytes = &letter.bytes[..letter.bytes.len().min(MAX_DEAD_LETTER_BYTES)];
+        Ok(self.dead_letters.iter().any(|kept| kept.kind == letter.kind && kept.bytes == bytes))
+    }
 }
 
 /// Intake.
@@ -496,6 +520,7 @@ impl MemoryStore {
                 for (seq, record) in batch.records().filter(|(seq, _)| *seq >= from) {
                     self.store(no, seq, record, received);
                 }
+                self.outboxes[no].signed.push(SignedBatch::of(batch));
             }
             Admission::Beyond => self.outboxes[no].was_spoken_of(batch.last_seq()),
             Admission::Duplicate | Admission::Fork { .. } => {}
@@ -675,6 +700,7 @@ impl Outbox {
             last_occurred: None,
             positions: Vec::new(),
             boots: BTreeMap::new(),
+            signed: Vec::new(),
         }
     }
 

@@ -11,10 +11,12 @@ mod fleet;
 pub mod handle;
 mod meaning;
 pub mod memory;
+mod proof;
 pub mod sqlite;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::ControlFlow;
 
 use serde::Serialize;
 use tap_protocol::badge::{SealedBadge, Token};
@@ -27,6 +29,7 @@ use tap_protocol::tap::{Direction, Verdict};
 
 use crate::intake::admit::Admission;
 
+pub use self::proof::{SignedBatch, StoredRecord, Walked};
 pub use fleet::{
     CERTIFICATES_KEPT_MS, Certificate, Deed, DeviceKeys, Enrolment, Fetched, Issue, Member, NewToken,
     Refusal, Renewal, RevokedCertificate, Serial, Standing, TokenId, TokenState, may_enroll, may_renew,
@@ -40,6 +43,12 @@ pub struct UtcMs(pub i64);
 /// The epoch of a store that is made at `now`: a store that is made later has a higher one.
 fn first_epoch(now: UtcMs) -> StoreEpoch {
     StoreEpoch(now.0.max(1).unsigned_abs())
+}
+
+/// The epoch of the life after `before` that begins at `now`. From the clock, because a backup may be put back twice and
+/// does not know of the life in between.
+fn next_epoch(before: StoreEpoch, now: UtcMs) -> StoreEpoch {
+    first_epoch(now).max(StoreEpoch(before.0 + 1))
 }
 
 /// Place in the global order of all records: 1, 2, 3 … without a gap, given in the append's transaction.
@@ -231,6 +240,22 @@ pub trait EventStore {
 
     /// How many deeds there are: whoever sees the same number twice has missed none.
     fn deed_count(&mut self) -> Result<u64, StoreError>;
+    // Proof.
+
+    /// Tells everything that proves the records, or those of one controller, from one snapshot: outbox by outbox, as
+    /// long as `told` wants to hear more. What cannot be read is told too; an error is that there is nothing to read.
+    fn walk(
+        &mut self,
+        only: Option<&ControllerId>,
+        told: &mut dyn FnMut(Walked<'_>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError>;
+
+    /// This content was put back from a backup: from here on it is another life of the store, with an epoch above all
+    /// before it, and controllers send again what it lacks.
+    fn new_epoch(&mut self, now: UtcMs) -> Result<StoreEpoch, StoreError>;
+
+    /// Whether these very bytes are in quarantine for that reason already.
+    fn is_quarantined(&mut self, letter: &DeadLetter) -> Result<bool, StoreError>;
 }
 
 /// Only so many quarantined messages are kept; older ones make room (they are counted for ever in [`Totals`]).

@@ -11,11 +11,13 @@ mod delivery;
 mod fleet;
 mod intake;
 mod occurring;
+mod proof;
 mod reading;
 mod sql;
 mod values;
 mod writing;
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
@@ -30,7 +32,7 @@ use super::{
     Appended, AttemptEnd, Binding, Bound, Claim, Claimed, Controller, ControllerState, DeadLetter, Deed,
     DeliveryCount, DestinationState, Enrolment, EventDetail, EventFilter, EventRow, EventStore, Lease,
     Member, NewToken, Next, OutboxMark, Refusal, Renewal, RevokedCertificate, Site, Standing, StoreError,
-    TokenId, TokenState, Totals, UtcMs, first_epoch,
+    TokenId, TokenState, Totals, UtcMs, Walked, first_epoch,
 };
 
 /// "Tapc" in ASCII: what `file` and a person with a hex editor know a store by.
@@ -352,6 +354,22 @@ impl EventStore for SqliteStore {
 
     fn deed_count(&mut self) -> Result<u64, StoreError> {
         self.read(fleet::deed_count)
+    }
+
+    fn walk(
+        &mut self,
+        only: Option<&ControllerId>,
+        told: &mut dyn FnMut(Walked<'_>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.read(|snapshot| proof::walk(snapshot, only, told))
+    }
+
+    fn new_epoch(&mut self, now: UtcMs) -> Result<StoreEpoch, StoreError> {
+        self.write(|writing| proof::new_epoch(writing, now))
+    }
+
+    fn is_quarantined(&mut self, letter: &DeadLetter) -> Result<bool, StoreError> {
+        self.read(|snapshot| proof::is_quarantined(snapshot, letter))
     }
 }
 

@@ -40,7 +40,8 @@ pub fn controller(snapshot: &Snapshot<'_>, id: &ControllerId) -> Result<Option<C
     Ok(Some(Controller { id: id.clone(), label, site, record_keys: record_keys(snapshot, no)? }))
 }
 
-fn record_keys(snapshot: &Snapshot<'_>, controller_no: i64) -> Result<Vec<RecordKey>, StoreError> {
+/// A controller's record keys, those of old included.
+pub fn record_keys(snapshot: &Snapshot<'_>, controller_no: i64) -> Result<Vec<RecordKey>, StoreError> {
     all(snapshot, sql::RECORD_KEYS, [controller_no], |row| {
         Ok(RecordKey { key: PublicKey(row.get(0)?), good_until: row.get(1)? })
     })

@@ -272,3 +272,24 @@ CREATE TABLE fleet_log (
     about TEXT NOT NULL,
     why TEXT NOT NULL
 ) STRICT;
+
+-- Proof.
+
+-- The record keys that signed what is stored: few, and none is ever forgotten.
+CREATE TABLE signers (
+    no INTEGER PRIMARY KEY,
+    key BLOB NOT NULL UNIQUE
+) STRICT;
+
+-- The signature over each batch of which something was stored. With the records `first_seq` to `last_seq` and the hash
+-- before them it gives the signed message again.
+CREATE TABLE batches (
+    outbox_no INTEGER NOT NULL REFERENCES outboxes (no),
+    last_seq INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL,
+    signer_no INTEGER NOT NULL REFERENCES signers (no),
+    signature BLOB NOT NULL,
+    -- The message as received, where writing it again gives other bytes.
+    message BLOB,
+    PRIMARY KEY (outbox_no, last_seq)
+) STRICT, WITHOUT ROWID;

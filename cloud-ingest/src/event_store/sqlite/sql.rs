@@ -290,6 +290,25 @@ pub const NEW_DEED: &str = "INSERT INTO fleet_log (at_ms, who, what, about, why)
 pub const DEEDS: &str = "SELECT at_ms, who, what, about, why FROM fleet_log ORDER BY no DESC LIMIT ?1";
 pub const DEED_COUNT: &str = "SELECT coalesce(max(no), 0) FROM fleet_log";
 
+// Proof.
+
+pub const NEW_SIGNER: &str = "INSERT INTO signers (key) VALUES (?1) ON CONFLICT (key) DO NOTHING";
+pub const NEW_BATCH: &str = "INSERT INTO batches (outbox_no, last_seq, first_seq, signer_no, signature, message) \
+     VALUES (?1, ?2, ?3, (SELECT no FROM signers WHERE key = ?4), ?5, ?6)";
+pub const CHECK_FILE: &str = "PRAGMA integrity_check(1)";
+pub const RECORDS_MARKED: &str = "SELECT coalesce(sum(o.stored_through), 0) FROM outboxes o \
+     JOIN controllers c ON c.no = o.controller_no WHERE ?1 IS NULL OR c.id = ?1";
+pub const WALKED_OUTBOXES: &str = "SELECT o.no, c.id, o.id, o.prefix, o.stored_through, o.hash, c.no \
+     FROM outboxes o JOIN controllers c ON c.no = o.controller_no \
+     WHERE ?1 IS NULL OR c.id = ?1 ORDER BY c.id, o.no";
+pub const WALKED_RECORDS: &str = "SELECT e.position, e.seq, e.received_ms, e.kind, e.bytes, e.hash, t.token, t.occurred_ms \
+     FROM events e LEFT JOIN taps t ON t.position = e.position WHERE e.outbox_no = ?1 ORDER BY e.seq";
+pub const WALKED_BATCHES: &str = "SELECT b.first_seq, b.last_seq, s.key, b.signature, b.message FROM batches b \
+     CROSS JOIN signers s ON s.no = b.signer_no WHERE b.outbox_no = ?1 ORDER BY b.last_seq";
+pub const WALKED_POSITIONS: &str = "SELECT position FROM events ORDER BY position";
+pub const PUT_EPOCH: &str = "UPDATE store SET epoch = ?1";
+pub const IS_QUARANTINED: &str = "SELECT 1 FROM dead_letters WHERE kind = ?1 AND bytes = ?2 LIMIT 1";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -342,6 +361,9 @@ mod tests {
         ATTEMPTS,
         DEAD_LETTERS,
         FORGET_DEAD_LETTERS,
+        NEW_BATCH,
+        WALKED_RECORDS,
+        WALKED_BATCHES,
     ];
 
     /// What SQLite means to do for `statement`, a line per table.
