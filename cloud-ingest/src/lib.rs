@@ -15,6 +15,7 @@ pub mod event_store;
 mod fixture;
 pub mod health;
 pub mod intake;
+pub mod lock;
 pub mod read_model;
 pub mod receipts;
 pub mod seldom;

@@ -15,6 +15,7 @@ mod keys;
 mod logging;
 mod progress;
 mod reading;
+mod store;
 mod verify;
 
 #[derive(Debug, Parser)]
@@ -49,6 +50,9 @@ enum Verb {
     /// Look at door controllers
     #[command(subcommand)]
     Controllers(reading::ControllersVerb),
+    /// Back the store up, and say that a backup was put back
+    #[command(subcommand)]
+    Store(store::Verb),
     /// Add everything up; exit code 1 if it does not balance
     Ledger {
         #[command(flatten)]
@@ -140,6 +144,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         }
         Verb::Events(verb) => reading::events(verb),
         Verb::Controllers(verb) => reading::controllers(verb),
+        Verb::Store(verb) => store::run(verb),
         Verb::Ledger { config, output } => reading::the_ledger(&config, output.output),
     }
 }
