@@ -349,6 +349,7 @@ impl EventStore for MemoryStore {
             controller: known.controller.clone(),
             hello: known.hello.clone(),
             gone: known.gone,
+            store_epoch: self.epoch,
             outboxes: self
                 .outboxes
                 .iter()
@@ -477,8 +478,8 @@ impl EventStore for MemoryStore {
         Ok(())
     }
 
-    fn new_epoch(&mut self, now: UtcMs) -> Result<StoreEpoch, StoreError> {
-        self.epoch = next_epoch(self.epoch, now);
+    fn new_epoch(&mut self, heard_of: Option<StoreEpoch>, now: UtcMs) -> Result<StoreEpoch, StoreError> {
+        self.epoch = next_epoch(heard_of.into_iter().fold(self.epoch, StoreEpoch::max), now);
         Ok(self.epoch)
     }
 

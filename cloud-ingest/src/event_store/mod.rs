@@ -41,7 +41,7 @@ pub use fleet::{
 pub struct UtcMs(pub i64);
 
 /// The epoch of a store that is made at `now`: a store that is made later has a higher one.
-fn first_epoch(now: UtcMs) -> StoreEpoch {
+pub fn first_epoch(now: UtcMs) -> StoreEpoch {
     StoreEpoch(now.0.max(1).unsigned_abs())
 }
 
@@ -251,8 +251,8 @@ pub trait EventStore {
     ) -> Result<(), StoreError>;
 
     /// This content was put back from a backup: from here on it is another life of the store, with an epoch above all
-    /// before it, and controllers send again what it lacks.
-    fn new_epoch(&mut self, now: UtcMs) -> Result<StoreEpoch, StoreError>;
+    /// before it and above `heard_of`, and controllers send again what it lacks.
+    fn new_epoch(&mut self, heard_of: Option<StoreEpoch>, now: UtcMs) -> Result<StoreEpoch, StoreError>;
 
     /// Whether these very bytes are in quarantine for that reason already.
     fn is_quarantined(&mut self, letter: &DeadLetter) -> Result<bool, StoreError>;
@@ -724,6 +724,8 @@ pub struct ControllerState {
     pub gone: Option<UtcMs>,
     /// Its outboxes, in the order they were first seen.
     pub outboxes: Vec<OutboxState>,
+    /// Which life of the store says so.
+    pub store_epoch: StoreEpoch,
 }
 
 /// What the last hello said.

@@ -97,6 +97,14 @@ impl SqliteStore {
         }
     }
 
+    /// Writes a whole and consistent copy of everything that is committed to `to`, which must be empty or not there.
+    /// Works beside a running service, which goes on meanwhile. The caller sees to it that the copy is on the medium.
+    pub fn back_up(&mut self, to: &Path) -> Result<(), StoreError> {
+        let path = to.to_str().ok_or_else(|| StoreError::broken("SQLite takes no such file name"))?;
+        self.conn.execute(sql::BACK_UP, [path])?;
+        Ok(())
+    }
+
     /// One transaction: all that `job` does, or nothing.
     fn write<T>(
         &mut self,
@@ -364,8 +372,8 @@ impl EventStore for SqliteStore {
         self.read(|snapshot| proof::walk(snapshot, only, told))
     }
 
-    fn new_epoch(&mut self, now: UtcMs) -> Result<StoreEpoch, StoreError> {
-        self.write(|writing| proof::new_epoch(writing, now))
+    fn new_epoch(&mut self, heard_of: Option<StoreEpoch>, now: UtcMs) -> Result<StoreEpoch, StoreError> {
+        self.write(|writing| proof::new_epoch(writing, heard_of, now))
     }
 
     fn is_quarantined(&mut self, letter: &DeadLetter) -> Result<bool, StoreError> {

@@ -237,23 +237,9 @@ impl<L: BrokerLink> Running<L> {
         for ((batch, message), appended) in shared.iter().zip(messages).zip(&appended) {
             let admission = appended.as_ref().map(|appended| &appended.admission);
             self.count(batch, admission);
-            let reject = match admission {
-                Some(Admission::Fork { at }) => Reject {
-                    kind: "fork",
-                    reason: format!(
-                        "record {at} of outbox {} is stored with another content",
-                        batch.outbox()
-                    ),
-                    controller: Some(batch.controller().clone()),
-                },
-                None => Reject {
-                    kind: "refused_by_store",
-                    reason: "the store refuses it for good: see the log".into(),
-                    controller: Some(batch.controller().clone()),
-                },
-                Some(Admission::Store { .. } | Admission::Duplicate | Admission::Beyond) => continue,
-            };
-            self.put_aside(reject, message, received).await?;
+            if let Some(reject) = Reject::not_admitted(batch, admission) {
+                self.put_aside(reject, message, received).await?;
+            }
         }
         self.worker.wake.notify_one();
         Ok(appended.into_iter().flatten().collect())

@@ -4,3 +4,4 @@ pub mod audit;
 pub mod explain;
 pub mod lag;
 pub mod ledger;
+pub mod rewound;

@@ -105,11 +105,16 @@ pub fn a_record_key_that_was_replaced_still_proves_what_it_signed(world: &mut Wo
 pub fn a_restored_store_has_a_higher_epoch_even_with_a_clock_that_is_behind(world: &mut World) {
     let StoreEpoch(before) = world.store().store_epoch().unwrap();
     let now = UtcMs(world.now.0);
-    assert_eq!(world.store().new_epoch(now).unwrap(), StoreEpoch(now.0 as u64));
+    assert_eq!(world.store().new_epoch(None, now).unwrap(), StoreEpoch(now.0 as u64));
     assert!(now.0 as u64 > before);
-    assert_eq!(world.store().new_epoch(UtcMs(0)).unwrap(), StoreEpoch(now.0 as u64 + 1));
+    assert_eq!(world.store().new_epoch(None, UtcMs(0)).unwrap(), StoreEpoch(now.0 as u64 + 1));
+    // A controller has heard of a life in between.
+    let later = StoreEpoch(now.0 as u64 + 500);
+    assert_eq!(world.store().new_epoch(Some(later), UtcMs(0)).unwrap(), StoreEpoch(later.0 + 1));
     world.restart();
-    assert_eq!(world.store().store_epoch().unwrap(), StoreEpoch(now.0 as u64 + 1));
+    assert_eq!(world.store().store_epoch().unwrap(), StoreEpoch(later.0 + 1));
+    let states = world.store().controllers().unwrap();
+    assert!(states.iter().all(|state| state.store_epoch == StoreEpoch(later.0 + 1)));
 }
 
 pub fn what_is_in_quarantine_is_known_by_bytes_and_kind(world: &mut World) {

@@ -27,10 +27,14 @@ pub fn keep(writing: &Writing<'_>, outbox_no: i64, batch: &SignedBatch) -> Resul
     Ok(())
 }
 
-pub fn new_epoch(writing: &Writing<'_>, now: UtcMs) -> Result<StoreEpoch, StoreError> {
+pub fn new_epoch(
+    writing: &Writing<'_>,
+    heard_of: Option<StoreEpoch>,
+    now: UtcMs,
+) -> Result<StoreEpoch, StoreError> {
     let before = writing.one(sql::EPOCH, [], |row| row.get(0).map(StoreEpoch))?;
     let before = before.ok_or_else(|| StoreError::broken("the store's counter row is gone"))?;
-    let epoch = next_epoch(before, now);
+    let epoch = next_epoch(heard_of.into_iter().fold(before, StoreEpoch::max), now);
     writing.execute(sql::PUT_EPOCH, [epoch.0])?;
     Ok(epoch)
 }

@@ -71,6 +71,7 @@ pub fn controllers(snapshot: &Snapshot<'_>) -> Result<Vec<ControllerState>, Stor
     let mut statement = snapshot.prepare_cached(sql::CONTROLLERS)?;
     let mut rows = statement.query([])?;
     let mut controllers = Vec::new();
+    let store_epoch = store_epoch(snapshot)?;
     while let Some(row) = rows.next()? {
         let id = controller_id(&row.get::<_, String>(1)?)?;
         let no: i64 = row.get(0)?;
@@ -86,6 +87,9 @@ pub fn controllers(snapshot: &Snapshot<'_>) -> Result<Vec<ControllerState>, Stor
             hello: hello.zip(received).map(hello_state).transpose()?,
             gone: row.get(6)?,
             outboxes: all(snapshot, sql::OUTBOXES, [no], outbox_state)?,
+            gone: row.get(7)?,
+            store_epoch,
+            outboxes: all(snapshot, sql::OUTBOXES, [row.get::<_, i64>(0)?], outbox_state)?,
         });
     }
     Ok(controllers)

@@ -306,6 +306,7 @@ pub const WALKED_RECORDS: &str = "SELECT e.position, e.seq, e.received_ms, e.kin
 pub const WALKED_BATCHES: &str = "SELECT b.first_seq, b.last_seq, s.key, b.signature, b.message FROM batches b \
      CROSS JOIN signers s ON s.no = b.signer_no WHERE b.outbox_no = ?1 ORDER BY b.last_seq";
 pub const WALKED_POSITIONS: &str = "SELECT position FROM events ORDER BY position";
+pub const BACK_UP: &str = "VACUUM INTO ?1";
 pub const PUT_EPOCH: &str = "UPDATE store SET epoch = ?1";
 pub const IS_QUARANTINED: &str = "SELECT 1 FROM dead_letters WHERE kind = ?1 AND bytes = ?2 LIMIT 1";
 
