@@ -144,6 +144,7 @@ const PURE: [(&str, &[&str]); 2] = [
             "read_model::explain",
             "read_model::lag",
             "read_model::ledger",
+            "read_model::proof",
             "read_model::rewound",
             "receipts",
         ],
