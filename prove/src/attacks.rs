@@ -6,6 +6,7 @@
 //! `on_messages.rs` and `on_histories.rs` plan them, `reason.rs` says why each fails, `production.rs` is the product, and
 //! `stage.rs` plays them and judges. `./dev test` plays some hundreds of each class, `./dev prove` the million.
 
+pub mod bait;
 pub mod cast;
 mod on_histories;
 mod on_messages;

@@ -6,6 +6,7 @@ mod at_the_door;
 mod in_the_cloud;
 mod messages;
 mod on_the_disk;
+pub mod seeds;
 
 /// One parser of foreign bytes.
 #[derive(Debug, Clone, Copy)]

@@ -14,6 +14,7 @@ pub mod io_errors;
 pub mod life;
 pub mod medium;
 pub mod model;
+pub mod planting;
 pub mod power_loss;
 pub mod promise;
 pub mod repair;
