@@ -12,7 +12,7 @@ use tap_protocol::badge::{TokenKey, TokenKeyId};
 use tap_protocol::ids::ControllerId;
 use tap_protocol::keys::{PublicKey, SigningKey};
 
-use crate::event_store::{Controller, Site};
+use crate::event_store::{Controller, RecordKey, Site};
 
 pub use strict_config::ConfigError;
 use strict_config::{closest, error_at, parse};
@@ -204,7 +204,7 @@ impl Config {
             id: controller.id.clone(),
             label: controller.label.clone(),
             site: controller.site.clone(),
-            record_key: controller.record_key,
+            record_keys: vec![RecordKey::new(controller.record_key)],
         })
     }
 

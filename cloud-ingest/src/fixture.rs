@@ -10,7 +10,7 @@ use tap_protocol::record::{Body, ClockState, PreviousStop, Record, Stamp};
 use tap_protocol::tap::{Direction, Tap, Verdict};
 
 use crate::event_store::memory::MemoryStore;
-use crate::event_store::{Binding, Controller, EventStore, PersonId, Site, UtcMs};
+use crate::event_store::{Binding, Controller, EventStore, PersonId, RecordKey, Site, UtcMs};
 
 /// 2026-03-02 07:00:00 UTC: when the door was started.
 pub const START: UtcMs = UtcMs(1_772_434_800_000);
@@ -40,7 +40,7 @@ pub fn store() -> MemoryStore {
             id: door.id,
             label: format!("Door {n}"),
             site: "hq".into(),
-            record_key: door.key.public(),
+            record_keys: vec![RecordKey::new(door.key.public())],
         };
         store.put_controller(&controller).unwrap();
     }

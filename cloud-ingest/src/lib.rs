@@ -14,7 +14,9 @@ pub mod event_store;
 #[cfg(test)]
 mod fixture;
 pub mod health;
+pub mod import;
 pub mod intake;
+pub mod lock;
 pub mod read_model;
 pub mod receipts;
 pub mod seldom;

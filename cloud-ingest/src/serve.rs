@@ -31,6 +31,7 @@ use crate::event_store::sqlite::SqliteStore;
 use crate::health::Health;
 use crate::intake::worker::{self, Worker};
 use crate::intake::{inbox, mqtt};
+use crate::lock;
 use crate::stop;
 use crate::telemetry::Metrics;
 use crate::watch::{self, Watch};
@@ -46,6 +47,7 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
 
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("cannot make {}", config.data_dir.display()))?;
+    let _lock = lock::take(&config.data_dir)?;
     let path = config.database();
     let mut store =
         SqliteStore::open(&path, clock.now()).with_context(|| format!("cannot open {}", path.display()))?;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use cloud_ingest::event_store::{Appended, DeadLetter, EventStore, OutboxMark, StoreError, UtcMs};
+use cloud_ingest::event_store::{Appended, DeadLetter, EventStore, OutboxMark, StoreError, UtcMs, good_keys};
 use cloud_ingest::intake::MAX_WAITING;
 use cloud_ingest::intake::admit::Admission;
 use cloud_ingest::intake::verify::{Arrival, Reject, verify};
@@ -53,7 +53,7 @@ struct Process {
     inbox: VecDeque<Arrived>,
     /// Messages that found the inbox full: the connection's task waits with them.
     held_back: VecDeque<Arrived>,
-    keys: BTreeMap<ControllerId, PublicKey>,
+    keys: BTreeMap<ControllerId, Vec<PublicKey>>,
     epoch: Option<StoreEpoch>,
     work: Option<Work>,
     /// The next step is planned.
@@ -410,25 +410,26 @@ impl Work {
 
 /// Proves one message. A key that does not fit is looked up once more, as the real worker does.
 fn prove(
-    keys: &mut BTreeMap<ControllerId, PublicKey>,
+    keys: &mut BTreeMap<ControllerId, Vec<PublicKey>>,
     message: &Message,
     stage: &Stage,
     vault: &mut Vault,
 ) -> Result<Arrival, StoreError> {
     let Ok(topic) = message.topic.parse::<Topic>() else {
-        return Ok(verify(&message.topic, &message.payload, |_| None));
+        return Ok(verify(&message.topic, &message.payload, |_| vec![]));
     };
-    let known = keys.get(&topic.controller).copied();
-    let arrival = verify(&message.topic, &message.payload, |_| known);
+    let known = keys.get(&topic.controller).cloned().unwrap_or_default();
+    let arrival = verify(&message.topic, &message.payload, |_| known.clone());
     let doubtful =
         matches!(&arrival, Arrival::Reject(r) if matches!(r.kind, "unknown_controller" | "unauthentic"));
     if !doubtful {
         return Ok(arrival);
     }
     let found = vault.call(stage.now_ms, |store| store.controller(&topic.controller))?;
-    let Some(key) = found.map(|controller| controller.record_key) else { return Ok(arrival) };
-    keys.insert(topic.controller, key);
-    Ok(if known == Some(key) { arrival } else { verify(&message.topic, &message.payload, |_| Some(key)) })
+    let Some(controller) = found else { return Ok(arrival) };
+    let good = good_keys(&controller.record_keys, stage.utc());
+    keys.insert(topic.controller, good.clone());
+    Ok(if known == good { arrival } else { verify(&message.topic, &message.payload, |_| good) })
 }
 
 fn letter(reject: &Reject, message: &Message, received: UtcMs) -> DeadLetter {

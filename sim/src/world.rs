@@ -1,6 +1,6 @@
 //! One seed's world: it plans what will happen, lets it happen step by step, and has the oracle look after every step.
 
-use cloud_ingest::event_store::{Binding, Controller, EventStore, PersonId, Site};
+use cloud_ingest::event_store::{Binding, Controller, EventStore, PersonId, RecordKey, Site};
 use tap_protocol::badge::{TokenKey, TokenKeyId};
 use tap_protocol::keys::SigningKey;
 
@@ -165,8 +165,8 @@ impl World {
         store.put_site(&site).expect("an empty store takes a site");
         for door in &self.doors {
             let id = door.machine.id.clone();
-            let record_key = door.machine.key.public();
-            let controller = Controller { id, label: "Door".into(), site: "hq".into(), record_key };
+            let record_keys = vec![RecordKey::new(door.machine.key.public())];
+            let controller = Controller { id, label: "Door".into(), site: "hq".into(), record_keys };
             store.put_controller(&controller).expect("its site is known");
         }
         store.put_destination(LEGACY).expect("a store takes a destination");

@@ -339,7 +339,7 @@ fn severity(cause: Cause) -> &'static str {
         Cause::Ok => "good",
         Cause::CatchingUp | Cause::ClockUnsynced => "warn",
         Cause::NeverSeen => "calm",
-        Cause::Gone | Cause::Silent | Cause::Stuck | Cause::ReaderDown => "bad",
+        Cause::StoreRewound | Cause::Gone | Cause::Silent | Cause::Stuck | Cause::ReaderDown => "bad",
     }
 }
 
@@ -499,7 +499,6 @@ fn duration(ms: i64) -> String {
 mod tests {
     use super::*;
     use crate::event_store::Controller;
-    use tap_protocol::keys::PublicKey;
 
     #[test]
     fn numbers_and_durations_read_well() {
@@ -533,10 +532,11 @@ mod tests {
                     id: "door-1".parse().unwrap(),
                     label: evil.into(),
                     site: evil.into(),
-                    record_key: PublicKey([0; 32]),
+                    record_keys: vec![],
                 },
                 hello: None,
                 gone: None,
+                store_epoch: tap_protocol::ids::StoreEpoch(1),
                 outboxes: vec![],
             }],
             taps: vec![],

@@ -11,9 +11,13 @@ use crate::config::{Config, ConfigError, EXIT_CONFIG};
 use crate::telemetry::with_causes;
 
 mod badges;
+mod import;
 mod keys;
 mod logging;
+mod progress;
 mod reading;
+mod store;
+mod verify;
 
 #[derive(Debug, Parser)]
 #[command(name = "cloud-ingest", version, about, propagate_version = true)]
@@ -47,6 +51,11 @@ enum Verb {
     /// Look at door controllers
     #[command(subcommand)]
     Controllers(reading::ControllersVerb),
+    /// Take in what controllers exported to files, as if it had come over the network; exit code 1 if something is left out
+    Import(import::ImportArgs),
+    /// Back the store up, and say that a backup was put back
+    #[command(subcommand)]
+    Store(store::Verb),
     /// Add everything up; exit code 1 if it does not balance
     Ledger {
         #[command(flatten)]
@@ -138,6 +147,8 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         }
         Verb::Events(verb) => reading::events(verb),
         Verb::Controllers(verb) => reading::controllers(verb),
+        Verb::Import(args) => import::run(args),
+        Verb::Store(verb) => store::run(verb),
         Verb::Ledger { config, output } => reading::the_ledger(&config, output.output),
     }
 }

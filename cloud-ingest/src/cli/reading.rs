@@ -30,6 +30,8 @@ pub enum EventsVerb {
         #[command(flatten)]
         output: Output,
     },
+    /// Prove every record again: chains, signatures, marks, totals; exit code 1 if something does not hold
+    Verify(super::verify::VerifyArgs),
 }
 
 #[derive(Debug, Args)]
@@ -75,6 +77,7 @@ pub fn events(verb: EventsVerb) -> anyhow::Result<ExitCode> {
     match verb {
         EventsVerb::List(args) => list(args),
         EventsVerb::Get { id, config, output } => get(id, &config, output.output),
+        EventsVerb::Verify(args) => super::verify::verify(args),
     }
 }
 
@@ -187,7 +190,7 @@ pub fn the_ledger(config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode> {
     Ok(if ledger.balanced { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn open(config: &ConfigFile) -> anyhow::Result<SqliteStore> {
+pub fn open(config: &ConfigFile) -> anyhow::Result<SqliteStore> {
     let path = config.load()?.database();
     existing(&path)?;
     SqliteStore::open_reader(&path).with_context(|| format!("cannot read {}", path.display()))
@@ -200,7 +203,7 @@ pub fn existing(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn table<const N: usize>(header: [&str; N]) -> Table {
+pub fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED).set_header(header);
     table

@@ -6,7 +6,9 @@
 
 mod binding;
 mod delivery;
+mod fleet;
 mod intake;
+mod proof;
 mod random;
 mod reading;
 mod time;
@@ -169,6 +171,16 @@ macro_rules! contract_tests {
             reading::the_oldest_open_tap_of_a_destination_is_known,
             reading::every_state_is_counted_even_at_zero,
             reading::sites_are_listed_by_id,
+            fleet::a_key_that_is_not_named_any_more_stays_for_proofs,
+            fleet::a_key_can_be_good_until_a_moment,
+            proof::what_is_stored_is_proved_again_by_record_key_alone,
+            proof::overlapping_batches_are_proved_though_half_of_one_was_there,
+            proof::what_is_not_stored_leaves_no_signature,
+            proof::a_message_that_is_written_otherwise_is_kept_whole,
+            proof::a_walk_is_of_one_controller_or_ends_when_nobody_listens,
+            proof::a_record_key_that_was_replaced_still_proves_what_it_signed,
+            proof::a_restored_store_has_a_higher_epoch_even_with_a_clock_that_is_behind,
+            proof::what_is_in_quarantine_is_known_by_bytes_and_kind,
         }
     };
     (@of $new:path; $($module:ident::$case:ident),* $(,)?) => {

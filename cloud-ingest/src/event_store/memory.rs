@@ -5,9 +5,13 @@
 //! before the first change, so a method is a transaction by construction.
 
 mod destination;
+mod fleet;
+mod keys;
 mod occurring;
+mod proof;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::ControlFlow;
 
 use tap_protocol::badge::Token;
 use tap_protocol::chain::ChainHash;
@@ -19,11 +23,13 @@ use tap_protocol::time_repair::TrueTime;
 use super::boots::{self, BootNo};
 use super::meaning::{self, Meaning};
 use super::{
-    Appended, AttemptEnd, Binding, Bound, Claim, Claimed, Controller, ControllerState, DeadLetter,
-    DeliverableTap, DeliveryCount, DeliveryState, DestinationState, EventDetail, EventFilter, EventRow,
-    EventStore, GIVE_UP_ON_TIME_AFTER_MS, HelloState, Lease, MAX_ANSWER_BYTES, MAX_DEAD_LETTER_BYTES,
-    MAX_DEAD_LETTERS, MAX_GIVEN_UP_AT_ONCE, Next, Occurred, OrderKey, OutboxMark, OutboxState, PersonId,
-    Position, Site, StoreError, TapRow, Timeless, Totals, UtcMs, first_epoch,
+    Appended, AttemptEnd, Binding, Bound, Claim, Claimed, Controller, ControllerState, DeadLetter, Deed,
+    DeliverableTap, DeliveryCount, DeliveryState, DestinationState, Enrolment, EventDetail, EventFilter,
+    EventRow, EventStore, GIVE_UP_ON_TIME_AFTER_MS, HelloState, Lease, MAX_ANSWER_BYTES,
+    MAX_DEAD_LETTER_BYTES, MAX_DEAD_LETTERS, MAX_GIVEN_UP_AT_ONCE, Member, NewToken, Next, Occurred,
+    OrderKey, OutboxMark, OutboxState, PersonId, Position, Refusal, Renewal, RevokedCertificate, SignedBatch,
+    Site, Standing, StoreError, TapRow, Timeless, TokenId, TokenState, Totals, UtcMs, Walked, first_epoch,
+    next_epoch,
 };
 use crate::intake::admit::{self, Admission, Mark};
 
@@ -44,6 +50,7 @@ pub struct MemoryStore {
     dead_letters: VecDeque<DeadLetter>,
     totals: Totals,
     last_lease: u64,
+    trust: fleet::Trust,
 }
 
 #[derive(Debug, Clone)]
@@ -66,6 +73,8 @@ struct Outbox {
     positions: Vec<Position>,
     /// What stands behind the boot numbers of its records.
     boots: BTreeMap<u32, BootNo>,
+    /// The signatures over its records, in order.
+    signed: Vec<SignedBatch>,
 }
 
 #[derive(Debug, Clone)]
@@ -94,13 +103,13 @@ impl MemoryStore {
             dead_letters: VecDeque::new(),
             totals: Totals::default(),
             last_lease: 0,
+            trust: fleet::Trust::default(),
         }
     }
 
     /// This content, put back from a backup at `now`: another life of the store, with an epoch above all before it.
     pub fn restored(self, now: UtcMs) -> MemoryStore {
-        let epoch = first_epoch(now).max(StoreEpoch(self.epoch.0 + 1));
-        MemoryStore { epoch, ..self }
+        MemoryStore { epoch: next_epoch(self.epoch, now), ..self }
     }
 }
 
@@ -114,7 +123,9 @@ impl EventStore for MemoryStore {
             return Err(StoreError::NotFound { what: "site", name: controller.site.clone() });
         }
         let new = || KnownController { controller: controller.clone(), hello: None, gone: None };
-        self.controllers.entry(controller.id.clone()).or_insert_with(new).controller = controller.clone();
+        let known = self.controllers.entry(controller.id.clone()).or_insert_with(new);
+        let before = std::mem::replace(&mut known.controller, controller.clone());
+        known.controller.record_keys = keys::with_those_of_old(before.record_keys, &controller.record_keys);
         Ok(())
     }
 
@@ -338,6 +349,7 @@ impl EventStore for MemoryStore {
             controller: known.controller.clone(),
             hello: known.hello.clone(),
             gone: known.gone,
+            store_epoch: self.epoch,
             outboxes: self
                 .outboxes
                 .iter()
@@ -379,6 +391,102 @@ impl EventStore for MemoryStore {
     fn dead_letters(&mut self, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
         Ok(self.dead_letters.iter().take(limit).cloned().collect())
     }
+
+    // Trust.
+
+    fn fleet(&mut self) -> Result<Vec<Member>, StoreError> {
+        Ok(self.controllers.values().map(|known| self.trust.member(&known.controller)).collect())
+    }
+
+    fn member(&mut self, id: &ControllerId) -> Result<Option<Member>, StoreError> {
+        Ok(self.controllers.get(id).map(|known| self.trust.member(&known.controller)))
+    }
+
+    fn rename(
+        &mut self,
+        id: &ControllerId,
+        label: Option<&str>,
+        site: Option<&str>,
+        deed: &Deed,
+    ) -> Result<(), StoreError> {
+        self.known(id)?;
+        self.rename_known(id, label, site, deed)
+    }
+
+    fn set_standing(&mut self, id: &ControllerId, standing: Standing, deed: &Deed) -> Result<(), StoreError> {
+        self.known(id)?;
+        self.trust.set_standing(id, standing, deed, &self.outboxes);
+        Ok(())
+    }
+
+    fn trusted_through(&mut self, id: &ControllerId, outbox: OutboxId) -> Result<Option<Seq>, StoreError> {
+        Ok(self.trust.trusted_through(id, outbox))
+    }
+
+    fn revoked_certificates(&mut self, now: UtcMs) -> Result<Vec<RevokedCertificate>, StoreError> {
+        Ok(self.trust.revoked_certificates(now))
+    }
+
+    fn put_enroll_tokens(&mut self, tokens: &[NewToken], deed: &Deed) -> Result<(), StoreError> {
+        if let Some(lost) = tokens.iter().find(|token| !self.sites.contains_key(&token.site)) {
+            return Err(StoreError::NotFound { what: "site", name: lost.site.clone() });
+        }
+        self.trust.put_tokens(tokens, deed);
+        Ok(())
+    }
+
+    fn enroll_tokens(&mut self) -> Result<Vec<TokenState>, StoreError> {
+        Ok(self.trust.tokens(None))
+    }
+
+    fn enroll_token(&mut self, id: TokenId) -> Result<Option<TokenState>, StoreError> {
+        Ok(self.trust.tokens(Some(id)).pop())
+    }
+
+    fn withdraw_enroll_token(&mut self, id: TokenId, deed: &Deed) -> Result<bool, StoreError> {
+        Ok(self.trust.withdraw(id, deed))
+    }
+
+    fn enroll(&mut self, enrolment: &Enrolment) -> Result<Result<Controller, Refusal>, StoreError> {
+        Ok(self.enroll_with_token(enrolment))
+    }
+
+    fn renew(&mut self, renewal: &Renewal) -> Result<Result<Controller, Refusal>, StoreError> {
+        Ok(self.renew_known(renewal))
+    }
+
+    fn note_deed(&mut self, deed: &Deed) -> Result<(), StoreError> {
+        self.trust.note(deed);
+        Ok(())
+    }
+
+    fn deeds(&mut self, limit: usize) -> Result<Vec<Deed>, StoreError> {
+        Ok(self.trust.deeds(limit))
+    }
+
+    fn deed_count(&mut self) -> Result<u64, StoreError> {
+        Ok(self.trust.deed_count())
+    }
+
+    fn walk(
+        &mut self,
+        only: Option<&ControllerId>,
+        told: &mut dyn FnMut(Walked<'_>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        // It went through, or nobody wanted to hear more.
+        let _ = self.walk_all(only, told);
+        Ok(())
+    }
+
+    fn new_epoch(&mut self, heard_of: Option<StoreEpoch>, now: UtcMs) -> Result<StoreEpoch, StoreError> {
+        self.epoch = next_epoch(heard_of.into_iter().fold(self.epoch, StoreEpoch::max), now);
+        Ok(self.epoch)
+    }
+
+    fn is_quarantined(&mut self, letter: &DeadLetter) -> Result<bool, StoreError> {
+        let bytes = &letter.bytes[..letter.bytes.len().min(MAX_DEAD_LETTER_BYTES)];
+        Ok(self.dead_letters.iter().any(|kept| kept.kind == letter.kind && kept.bytes == bytes))
+    }
 }
 
 /// Intake.
@@ -413,6 +521,7 @@ impl MemoryStore {
                 for (seq, record) in batch.records().filter(|(seq, _)| *seq >= from) {
                     self.store(no, seq, record, received);
                 }
+                self.outboxes[no].signed.push(SignedBatch::of(batch));
             }
             Admission::Beyond => self.outboxes[no].was_spoken_of(batch.last_seq()),
             Admission::Duplicate | Admission::Fork { .. } => {}
@@ -570,6 +679,7 @@ impl MemoryStore {
             seq: event.seq,
             received: event.received,
             kind: event.meaning.kind().to_owned(),
+            after_revocation: self.trust.was_revoked(&outbox.controller, event.received),
             tap,
         }
     }
@@ -591,6 +701,7 @@ impl Outbox {
             last_occurred: None,
             positions: Vec::new(),
             boots: BTreeMap::new(),
+            signed: Vec::new(),
         }
     }
 

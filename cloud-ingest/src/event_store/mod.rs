@@ -7,13 +7,16 @@
 //! [`crate::delivery::order`] who is next.
 
 mod boots;
+mod fleet;
 pub mod handle;
 mod meaning;
 pub mod memory;
+mod proof;
 pub mod sqlite;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::ControlFlow;
 
 use serde::Serialize;
 use tap_protocol::badge::{SealedBadge, Token};
@@ -26,14 +29,26 @@ use tap_protocol::tap::{Direction, Verdict};
 
 use crate::intake::admit::Admission;
 
+pub use self::proof::{SignedBatch, StoredRecord, Walked};
+pub use fleet::{
+    CERTIFICATES_KEPT_MS, Certificate, Deed, DeviceKeys, Enrolment, Fetched, Issue, Member, NewToken,
+    Refusal, Renewal, RevokedCertificate, Serial, Standing, TokenId, TokenState, may_enroll, may_renew,
+};
+
 /// Milliseconds since 1970-01-01 UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct UtcMs(pub i64);
 
 /// The epoch of a store that is made at `now`: a store that is made later has a higher one.
-fn first_epoch(now: UtcMs) -> StoreEpoch {
+pub fn first_epoch(now: UtcMs) -> StoreEpoch {
     StoreEpoch(now.0.max(1).unsigned_abs())
+}
+
+/// The epoch of the life after `before` that begins at `now`. From the clock, because a backup may be put back twice and
+/// does not know of the life in between.
+fn next_epoch(before: StoreEpoch, now: UtcMs) -> StoreEpoch {
+    first_epoch(now).max(StoreEpoch(before.0 + 1))
 }
 
 /// Place in the global order of all records: 1, 2, 3 … without a gap, given in the append's transaction.
@@ -56,8 +71,9 @@ pub trait EventStore {
 
     // Fleet.
 
-    /// Adds a controller or changes its site, label or record key. The site must be known: without its zone no tap of
-    /// the controller could be told to a person.
+    /// Adds a controller or changes its site, label or record keys. The site must be known: without its zone no tap of
+    /// the controller could be told to a person. A key that it had before and that is not named is good for nothing new
+    /// any more; it stays for proofs.
     fn put_controller(&mut self, controller: &Controller) -> Result<(), StoreError>;
 
     /// Adds a site or changes its label or zone.
@@ -167,6 +183,79 @@ pub trait EventStore {
 
     /// The newest dead letters first.
     fn dead_letters(&mut self, limit: usize) -> Result<Vec<DeadLetter>, StoreError>;
+
+    // Trust: enrolment, standing, certificates. Every change is written into the fleet's log with it.
+
+    /// All controllers, by id, with what trust in them rests on.
+    fn fleet(&mut self) -> Result<Vec<Member>, StoreError>;
+
+    /// One of them.
+    fn member(&mut self, id: &ControllerId) -> Result<Option<Member>, StoreError>;
+
+    /// Changes what people call a controller, and where it hangs.
+    fn rename(
+        &mut self,
+        id: &ControllerId,
+        label: Option<&str>,
+        site: Option<&str>,
+        deed: &Deed,
+    ) -> Result<(), StoreError>;
+
+    /// Retires or revokes a controller (or takes that back), from `deed.at` on. Its enrolment tokens are withdrawn; a
+    /// revoked one's certificates are good for nothing any more, and of its outboxes only what it had spoken of by now
+    /// is still to be stored.
+    fn set_standing(&mut self, id: &ControllerId, standing: Standing, deed: &Deed) -> Result<(), StoreError>;
+
+    /// Up to where a revoked controller's outbox is to be stored: zero for one it had not spoken of. `None` if it is
+    /// not revoked: then all of it.
+    fn trusted_through(&mut self, id: &ControllerId, outbox: OutboxId) -> Result<Option<Seq>, StoreError>;
+
+    /// Certificates that are good for nothing any more though their end is after `now`, by number.
+    fn revoked_certificates(&mut self, now: UtcMs) -> Result<Vec<RevokedCertificate>, StoreError>;
+
+    /// Makes tokens known, all or none. Their sites must be known.
+    fn put_enroll_tokens(&mut self, tokens: &[NewToken], deed: &Deed) -> Result<(), StoreError>;
+
+    /// All tokens that were ever made, the newest first.
+    fn enroll_tokens(&mut self) -> Result<Vec<TokenState>, StoreError>;
+
+    /// One of them.
+    fn enroll_token(&mut self, id: TokenId) -> Result<Option<TokenState>, StoreError>;
+
+    /// Takes a token back; `false` if there is none, or it was taken back before.
+    fn withdraw_enroll_token(&mut self, id: TokenId, deed: &Deed) -> Result<bool, StoreError>;
+
+    /// Uses a token up: adds its controller, or makes it active again, with one record key, and writes its certificate
+    /// down. Certificates of other TLS keys that it had are good for nothing any more.
+    fn enroll(&mut self, enrolment: &Enrolment) -> Result<Result<Controller, Refusal>, StoreError>;
+
+    /// Writes a controller's next certificate down, and its new record key if it brings one.
+    fn renew(&mut self, renewal: &Renewal) -> Result<Result<Controller, Refusal>, StoreError>;
+
+    /// Writes something into the fleet's log that changes nothing else in the store.
+    fn note_deed(&mut self, deed: &Deed) -> Result<(), StoreError>;
+
+    /// What was decided, the newest first.
+    fn deeds(&mut self, limit: usize) -> Result<Vec<Deed>, StoreError>;
+
+    /// How many deeds there are: whoever sees the same number twice has missed none.
+    fn deed_count(&mut self) -> Result<u64, StoreError>;
+    // Proof.
+
+    /// Tells everything that proves the records, or those of one controller, from one snapshot: outbox by outbox, as
+    /// long as `told` wants to hear more. What cannot be read is told too; an error is that there is nothing to read.
+    fn walk(
+        &mut self,
+        only: Option<&ControllerId>,
+        told: &mut dyn FnMut(Walked<'_>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError>;
+
+    /// This content was put back from a backup: from here on it is another life of the store, with an epoch above all
+    /// before it and above `heard_of`, and controllers send again what it lacks.
+    fn new_epoch(&mut self, heard_of: Option<StoreEpoch>, now: UtcMs) -> Result<StoreEpoch, StoreError>;
+
+    /// Whether these very bytes are in quarantine for that reason already.
+    fn is_quarantined(&mut self, letter: &DeadLetter) -> Result<bool, StoreError>;
 }
 
 /// Only so many quarantined messages are kept; older ones make room (they are counted for ever in [`Totals`]).
@@ -193,8 +282,35 @@ pub struct Controller {
     pub label: String,
     /// Where it hangs.
     pub site: String,
-    /// What its batches and hellos are checked with.
-    pub record_key: PublicKey,
+    /// What its messages are checked with, the newest first: one, or two while a new one takes over; and those of
+    /// old, for proofs.
+    pub record_keys: Vec<RecordKey>,
+}
+
+/// One of a controller's record keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordKey {
+    /// The key.
+    pub key: PublicKey,
+    /// Until when messages under it are taken, if that has an end.
+    pub good_until: Option<UtcMs>,
+}
+
+impl RecordKey {
+    /// One whose end nobody has set.
+    pub fn new(key: PublicKey) -> RecordKey {
+        RecordKey { key, good_until: None }
+    }
+
+    /// Whether messages under it are taken at `now`.
+    pub fn is_good(&self, now: UtcMs) -> bool {
+        self.good_until.is_none_or(|until| now < until)
+    }
+}
+
+/// Those that are good at `now`, in their order.
+pub fn good_keys(keys: &[RecordKey], now: UtcMs) -> Vec<PublicKey> {
+    keys.iter().filter(|key| key.is_good(now)).map(|key| key.key).collect()
 }
 
 /// A place with one time zone.
@@ -493,6 +609,8 @@ pub struct EventRow {
     pub received: UtcMs,
     /// `tap`, `agent_started`, …; `opaque` for authentic bytes that this version cannot read.
     pub kind: String,
+    /// It was stored while its controller was revoked: recorded before that, and worth a look.
+    pub after_revocation: bool,
     /// If it is a tap.
     pub tap: Option<TapRow>,
 }
@@ -606,6 +724,8 @@ pub struct ControllerState {
     pub gone: Option<UtcMs>,
     /// Its outboxes, in the order they were first seen.
     pub outboxes: Vec<OutboxState>,
+    /// Which life of the store says so.
+    pub store_epoch: StoreEpoch,
 }
 
 /// What the last hello said.

@@ -8,13 +8,16 @@
 //! through `writing`, which keeps counters and lanes right; `sql` has every statement.
 
 mod delivery;
+mod fleet;
 mod intake;
 mod occurring;
+mod proof;
 mod reading;
 mod sql;
 mod values;
 mod writing;
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
@@ -26,9 +29,10 @@ use tap_protocol::ids::{ControllerId, EventId, OutboxId, Seq, StoreEpoch};
 
 use self::writing::Writing;
 use super::{
-    Appended, AttemptEnd, Binding, Bound, Claim, Claimed, Controller, ControllerState, DeadLetter,
-    DeliveryCount, DestinationState, EventDetail, EventFilter, EventRow, EventStore, Lease, Next, OutboxMark,
-    Site, StoreError, Totals, UtcMs, first_epoch,
+    Appended, AttemptEnd, Binding, Bound, Claim, Claimed, Controller, ControllerState, DeadLetter, Deed,
+    DeliveryCount, DestinationState, Enrolment, EventDetail, EventFilter, EventRow, EventStore, Lease,
+    Member, NewToken, Next, OutboxMark, Refusal, Renewal, RevokedCertificate, Site, Standing, StoreError,
+    TokenId, TokenState, Totals, UtcMs, Walked, first_epoch,
 };
 
 /// "Tapc" in ASCII: what `file` and a person with a hex editor know a store by.
@@ -91,6 +95,14 @@ impl SqliteStore {
                 MIGRATIONS.len()
             ))),
         }
+    }
+
+    /// Writes a whole and consistent copy of everything that is committed to `to`, which must be empty or not there.
+    /// Works beside a running service, which goes on meanwhile. The caller sees to it that the copy is on the medium.
+    pub fn back_up(&mut self, to: &Path) -> Result<(), StoreError> {
+        let path = to.to_str().ok_or_else(|| StoreError::broken("SQLite takes no such file name"))?;
+        self.conn.execute(sql::BACK_UP, [path])?;
+        Ok(())
     }
 
     /// One transaction: all that `job` does, or nothing.
@@ -282,6 +294,90 @@ impl EventStore for SqliteStore {
 
     fn dead_letters(&mut self, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
         self.read(|snapshot| reading::dead_letters(snapshot, limit))
+    }
+
+    // Trust.
+
+    fn fleet(&mut self) -> Result<Vec<Member>, StoreError> {
+        self.read(fleet::fleet)
+    }
+
+    fn member(&mut self, id: &ControllerId) -> Result<Option<Member>, StoreError> {
+        self.read(|snapshot| fleet::member(snapshot, id))
+    }
+
+    fn rename(
+        &mut self,
+        id: &ControllerId,
+        label: Option<&str>,
+        site: Option<&str>,
+        deed: &Deed,
+    ) -> Result<(), StoreError> {
+        self.write(|writing| fleet::rename(writing, id, label, site, deed))
+    }
+
+    fn set_standing(&mut self, id: &ControllerId, standing: Standing, deed: &Deed) -> Result<(), StoreError> {
+        self.write(|writing| fleet::set_standing(writing, id, standing, deed))
+    }
+
+    fn trusted_through(&mut self, id: &ControllerId, outbox: OutboxId) -> Result<Option<Seq>, StoreError> {
+        self.read(|snapshot| fleet::trusted_through(snapshot, id, outbox))
+    }
+
+    fn revoked_certificates(&mut self, now: UtcMs) -> Result<Vec<RevokedCertificate>, StoreError> {
+        self.read(|snapshot| fleet::revoked_certificates(snapshot, now))
+    }
+
+    fn put_enroll_tokens(&mut self, tokens: &[NewToken], deed: &Deed) -> Result<(), StoreError> {
+        self.write(|writing| fleet::put_enroll_tokens(writing, tokens, deed))
+    }
+
+    fn enroll_tokens(&mut self) -> Result<Vec<TokenState>, StoreError> {
+        self.read(|snapshot| fleet::enroll_tokens(snapshot, None))
+    }
+
+    fn enroll_token(&mut self, id: TokenId) -> Result<Option<TokenState>, StoreError> {
+        self.read(|snapshot| Ok(fleet::enroll_tokens(snapshot, Some(id))?.pop()))
+    }
+
+    fn withdraw_enroll_token(&mut self, id: TokenId, deed: &Deed) -> Result<bool, StoreError> {
+        self.write(|writing| fleet::withdraw_enroll_token(writing, id, deed))
+    }
+
+    fn enroll(&mut self, enrolment: &Enrolment) -> Result<Result<Controller, Refusal>, StoreError> {
+        self.write(|writing| fleet::enroll(writing, enrolment))
+    }
+
+    fn renew(&mut self, renewal: &Renewal) -> Result<Result<Controller, Refusal>, StoreError> {
+        self.write(|writing| fleet::renew(writing, renewal))
+    }
+
+    fn note_deed(&mut self, deed: &Deed) -> Result<(), StoreError> {
+        self.write(|writing| fleet::note_deed(writing, deed))
+    }
+
+    fn deeds(&mut self, limit: usize) -> Result<Vec<Deed>, StoreError> {
+        self.read(|snapshot| fleet::deeds(snapshot, limit))
+    }
+
+    fn deed_count(&mut self) -> Result<u64, StoreError> {
+        self.read(fleet::deed_count)
+    }
+
+    fn walk(
+        &mut self,
+        only: Option<&ControllerId>,
+        told: &mut dyn FnMut(Walked<'_>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.read(|snapshot| proof::walk(snapshot, only, told))
+    }
+
+    fn new_epoch(&mut self, heard_of: Option<StoreEpoch>, now: UtcMs) -> Result<StoreEpoch, StoreError> {
+        self.write(|writing| proof::new_epoch(writing, heard_of, now))
+    }
+
+    fn is_quarantined(&mut self, letter: &DeadLetter) -> Result<bool, StoreError> {
+        self.read(|snapshot| proof::is_quarantined(snapshot, letter))
     }
 }
 

@@ -13,6 +13,8 @@ use tap_protocol::limits::MAX_MESSAGE_BYTES;
 use tap_protocol::report::Report;
 use tap_protocol::topic::{Channel, Topic};
 
+use super::admit::Admission;
+
 /// A message, proved or put aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Arrival {
@@ -50,12 +52,9 @@ pub const REJECT_KINDS: [&str; 7] = [
     "refused_by_store",
 ];
 
-/// Proves a message. `key_of` gives the record key of a known controller.
-pub fn verify(
-    topic: &str,
-    message: &[u8],
-    key_of: impl FnOnce(&ControllerId) -> Option<PublicKey>,
-) -> Arrival {
+/// Proves a message. `keys_of` gives the record keys that a controller's messages may be signed by now: two while a new
+/// one takes over, none of a controller that is not known.
+pub fn verify(topic: &str, message: &[u8], keys_of: impl FnOnce(&ControllerId) -> Vec<PublicKey>) -> Arrival {
     let Ok(Topic { controller, channel }) = topic.parse::<Topic>() else {
         return reject(
             "unknown_topic",
@@ -67,35 +66,59 @@ pub fn verify(
         let reason = format!("{} bytes, {MAX_MESSAGE_BYTES} are allowed", message.len());
         return reject("oversized", reason, Some(controller));
     }
-    let Some(key) = key_of(&controller) else {
-        let reason = format!("there is no controller {controller} in the configuration");
+    let keys = keys_of(&controller);
+    let Some((newest, older)) = keys.split_first() else {
+        let reason = format!("there is no controller {controller} here that has a key");
         return reject("unknown_controller", reason, Some(controller));
+    };
+    // Only a signature by none of them is looked at again under the next.
+    let by_any = |prove: &dyn Fn(&PublicKey) -> Result<Arrival, OpenError>| {
+        older.iter().fold(prove(newest), |proved, key| match proved {
+            Err(OpenError::Signature(_)) => prove(key),
+            settled => settled,
+        })
     };
     let proved = match channel {
         Channel::Records => UnverifiedBatch::parse(message)
             .map_err(OpenError::from)
-            .and_then(|batch| batch.verify(&controller, &key))
-            .map(Arrival::Records),
+            .and_then(|batch| by_any(&|key| batch.verify(&controller, key).map(Arrival::Records))),
         Channel::Hello => {
-            Hello::open(message, &controller, &key).map(|hello| Arrival::Hello(Box::new(hello)))
+            by_any(&|key| Hello::open(message, &controller, key).map(|hello| Arrival::Hello(Box::new(hello))))
         }
-        Channel::Report => {
-            Report::open(message, &controller, &key).map(|report| Arrival::Report(Box::new(report)))
-        }
+        Channel::Report => by_any(&|key| {
+            Report::open(message, &controller, key).map(|report| Arrival::Report(Box::new(report)))
+        }),
         Channel::Gone => Ok(Arrival::Gone(controller.clone())),
         Channel::Receipt | Channel::Roster | Channel::Command => {
             let reason = format!("nobody but the cloud writes to {}", channel.name());
             return reject("unknown_topic", reason, Some(controller));
         }
     };
-    proved.unwrap_or_else(|error| {
-        let kind = match &error {
+    proved.unwrap_or_else(|error| Arrival::Reject(Reject::of(&error, Some(controller))))
+}
+
+impl Reject {
+    /// Why a message is not taken from its sender.
+    pub fn of(error: &OpenError, controller: Option<ControllerId>) -> Reject {
+        let kind = match error {
             OpenError::Decode(DecodeError::TooLong { .. }) => "oversized",
             OpenError::Decode(_) => "undecodable",
             OpenError::Signature(_) | OpenError::WrongController { .. } => "unauthentic",
         };
-        reject(kind, with_cause(&error), Some(controller))
-    })
+        Reject { kind, reason: with_cause(error), controller }
+    }
+
+    /// Why a batch is not stored though it is authentic, if it is put aside: `None` for what the store refused for good.
+    pub fn not_admitted(batch: &VerifiedBatch, admission: Option<&Admission>) -> Option<Reject> {
+        let (kind, reason) = match admission {
+            Some(Admission::Fork { at }) => {
+                ("fork", format!("record {at} of outbox {} is stored with another content", batch.outbox()))
+            }
+            None => ("refused_by_store", "the store refuses it for good: see the log".into()),
+            Some(Admission::Store { .. } | Admission::Duplicate | Admission::Beyond) => return None,
+        };
+        Some(Reject { kind, reason, controller: Some(batch.controller().clone()) })
+    }
 }
 
 fn reject(kind: &'static str, reason: String, controller: Option<ControllerId>) -> Arrival {
@@ -155,7 +178,7 @@ mod tests {
     }
 
     fn arrive(topic: &str, message: &[u8]) -> Arrival {
-        verify(topic, message, |id| (*id == door()).then(|| key().public()))
+        verify(topic, message, |id| if *id == door() { vec![key().public()] } else { vec![] })
     }
 
     #[test]
@@ -192,7 +215,7 @@ mod tests {
         let upward = "nobody but the cloud writes to command";
         rejected("tap/v1/door-1/command", &good, "unknown_topic", upward);
 
-        let unknown = "there is no controller door-2 in the configuration";
+        let unknown = "there is no controller door-2 here that has a key";
         rejected("tap/v1/door-2/records", &batch(&other, &stranger), "unknown_controller", unknown);
         rejected("tap/v1/door-2/gone", b"", "unknown_controller", unknown);
 
@@ -218,6 +241,24 @@ mod tests {
         rejected(records, &batch(&other, &key()), "unauthentic", for_another);
         rejected("tap/v1/door-1/hello", &hello(&other, &key()), "unauthentic", for_another);
         rejected("tap/v1/door-1/hello", &hello(&door(), &stranger), "unauthentic", forged);
+    }
+
+    #[test]
+    fn while_a_new_key_takes_over_both_are_good() {
+        let (old, new) = (SigningKey::from_seed(&[3; 32]), key());
+        let keys = || vec![new.public(), old.public()];
+        for signer in [&old, &new] {
+            for (topic, message) in [
+                ("tap/v1/door-1/records", batch(&door(), signer)),
+                ("tap/v1/door-1/hello", hello(&door(), signer)),
+            ] {
+                let got = verify(topic, &message, |_| keys());
+                assert!(!matches!(got, Arrival::Reject(_)), "{topic}: {got:?}");
+            }
+        }
+        let stranger = SigningKey::from_seed(&[2; 32]);
+        let got = verify("tap/v1/door-1/hello", &hello(&door(), &stranger), |_| keys());
+        assert!(matches!(got, Arrival::Reject(reject) if reject.kind == "unauthentic"));
     }
 
     #[test]

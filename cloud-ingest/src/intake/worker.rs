@@ -11,7 +11,7 @@ use std::time::Duration;
 use tap_protocol::envelope::VerifiedBatch;
 use tap_protocol::hello::Hello;
 use tap_protocol::ids::{ControllerId, StoreEpoch};
-use tap_protocol::keys::{PublicKey, SigningKey};
+use tap_protocol::keys::SigningKey;
 use tap_protocol::receipt::Receipt;
 use tap_protocol::report::Report;
 use tap_protocol::topic::{Channel, Topic};
@@ -26,7 +26,8 @@ use crate::clock::{Clock, Stopwatch};
 use crate::crash;
 use crate::event_store::handle::StoreHandle;
 use crate::event_store::{
-    Appended, DeadLetter, EventStore, MAX_DEAD_LETTER_BYTES, OutboxMark, StoreError, UtcMs,
+    Appended, DeadLetter, EventStore, MAX_DEAD_LETTER_BYTES, OutboxMark, RecordKey, StoreError, UtcMs,
+    good_keys,
 };
 use crate::health::{Health, Loop};
 use crate::receipts::{self, Stamp};
@@ -87,7 +88,7 @@ struct Running<L> {
     stop: Stop,
     backoff: Backoff,
     /// Record keys seen, so that the store is not asked for each message.
-    keys: HashMap<ControllerId, PublicKey>,
+    keys: HashMap<ControllerId, Vec<RecordKey>>,
     /// Which complaints were logged lately.
     complaints: Seldom<(&'static str, Option<ControllerId>)>,
     epoch: Option<StoreEpoch>,
@@ -162,10 +163,11 @@ impl<L: BrokerLink> Running<L> {
     /// Proves one message. A key that does not fit is looked up once more: it may have been changed.
     async fn prove(&mut self, message: &Message) -> Result<Arrival, Stopped> {
         let Ok(topic) = message.topic.parse::<Topic>() else {
-            return Ok(verify(&message.topic, &message.payload, |_| None));
+            return Ok(verify(&message.topic, &message.payload, |_| vec![]));
         };
-        let known = self.keys.get(&topic.controller).copied();
-        let arrival = verify(&message.topic, &message.payload, |_| known);
+        let now = self.worker.clock.now();
+        let known = self.keys.get(&topic.controller).map_or(vec![], |keys| good_keys(keys, now));
+        let arrival = verify(&message.topic, &message.payload, |_| known.clone());
         let doubtful =
             matches!(&arrival, Arrival::Reject(r) if matches!(r.kind, "unknown_controller" | "unauthentic"));
         if !doubtful {
@@ -173,12 +175,13 @@ impl<L: BrokerLink> Running<L> {
         }
         let controller = topic.controller.clone();
         let found = self.persist("look a controller up", move |store| store.controller(&controller)).await?;
-        let Some(key) = found.ok().flatten().map(|controller| controller.record_key) else {
+        let Some(keys) = found.ok().flatten().map(|controller| controller.record_keys) else {
             self.keys.remove(&topic.controller);
-            return Ok(verify(&message.topic, &message.payload, |_| None));
+            return Ok(verify(&message.topic, &message.payload, |_| vec![]));
         };
-        self.keys.insert(topic.controller, key);
-        Ok(if known == Some(key) { arrival } else { verify(&message.topic, &message.payload, |_| Some(key)) })
+        let good = good_keys(&keys, now);
+        self.keys.insert(topic.controller, keys);
+        Ok(if known == good { arrival } else { verify(&message.topic, &message.payload, |_| good) })
     }
 
     async fn store_and_answer(&mut self, group: Group) -> Result<(), Stopped> {
@@ -234,23 +237,9 @@ impl<L: BrokerLink> Running<L> {
         for ((batch, message), appended) in shared.iter().zip(messages).zip(&appended) {
             let admission = appended.as_ref().map(|appended| &appended.admission);
             self.count(batch, admission);
-            let reject = match admission {
-                Some(Admission::Fork { at }) => Reject {
-                    kind: "fork",
-                    reason: format!(
-                        "record {at} of outbox {} is stored with another content",
-                        batch.outbox()
-                    ),
-                    controller: Some(batch.controller().clone()),
-                },
-                None => Reject {
-                    kind: "refused_by_store",
-                    reason: "the store refuses it for good: see the log".into(),
-                    controller: Some(batch.controller().clone()),
-                },
-                Some(Admission::Store { .. } | Admission::Duplicate | Admission::Beyond) => continue,
-            };
-            self.put_aside(reject, message, received).await?;
+            if let Some(reject) = Reject::not_admitted(batch, admission) {
+                self.put_aside(reject, message, received).await?;
+            }
         }
         self.worker.wake.notify_one();
         Ok(appended.into_iter().flatten().collect())

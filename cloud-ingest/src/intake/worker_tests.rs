@@ -7,6 +7,7 @@ use tap_protocol::keys::PublicKey;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::event_store::RecordKey;
 use crate::event_store::handle::StoreThread;
 use crate::fixture::{self, Door, LEGACY, START};
 use crate::intake::inbox;
@@ -213,7 +214,7 @@ async fn a_changed_record_key_is_noticed() {
         .store
         .run(move |store| {
             let mut controller = store.controller(&"door-1".parse().unwrap())?.unwrap();
-            controller.record_key = key;
+            controller.record_keys = vec![RecordKey::new(key)];
             store.put_controller(&controller)
         })
         .await

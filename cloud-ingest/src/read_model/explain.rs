@@ -197,6 +197,7 @@ mod tests {
                 seq: Seq(4),
                 received: UtcMs(2_000),
                 kind: "tap".into(),
+                after_revocation: false,
                 tap: Some(TapRow {
                     reader: "in".parse().unwrap(),
                     badge: SealedBadge { key_id: TokenKeyId(1), token: Token([0; 16]), ciphertext: vec![] },

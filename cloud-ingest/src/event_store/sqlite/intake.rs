@@ -14,6 +14,7 @@ use tap_protocol::tap::Tap;
 use tap_protocol::time_repair::TrueTime;
 
 use super::occurring::Occurring;
+use super::proof;
 use super::sql;
 use super::values::{time_columns, timeless};
 use super::writing::{Lane, Writing};
@@ -21,7 +22,7 @@ use crate::event_store::boots::BootNo;
 use crate::event_store::meaning::{self, Meaning};
 use crate::event_store::{
     Appended, Controller, DeadLetter, HeldFor, MAX_DEAD_LETTER_BYTES, MAX_DEAD_LETTERS, Occurred, OrderKey,
-    OutboxMark, PersonId, Position, Site, StoreError, Timeless, UtcMs,
+    OutboxMark, PersonId, Position, RecordKey, SignedBatch, Site, StoreError, Timeless, UtcMs,
 };
 use crate::intake::admit::{self, Admission, Mark};
 
@@ -34,12 +35,24 @@ pub fn put_site(writing: &mut Writing<'_>, site: &Site) -> Result<(), StoreError
 }
 
 pub fn put_controller(writing: &mut Writing<'_>, controller: &Controller) -> Result<(), StoreError> {
-    let Controller { id, label, site, record_key } = controller;
-    if writing.one(sql::SITE_EXISTS, [site], |_| Ok(()))?.is_none() {
-        return Err(StoreError::NotFound { what: "site", name: site.clone() });
+    let Controller { id, label, site, record_keys } = controller;
+    site_is_known(writing, site)?;
+    writing.execute(sql::PUT_CONTROLLER, (id.as_str(), label, site))?;
+    let controller_no = controller_no(writing, id)?;
+    writing.execute(sql::END_RECORD_KEYS, [controller_no])?;
+    // The newest was put last: that is the order in which they are read again.
+    for RecordKey { key, good_until } in record_keys.iter().rev() {
+        writing.execute(sql::PUT_RECORD_KEY, (controller_no, key.0, good_until))?;
     }
-    writing.execute(sql::PUT_CONTROLLER, (id.as_str(), label, site, record_key.0))?;
     Ok(())
+}
+
+/// A controller without a site has no time zone: no tap of it could be told to a person.
+pub fn site_is_known(writing: &Writing<'_>, site: &str) -> Result<(), StoreError> {
+    match writing.one(sql::SITE_EXISTS, [site], |_| Ok(()))? {
+        Some(()) => Ok(()),
+        None => Err(StoreError::NotFound { what: "site", name: site.to_owned() }),
+    }
 }
 
 pub fn append(
@@ -90,7 +103,7 @@ pub fn quarantine(writing: &mut Writing<'_>, letter: &DeadLetter) -> Result<(), 
     Ok(())
 }
 
-fn controller_no(writing: &Writing<'_>, id: &ControllerId) -> Result<i64, StoreError> {
+pub fn controller_no(writing: &Writing<'_>, id: &ControllerId) -> Result<i64, StoreError> {
     let no = writing.one(sql::CONTROLLER_NO, [id.as_str()], |row| row.get(0))?;
     no.ok_or_else(|| StoreError::NotFound { what: "controller", name: id.to_string() })
 }
@@ -191,7 +204,7 @@ impl Append<'_, '_> {
             sql::OUTBOX_STORED,
             (outbox.no, outbox.stored_through.0, outbox.hash.0, self.received, last_occurred),
         )?;
-        Ok(())
+        proof::keep(self.writing, outbox.no, &SignedBatch::of(batch))
     }
 
     /// Stores one record with all that follows from it; returns its true time, if that is known.

@@ -15,7 +15,7 @@ use crate::event_store::meaning::Meaning;
 use crate::event_store::{
     AttemptRow, Controller, ControllerState, DeadLetter, DeliveryCount, DeliveryRow, DeliveryState,
     DestinationName, DestinationState, EventDetail, EventFilter, EventRow, HelloState, OrderKey, OutboxMark,
-    OutboxState, Position, Site, StoreError, TapRow, Totals, UtcMs,
+    OutboxState, Position, RecordKey, Site, StoreError, TapRow, Totals, UtcMs,
 };
 
 type Snapshot<'a> = Transaction<'a>;
@@ -34,16 +34,16 @@ pub fn sites(snapshot: &Snapshot<'_>) -> Result<Vec<Site>, StoreError> {
 }
 
 pub fn controller(snapshot: &Snapshot<'_>, id: &ControllerId) -> Result<Option<Controller>, StoreError> {
-    one(snapshot, sql::CONTROLLER, [id.as_str()], |row| controller_from(row, id.clone(), 1))
+    let found: Option<(i64, String, String)> =
+        one(snapshot, sql::CONTROLLER, [id.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let Some((no, label, site)) = found else { return Ok(None) };
+    Ok(Some(Controller { id: id.clone(), label, site, record_keys: record_keys(snapshot, no)? }))
 }
 
-/// Label, site and key from `column` on.
-fn controller_from(row: &Row<'_>, id: ControllerId, column: usize) -> rusqlite::Result<Controller> {
-    Ok(Controller {
-        id,
-        label: row.get(column)?,
-        site: row.get(column + 1)?,
-        record_key: PublicKey(row.get(column + 2)?),
+/// A controller's record keys, those of old included.
+pub fn record_keys(snapshot: &Snapshot<'_>, controller_no: i64) -> Result<Vec<RecordKey>, StoreError> {
+    all(snapshot, sql::RECORD_KEYS, [controller_no], |row| {
+        Ok(RecordKey { key: PublicKey(row.get(0)?), good_until: row.get(1)? })
     })
 }
 
@@ -71,14 +71,24 @@ pub fn controllers(snapshot: &Snapshot<'_>) -> Result<Vec<ControllerState>, Stor
     let mut statement = snapshot.prepare_cached(sql::CONTROLLERS)?;
     let mut rows = statement.query([])?;
     let mut controllers = Vec::new();
+    let store_epoch = store_epoch(snapshot)?;
     while let Some(row) = rows.next()? {
         let id = controller_id(&row.get::<_, String>(1)?)?;
-        let hello: Option<Vec<u8>> = row.get(5)?;
-        let received: Option<UtcMs> = row.get(6)?;
+        let no: i64 = row.get(0)?;
+        let hello: Option<Vec<u8>> = row.get(4)?;
+        let received: Option<UtcMs> = row.get(5)?;
         controllers.push(ControllerState {
-            controller: controller_from(row, id, 2)?,
+            controller: Controller {
+                id,
+                label: row.get(2)?,
+                site: row.get(3)?,
+                record_keys: record_keys(snapshot, no)?,
+            },
             hello: hello.zip(received).map(hello_state).transpose()?,
+            gone: row.get(6)?,
+            outboxes: all(snapshot, sql::OUTBOXES, [no], outbox_state)?,
             gone: row.get(7)?,
+            store_epoch,
             outboxes: all(snapshot, sql::OUTBOXES, [row.get::<_, i64>(0)?], outbox_state)?,
         });
     }
@@ -283,6 +293,7 @@ fn event_row(
         seq: Seq(seq),
         received: row.get(2)?,
         kind: row.get(3)?,
+        after_revocation: row.get(14)?,
         tap,
     };
     Ok((row, hash))

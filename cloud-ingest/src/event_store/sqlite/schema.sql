@@ -30,11 +30,20 @@ CREATE TABLE controllers (
     id TEXT NOT NULL UNIQUE,
     label TEXT NOT NULL,
     site TEXT NOT NULL REFERENCES sites (id),
-    record_key BLOB NOT NULL,
     -- The last hello as version byte and postcard.
     hello BLOB,
     hello_received_ms INTEGER,
     gone_ms INTEGER
+) STRICT;
+
+-- All that a controller ever had: those of old stay, because a proof needs them.
+CREATE TABLE record_keys (
+    no INTEGER PRIMARY KEY,
+    controller_no INTEGER NOT NULL REFERENCES controllers (no),
+    key BLOB NOT NULL,
+    -- Until when messages under it are taken.
+    good_until_ms INTEGER,
+    UNIQUE (controller_no, key)
 ) STRICT;
 
 CREATE TABLE outboxes (
@@ -193,3 +202,94 @@ CREATE TABLE dead_letters (
     reason TEXT NOT NULL,
     bytes BLOB NOT NULL
 ) STRICT;
+
+-- Trust: who may speak, with which certificate, and who decided it. Small tables: rows per controller and deed.
+
+-- Where a controller is not simply active, or somebody made it so.
+CREATE TABLE standings (
+    controller_no INTEGER PRIMARY KEY REFERENCES controllers (no),
+    standing TEXT NOT NULL,
+    since_ms INTEGER NOT NULL,
+    why TEXT NOT NULL
+) STRICT;
+
+-- The times in which a controller was revoked: what was stored in one is flagged.
+CREATE TABLE revocations (
+    controller_no INTEGER NOT NULL REFERENCES controllers (no),
+    from_ms INTEGER NOT NULL,
+    until_ms INTEGER,
+    PRIMARY KEY (controller_no, from_ms)
+) STRICT, WITHOUT ROWID;
+
+-- Of a revoked controller's outboxes, up to where they are still stored.
+CREATE TABLE revoked_outboxes (
+    outbox_no INTEGER PRIMARY KEY REFERENCES outboxes (no),
+    trusted_through INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE certificates (
+    no INTEGER PRIMARY KEY,
+    serial BLOB NOT NULL UNIQUE,
+    controller_no INTEGER NOT NULL REFERENCES controllers (no),
+    tls_key BLOB NOT NULL,
+    issued_ms INTEGER NOT NULL,
+    not_after_ms INTEGER NOT NULL,
+    revoked_ms INTEGER
+) STRICT;
+
+CREATE INDEX certificates_of ON certificates (controller_no, no);
+
+-- What each controller's last bundle held.
+CREATE TABLE fetches (
+    controller_no INTEGER PRIMARY KEY REFERENCES controllers (no),
+    at_ms INTEGER NOT NULL,
+    -- Names of keys and roots, with spaces between.
+    holds TEXT NOT NULL,
+    agent_version TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE enroll_tokens (
+    no INTEGER PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE,
+    secret_sha256 BLOB NOT NULL,
+    controller TEXT NOT NULL,
+    site TEXT NOT NULL REFERENCES sites (id),
+    label TEXT NOT NULL,
+    created_ms INTEGER NOT NULL,
+    expires_ms INTEGER NOT NULL,
+    used_ms INTEGER,
+    used_tls_key BLOB,
+    used_record_key BLOB,
+    withdrawn_ms INTEGER
+) STRICT;
+
+-- Who did what, when and why. Append-only.
+CREATE TABLE fleet_log (
+    no INTEGER PRIMARY KEY,
+    at_ms INTEGER NOT NULL,
+    who TEXT NOT NULL,
+    what TEXT NOT NULL,
+    about TEXT NOT NULL,
+    why TEXT NOT NULL
+) STRICT;
+
+-- Proof.
+
+-- The record keys that signed what is stored: few, and none is ever forgotten.
+CREATE TABLE signers (
+    no INTEGER PRIMARY KEY,
+    key BLOB NOT NULL UNIQUE
+) STRICT;
+
+-- The signature over each batch of which something was stored. With the records `first_seq` to `last_seq` and the hash
+-- before them it gives the signed message again.
+CREATE TABLE batches (
+    outbox_no INTEGER NOT NULL REFERENCES outboxes (no),
+    last_seq INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL,
+    signer_no INTEGER NOT NULL REFERENCES signers (no),
+    signature BLOB NOT NULL,
+    -- The message as received, where writing it again gives other bytes.
+    message BLOB,
+    PRIMARY KEY (outbox_no, last_seq)
+) STRICT, WITHOUT ROWID;

@@ -36,7 +36,9 @@ macro_rules! undone {
 macro_rules! event_columns {
     () => {
         "e.position, e.seq, e.received_ms, e.kind, e.bytes, e.hash, o.id, c.id, t.occurred_ms, t.uncertainty_ms, \
-         t.estimated, t.timeless, t.not_before_ms, t.not_after_ms \
+         t.estimated, t.timeless, t.not_before_ms, t.not_after_ms, EXISTS (SELECT 1 FROM revocations r \
+         WHERE r.controller_no = o.controller_no AND r.from_ms <= e.received_ms \
+         AND (r.until_ms IS NULL OR r.until_ms > e.received_ms)) \
          FROM events e \
          JOIN outboxes o ON o.no = e.outbox_no \
          JOIN controllers c ON c.no = o.controller_no \
@@ -58,12 +60,18 @@ pub const PUT_SITE: &str = "INSERT INTO sites VALUES (?1, ?2, ?3) \
      ON CONFLICT (id) DO UPDATE SET label = excluded.label, zone = excluded.zone";
 pub const SITES: &str = "SELECT id, label, zone FROM sites ORDER BY id";
 pub const SITE_EXISTS: &str = "SELECT 1 FROM sites WHERE id = ?1";
-pub const PUT_CONTROLLER: &str = "INSERT INTO controllers (id, label, site, record_key) VALUES (?1, ?2, ?3, ?4) \
-     ON CONFLICT (id) DO UPDATE SET label = excluded.label, site = excluded.site, record_key = excluded.record_key";
-pub const CONTROLLER: &str = "SELECT id, label, site, record_key FROM controllers WHERE id = ?1";
+pub const PUT_CONTROLLER: &str = "INSERT INTO controllers (id, label, site) VALUES (?1, ?2, ?3) \
+     ON CONFLICT (id) DO UPDATE SET label = excluded.label, site = excluded.site";
+pub const END_RECORD_KEYS: &str =
+    "UPDATE record_keys SET good_until_ms = 0 WHERE controller_no = ?1 AND good_until_ms IS NOT 0";
+pub const PUT_RECORD_KEY: &str = "INSERT INTO record_keys (controller_no, key, good_until_ms) VALUES (?1, ?2, ?3) \
+     ON CONFLICT (controller_no, key) DO UPDATE SET good_until_ms = excluded.good_until_ms";
+pub const RECORD_KEYS: &str =
+    "SELECT key, good_until_ms FROM record_keys WHERE controller_no = ?1 ORDER BY no DESC";
+pub const CONTROLLER: &str = "SELECT no, label, site FROM controllers WHERE id = ?1";
 pub const CONTROLLER_NO: &str = "SELECT no FROM controllers WHERE id = ?1";
 pub const CONTROLLERS: &str =
-    "SELECT no, id, label, site, record_key, hello, hello_received_ms, gone_ms FROM controllers ORDER BY id";
+    "SELECT no, id, label, site, hello, hello_received_ms, gone_ms FROM controllers ORDER BY id";
 
 // Intake.
 
@@ -240,6 +248,68 @@ pub const BODY: &str = "SELECT body FROM deliveries WHERE destination_no = ?1 AN
 pub const ATTEMPTS: &str = "SELECT number, started_ms, finished_ms, outcome, status, answer FROM attempts \
      WHERE destination_no = ?1 AND position = ?2 ORDER BY number";
 
+// Trust.
+
+pub const STANDING: &str = "SELECT standing, since_ms, why FROM standings WHERE controller_no = ?1";
+pub const PUT_STANDING: &str = "INSERT INTO standings VALUES (?1, ?2, ?3, ?4) \
+     ON CONFLICT (controller_no) DO UPDATE SET standing = excluded.standing, since_ms = excluded.since_ms, why = excluded.why";
+pub const BEGIN_REVOCATION: &str = "INSERT INTO revocations VALUES (?1, ?2, NULL) ON CONFLICT (controller_no, from_ms) DO UPDATE SET until_ms = NULL";
+pub const END_REVOCATION: &str =
+    "UPDATE revocations SET until_ms = ?2 WHERE controller_no = ?1 AND until_ms IS NULL";
+pub const REVOKE_OUTBOXES: &str = "INSERT INTO revoked_outboxes \
+     SELECT no, last_seq FROM outboxes WHERE controller_no = ?1 ON CONFLICT (outbox_no) DO NOTHING";
+pub const UNREVOKE_OUTBOXES: &str =
+    "DELETE FROM revoked_outboxes WHERE outbox_no IN (SELECT no FROM outboxes WHERE controller_no = ?1)";
+pub const TRUSTED_THROUGH: &str = "SELECT r.trusted_through FROM outboxes o \
+     JOIN revoked_outboxes r ON r.outbox_no = o.no WHERE o.controller_no = ?1 AND o.id = ?2";
+pub const NEW_CERTIFICATE: &str = "INSERT INTO certificates (serial, controller_no, tls_key, issued_ms, not_after_ms) \
+     VALUES (?1, ?2, ?3, ?4, ?5)";
+pub const LAST_CERTIFICATE: &str = "SELECT serial, issued_ms, not_after_ms FROM certificates \
+     WHERE controller_no = ?1 ORDER BY no DESC LIMIT 1";
+pub const REVOKE_CERTIFICATES: &str = "UPDATE certificates SET revoked_ms = ?2 \
+     WHERE controller_no = ?1 AND revoked_ms IS NULL AND tls_key IS NOT ?3";
+pub const FORGET_CERTIFICATES: &str =
+    "DELETE FROM certificates WHERE controller_no = ?1 AND not_after_ms < ?2";
+pub const REVOKED_CERTIFICATES: &str = "SELECT serial, revoked_ms FROM certificates \
+     WHERE revoked_ms IS NOT NULL AND not_after_ms > ?1 ORDER BY serial";
+pub const FETCH: &str = "SELECT at_ms, holds, agent_version FROM fetches WHERE controller_no = ?1";
+pub const PUT_FETCH: &str = "INSERT INTO fetches VALUES (?1, ?2, ?3, ?4) ON CONFLICT (controller_no) \
+     DO UPDATE SET at_ms = excluded.at_ms, holds = excluded.holds, agent_version = excluded.agent_version";
+pub const CONTROLLER_IDS: &str = "SELECT id FROM controllers ORDER BY id";
+pub const OVERLAP_RECORD_KEYS: &str = "UPDATE record_keys SET good_until_ms = min(coalesce(good_until_ms, ?3), ?3) \
+     WHERE controller_no = ?1 AND key IS NOT ?2";
+pub const NEW_TOKEN: &str = "INSERT INTO enroll_tokens (id, secret_sha256, controller, site, label, created_ms, expires_ms) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+pub const TOKENS: &str = "SELECT id, secret_sha256, controller, site, label, created_ms, expires_ms, used_ms, \
+     used_tls_key, used_record_key, withdrawn_ms FROM enroll_tokens WHERE ?1 IS NULL OR id = ?1 ORDER BY no DESC";
+pub const USE_TOKEN: &str = "UPDATE enroll_tokens SET used_ms = ?2, used_tls_key = ?3, used_record_key = ?4 WHERE id = ?1 AND used_ms IS NULL";
+pub const WITHDRAW_TOKEN: &str =
+    "UPDATE enroll_tokens SET withdrawn_ms = ?2 WHERE id = ?1 AND withdrawn_ms IS NULL";
+pub const WITHDRAW_TOKENS_OF: &str = "UPDATE enroll_tokens SET withdrawn_ms = ?2 WHERE controller = ?1 AND withdrawn_ms IS NULL AND id IS NOT ?3";
+pub const NEW_DEED: &str = "INSERT INTO fleet_log (at_ms, who, what, about, why) VALUES (?1, ?2, ?3, ?4, ?5)";
+pub const DEEDS: &str = "SELECT at_ms, who, what, about, why FROM fleet_log ORDER BY no DESC LIMIT ?1";
+pub const DEED_COUNT: &str = "SELECT coalesce(max(no), 0) FROM fleet_log";
+
+// Proof.
+
+pub const NEW_SIGNER: &str = "INSERT INTO signers (key) VALUES (?1) ON CONFLICT (key) DO NOTHING";
+pub const NEW_BATCH: &str = "INSERT INTO batches (outbox_no, last_seq, first_seq, signer_no, signature, message) \
+     VALUES (?1, ?2, ?3, (SELECT no FROM signers WHERE key = ?4), ?5, ?6)";
+pub const CHECK_FILE: &str = "PRAGMA integrity_check(1)";
+pub const RECORDS_MARKED: &str = "SELECT coalesce(sum(o.stored_through), 0) FROM outboxes o \
+     JOIN controllers c ON c.no = o.controller_no WHERE ?1 IS NULL OR c.id = ?1";
+pub const WALKED_OUTBOXES: &str = "SELECT o.no, c.id, o.id, o.prefix, o.stored_through, o.hash, c.no \
+     FROM outboxes o JOIN controllers c ON c.no = o.controller_no \
+     WHERE ?1 IS NULL OR c.id = ?1 ORDER BY c.id, o.no";
+pub const WALKED_RECORDS: &str = "SELECT e.position, e.seq, e.received_ms, e.kind, e.bytes, e.hash, t.token, t.occurred_ms \
+     FROM events e LEFT JOIN taps t ON t.position = e.position WHERE e.outbox_no = ?1 ORDER BY e.seq";
+pub const WALKED_BATCHES: &str = "SELECT b.first_seq, b.last_seq, s.key, b.signature, b.message FROM batches b \
+     CROSS JOIN signers s ON s.no = b.signer_no WHERE b.outbox_no = ?1 ORDER BY b.last_seq";
+pub const WALKED_POSITIONS: &str = "SELECT position FROM events ORDER BY position";
+pub const BACK_UP: &str = "VACUUM INTO ?1";
+pub const PUT_EPOCH: &str = "UPDATE store SET epoch = ?1";
+pub const IS_QUARANTINED: &str = "SELECT 1 FROM dead_letters WHERE kind = ?1 AND bytes = ?2 LIMIT 1";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,6 +362,9 @@ mod tests {
         ATTEMPTS,
         DEAD_LETTERS,
         FORGET_DEAD_LETTERS,
+        NEW_BATCH,
+        WALKED_RECORDS,
+        WALKED_BATCHES,
     ];
 
     /// What SQLite means to do for `statement`, a line per table.

@@ -70,6 +70,11 @@ impl<'a> Writing<'a> {
         Ok(())
     }
 
+    /// What reads, within this transaction.
+    pub fn snapshot(&self) -> &'a Transaction<'a> {
+        self.transaction
+    }
+
     /// Runs a statement; returns how many rows it touched.
     pub fn execute(&self, sql: &str, params: impl Params) -> Result<usize, StoreError> {
         Ok(self.transaction.prepare_cached(sql)?.execute(params)?)
