@@ -23,6 +23,7 @@ pub mod outbox;
 pub mod probe;
 pub mod reader;
 pub mod relay;
+pub mod roster;
 pub mod round_trip;
 pub mod service;
 pub mod service_manager;

@@ -32,6 +32,7 @@ mod outbox;
 mod pcscd;
 mod polkit;
 mod readers;
+mod roster;
 mod round_trip;
 mod sd_card;
 mod serial_ports;
@@ -130,6 +131,7 @@ const CHECKS: &[(&str, Look)] = &[
     ("certificates", certificates::look),
     ("broker", broker::look),
     ("round_trip", round_trip::look),
+    ("roster", roster::look),
     ("journal", journal::look),
     ("service", service::look),
 ];
