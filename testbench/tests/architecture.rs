@@ -105,6 +105,8 @@ const PURE: [(&str, &[&str]); 2] = [
             "outbox::space",
             "outbox::wal",
             "relay",
+            "roster::assembler",
+            "roster::book",
             "round_trip",
             "service",
             "status",
