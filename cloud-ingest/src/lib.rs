@@ -23,4 +23,5 @@ pub mod seldom;
 pub mod serve;
 pub mod stop;
 pub mod telemetry;
+pub mod usher;
 pub mod watch;

@@ -29,6 +29,7 @@ pub mod reader;
 pub mod relay;
 pub mod renewal;
 pub mod renewal_task;
+pub mod roster;
 pub mod round_trip;
 pub mod service;
 pub mod service_manager;

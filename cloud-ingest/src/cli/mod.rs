@@ -15,6 +15,7 @@ mod import;
 mod keys;
 mod logging;
 mod progress;
+mod proof;
 mod reading;
 mod store;
 mod verify;

@@ -66,6 +66,8 @@ pub enum ControllersVerb {
         #[command(flatten)]
         output: Output,
     },
+    /// Write a file that proves a controller's records to anybody who has the public keys
+    Proof(super::proof::ProofArgs),
 }
 
 fn state(name: &str) -> Result<DeliveryState, String> {
@@ -132,7 +134,10 @@ fn get(id: EventId, config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode>
 }
 
 pub fn controllers(verb: ControllersVerb) -> anyhow::Result<ExitCode> {
-    let ControllersVerb::List { config, output } = verb;
+    let (config, output) = match verb {
+        ControllersVerb::List { config, output } => (config, output),
+        ControllersVerb::Proof(args) => return super::proof::proof(args),
+    };
     let states = open(&config)?.controllers()?;
     let now = Clock::system().now();
     if output.output == Form::Json {

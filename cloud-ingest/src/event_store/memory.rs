@@ -4,6 +4,7 @@
 //! Deterministic: no hash maps, no clock, no randomness. Nothing here fails half-way: what can be refused is refused
 //! before the first change, so a method is a transaction by construction.
 
+mod badges;
 mod destination;
 mod fleet;
 mod keys;
@@ -13,7 +14,7 @@ mod proof;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 
-use tap_protocol::badge::Token;
+use tap_protocol::badge::{SealedBadge, Token, TokenKeyId};
 use tap_protocol::chain::ChainHash;
 use tap_protocol::envelope::{ChainedRecord, VerifiedBatch};
 use tap_protocol::hello::Hello;
@@ -23,13 +24,7 @@ use tap_protocol::time_repair::TrueTime;
 use super::boots::{self, BootNo};
 use super::meaning::{self, Meaning};
 use super::{
-    Appended, AttemptEnd, Binding, Bound, Claim, Claimed, Controller, ControllerState, DeadLetter, Deed,
-    DeliverableTap, DeliveryCount, DeliveryState, DestinationState, Enrolment, EventDetail, EventFilter,
-    EventRow, EventStore, GIVE_UP_ON_TIME_AFTER_MS, HelloState, Lease, MAX_ANSWER_BYTES,
-    MAX_DEAD_LETTER_BYTES, MAX_DEAD_LETTERS, MAX_GIVEN_UP_AT_ONCE, Member, NewToken, Next, Occurred,
-    OrderKey, OutboxMark, OutboxState, PersonId, Position, Refusal, Renewal, RevokedCertificate, SignedBatch,
-    Site, Standing, StoreError, TapRow, Timeless, TokenId, TokenState, Totals, UtcMs, Walked, first_epoch,
-    next_epoch,
+    Appended, AttemptEnd, Binding, Bound, Claim, Claimed, Controller, ControllerState, DeadLetter, Deed, DeliverableTap, DeliveryCount, DeliveryState, DestinationState, Enrolment, EventDetail, EventFilter, EventRow, EventStore, GIVE_UP_ON_TIME_AFTER_MS, HelloState, Lease, MAX_ANSWER_BYTES, MAX_DEAD_LETTER_BYTES, MAX_DEAD_LETTERS, MAX_GIVEN_UP_AT_ONCE, Member, NewToken, Next, Occurred, OrderKey, OutboxMark, OutboxState, PersonId, Position, Refusal, Renewal, RevokedCertificate, SignedBatch, Site, Standing, StoreError, TapRow, Timeless, TokenId, TokenState, Totals, UtcMs, Walked, first_epoch, next_epoch, BadgeFilter, BadgeRow, RosterState, Snapshot, Stood, Which,
 };
 use crate::intake::admit::{self, Admission, Mark};
 
@@ -45,7 +40,7 @@ pub struct MemoryStore {
     boots: Vec<occurring::Boot>,
     /// Position 1 is at index 0.
     events: Vec<Event>,
-    bindings: BTreeMap<Token, PersonId>,
+    badges: badges::Badges,
     destinations: Vec<destination::Destination>,
     dead_letters: VecDeque<DeadLetter>,
     totals: Totals,
@@ -98,7 +93,7 @@ impl MemoryStore {
             outboxes: Vec::new(),
             boots: Vec::new(),
             events: Vec::new(),
-            bindings: BTreeMap::new(),
+            badges: badges::Badges::default(),
             destinations: Vec::new(),
             dead_letters: VecDeque::new(),
             totals: Totals::default(),
@@ -180,26 +175,16 @@ impl EventStore for MemoryStore {
         Ok(())
     }
 
-    fn bind_badges(&mut self, bindings: &[Binding], _now: UtcMs) -> Result<Bound, StoreError> {
+    fn bind_badges(&mut self, bindings: &[Binding], now: UtcMs) -> Result<Bound, StoreError> {
         let mut bound = Bound::default();
         let mut persons = BTreeSet::new();
-        for Binding { token, person } in bindings {
-            match self.bindings.insert(*token, person.clone()) {
-                Some(before) if before == *person => {
-                    bound.unchanged += 1;
-                    continue;
-                }
-                Some(_) => bound.changed += 1,
-                None => bound.new += 1,
+        for binding in bindings {
+            for token in self.badges.bind(binding, now, &mut bound) {
+                bound.released += self.release(token, &binding.person, &mut persons);
             }
-            let key = OrderKey::Person(person.clone());
-            for destination in &mut self.destinations {
-                bound.released += destination.rekey(&OrderKey::Token(*token), &key);
-            }
-            persons.insert(key);
         }
         self.destinations.iter_mut().for_each(|destination| destination.settle(&persons));
-        self.totals.badges += bound.new as u64;
+        self.totals.badges = self.badges.count();
         Ok(bound)
     }
 
@@ -487,6 +472,58 @@ impl EventStore for MemoryStore {
         let bytes = &letter.bytes[..letter.bytes.len().min(MAX_DEAD_LETTER_BYTES)];
         Ok(self.dead_letters.iter().any(|kept| kept.kind == letter.kind && kept.bytes == bytes))
     }
+
+    // Badges and the roster.
+
+    fn add_seals(&mut self, seals: &[(Token, SealedBadge)]) -> Result<usize, StoreError> {
+        let mut persons = BTreeSet::new();
+        let mut added = 0;
+        for (token, seal) in seals {
+            let Some(person) = self.badges.add_seal(*token, seal) else { continue };
+            self.release(seal.token, &person, &mut persons);
+            added += 1;
+        }
+        self.destinations.iter_mut().for_each(|destination| destination.settle(&persons));
+        Ok(added)
+    }
+
+    fn revoke_badges(&mut self, which: &Which, why: &str, now: UtcMs) -> Result<Stood, StoreError> {
+        Ok(self.badges.revoke(which, why, now))
+    }
+
+    fn reinstate_badges(&mut self, which: &Which) -> Result<Stood, StoreError> {
+        Ok(self.badges.reinstate(which))
+    }
+
+    fn badges(&mut self, filter: &BadgeFilter) -> Result<Vec<BadgeRow>, StoreError> {
+        Ok(self.badges.list(filter))
+    }
+
+    fn roster_state(&mut self) -> Result<RosterState, StoreError> {
+        Ok(self.badges.state())
+    }
+
+    fn roster(
+        &mut self,
+        keys: &[TokenKeyId],
+        claimed: Option<u64>,
+        now: UtcMs,
+    ) -> Result<Snapshot, StoreError> {
+        Ok(self.badges.roster(keys, claimed, now))
+    }
+}
+
+/// Directory.
+impl MemoryStore {
+    /// What waited for a token to be bound stands in its person's lines from now on; returns how many.
+    fn release(&mut self, token: Token, person: &PersonId, persons: &mut BTreeSet<OrderKey>) -> usize {
+        let key = OrderKey::Person(person.clone());
+        let rekey =
+            |destination: &mut destination::Destination| destination.rekey(&OrderKey::Token(token), &key);
+        let released = self.destinations.iter_mut().map(rekey).sum();
+        persons.insert(key);
+        released
+    }
 }
 
 /// Intake.
@@ -574,7 +611,7 @@ impl MemoryStore {
                     self.waits_for_its_time(boot, position);
                     self.totals.disputed += u64::from(why == Timeless::Disputed);
                 }
-                let person = self.bindings.get(&tap.badge.token);
+                let person = self.badges.person(tap.badge.token);
                 let held_for = meaning::held_for(occurred, person);
                 let key = person.cloned().map_or(OrderKey::Token(tap.badge.token), OrderKey::Person);
                 self.totals.taps += 1;

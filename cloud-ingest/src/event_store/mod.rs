@@ -6,6 +6,7 @@
 //! of them let the same pure functions decide: [`crate::intake::admit`] what is stored, `meaning` what it means,
 //! [`crate::delivery::order`] who is next.
 
+pub mod badges;
 mod boots;
 mod fleet;
 pub mod handle;
@@ -19,7 +20,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 
 use serde::Serialize;
-use tap_protocol::badge::{SealedBadge, Token};
+use tap_protocol::badge::{SealedBadge, Token, TokenKeyId};
 use tap_protocol::chain::ChainHash;
 use tap_protocol::envelope::VerifiedBatch;
 use tap_protocol::hello::Hello;
@@ -27,6 +28,7 @@ use tap_protocol::ids::{ControllerId, EventId, OutboxId, ReaderName, Seq, StoreE
 use tap_protocol::keys::PublicKey;
 use tap_protocol::tap::{Direction, Verdict};
 
+pub use self::badges::{BadgeFilter, BadgeRow, Revocation, RosterState, Snapshot, Stood, Which};
 use crate::intake::admit::Admission;
 
 pub use self::proof::{SignedBatch, StoredRecord, Walked};
@@ -106,8 +108,8 @@ pub trait EventStore {
 
     // Directory.
 
-    /// Binds tokens to persons (a token bound before is re-bound for taps to come) and releases what was held for
-    /// them, re-keyed to the person, in one transaction. Returns how many deliveries were released.
+    /// Binds badges to persons (one that was bound before is re-bound for taps to come) and releases what was held for
+    /// them, re-keyed to the person, in one transaction. A badge that was revoked stays so.
     fn bind_badges(&mut self, bindings: &[Binding], now: UtcMs) -> Result<Bound, StoreError>;
 
     // Delivery.
@@ -256,6 +258,32 @@ pub trait EventStore {
 
     /// Whether these very bytes are in quarantine for that reason already.
     fn is_quarantined(&mut self, letter: &DeadLetter) -> Result<bool, StoreError>;
+    // Badges and the roster.
+
+    /// Gives badges, each named by a token that it has, another seal, and releases what was held under that. Seals of
+    /// badges that are not known, and tokens that are taken, count for nothing. Returns how many are new.
+    fn add_seals(&mut self, seals: &[(Token, SealedBadge)]) -> Result<usize, StoreError>;
+
+    /// From the next roster on these badges are revoked. That concerns the light at the door, and no tap.
+    fn revoke_badges(&mut self, which: &Which, why: &str, now: UtcMs) -> Result<Stood, StoreError>;
+
+    /// From the next roster on these badges are known again.
+    fn reinstate_badges(&mut self, which: &Which) -> Result<Stood, StoreError>;
+
+    /// Badges, in the order in which they became known.
+    fn badges(&mut self, filter: &BadgeFilter) -> Result<Vec<BadgeRow>, StoreError>;
+
+    /// Whether badges were changed since the newest roster: never a scan.
+    fn roster_state(&mut self) -> Result<RosterState, StoreError>;
+
+    /// The newest roster: all badges under these keys. It is another than before if badges or keys have changed, or if a
+    /// controller claims to have a newer one.
+    fn roster(
+        &mut self,
+        keys: &[TokenKeyId],
+        claimed: Option<u64>,
+        now: UtcMs,
+    ) -> Result<Snapshot, StoreError>;
 }
 
 /// Only so many quarantined messages are kept; older ones make room (they are counted for ever in [`Totals`]).
@@ -365,8 +393,8 @@ pub struct DeadLetter {
 /// A badge and whose it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binding {
-    /// Which badge.
-    pub token: Token,
+    /// Which badge: its seal under every token key in use, at least one.
+    pub seals: Vec<SealedBadge>,
     /// Whose.
     pub person: PersonId,
 }
@@ -380,6 +408,8 @@ pub struct Bound {
     pub changed: usize,
     /// Bindings that were there already.
     pub unchanged: usize,
+    /// Bindings, among all these, of badges that were revoked before and stay so.
+    pub revoked: usize,
     /// Deliveries that were held for a binding and are not any more.
     pub released: usize,
 }

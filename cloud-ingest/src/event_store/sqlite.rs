@@ -7,6 +7,7 @@
 //! The parts: `intake` stores batches, `occurring` finds out when their taps were, `delivery` leases and finishes, `reading` answers questions; all changes go
 //! through `writing`, which keeps counters and lanes right; `sql` has every statement.
 
+mod badges;
 mod delivery;
 mod fleet;
 mod intake;
@@ -23,16 +24,14 @@ use std::time::Duration;
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use tap_protocol::badge::{SealedBadge, Token, TokenKeyId};
 use tap_protocol::envelope::VerifiedBatch;
 use tap_protocol::hello::Hello;
 use tap_protocol::ids::{ControllerId, EventId, OutboxId, Seq, StoreEpoch};
 
 use self::writing::Writing;
 use super::{
-    Appended, AttemptEnd, Binding, Bound, Claim, Claimed, Controller, ControllerState, DeadLetter, Deed,
-    DeliveryCount, DestinationState, Enrolment, EventDetail, EventFilter, EventRow, EventStore, Lease,
-    Member, NewToken, Next, OutboxMark, Refusal, Renewal, RevokedCertificate, Site, Standing, StoreError,
-    TokenId, TokenState, Totals, UtcMs, Walked, first_epoch,
+    Appended, AttemptEnd, Binding, Bound, Claim, Claimed, Controller, ControllerState, DeadLetter, Deed, DeliveryCount, DestinationState, Enrolment, EventDetail, EventFilter, EventRow, EventStore, Lease, Member, NewToken, Next, OutboxMark, Refusal, Renewal, RevokedCertificate, Site, Standing, StoreError, TokenId, TokenState, Totals, UtcMs, Walked, first_epoch, BadgeFilter, BadgeRow, RosterState, Snapshot, Stood, Which,
 };
 
 /// "Tapc" in ASCII: what `file` and a person with a hex editor know a store by.
@@ -218,7 +217,7 @@ impl EventStore for SqliteStore {
     }
 
     fn bind_badges(&mut self, bindings: &[Binding], now: UtcMs) -> Result<Bound, StoreError> {
-        self.write(|writing| delivery::bind_badges(writing, bindings, now))
+        self.write(|writing| badges::bind_badges(writing, bindings, now))
     }
 
     fn put_destination(&mut self, name: &str) -> Result<(), StoreError> {
@@ -378,6 +377,37 @@ impl EventStore for SqliteStore {
 
     fn is_quarantined(&mut self, letter: &DeadLetter) -> Result<bool, StoreError> {
         self.read(|snapshot| proof::is_quarantined(snapshot, letter))
+    }
+
+    // Badges and the roster.
+
+    fn add_seals(&mut self, seals: &[(Token, SealedBadge)]) -> Result<usize, StoreError> {
+        self.write(|writing| badges::add_seals(writing, seals))
+    }
+
+    fn revoke_badges(&mut self, which: &Which, why: &str, now: UtcMs) -> Result<Stood, StoreError> {
+        self.write(|writing| badges::revoke(writing, which, why, now))
+    }
+
+    fn reinstate_badges(&mut self, which: &Which) -> Result<Stood, StoreError> {
+        self.write(|writing| badges::reinstate(writing, which))
+    }
+
+    fn badges(&mut self, filter: &BadgeFilter) -> Result<Vec<BadgeRow>, StoreError> {
+        self.read(|snapshot| badges::badges(snapshot, filter))
+    }
+
+    fn roster_state(&mut self) -> Result<RosterState, StoreError> {
+        self.read(|snapshot| badges::roster_state(snapshot))
+    }
+
+    fn roster(
+        &mut self,
+        keys: &[TokenKeyId],
+        claimed: Option<u64>,
+        now: UtcMs,
+    ) -> Result<Snapshot, StoreError> {
+        self.write(|writing| badges::roster(writing, keys, claimed, now))
     }
 }
 

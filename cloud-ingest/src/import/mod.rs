@@ -16,7 +16,7 @@ use tap_protocol::keys::PublicKey;
 use tap_protocol::topic::{Channel, Topic};
 
 pub use self::portions::{Portion, Portions, Problem, Source};
-use crate::event_store::{Appended, DeadLetter, EventStore, StoreError, UtcMs};
+use crate::event_store::{Appended, DeadLetter, EventStore, StoreError, UtcMs, good_keys};
 use crate::intake::admit::Admission;
 use crate::intake::verify::{Arrival, Reject, verify};
 use crate::intake::worker::MAX_GROUP_MESSAGES;
@@ -140,7 +140,7 @@ struct Import<'s> {
     store: &'s mut dyn EventStore,
     now: UtcMs,
     files: Vec<String>,
-    keys: HashMap<ControllerId, Option<PublicKey>>,
+    keys: HashMap<ControllerId, Vec<PublicKey>>,
     /// One row a batch, in no order.
     fates: Vec<(usize, Row)>,
     imported: Imported,
@@ -194,15 +194,16 @@ impl Import<'_> {
             Ok(batch) => batch.claimed_controller().clone(),
             Err(error) => return Ok(Err(Reject::of(&error.into(), None))),
         };
-        let key = match self.keys.get(&controller) {
-            Some(key) => *key,
+        let keys = match self.keys.get(&controller) {
+            Some(keys) => keys.clone(),
             None => {
-                let key = self.store.controller(&controller)?.map(|controller| controller.record_key);
-                *self.keys.entry(controller.clone()).or_insert(key)
+                let known = self.store.controller(&controller)?;
+                let keys = known.map_or(vec![], |controller| good_keys(&controller.record_keys, self.now));
+                self.keys.entry(controller.clone()).or_insert(keys).clone()
             }
         };
         let topic = Topic::new(&controller, Channel::Records).to_string();
-        Ok(match verify(&topic, message, |_| key) {
+        Ok(match verify(&topic, message, |_| keys) {
             Arrival::Records(batch) => Ok(batch),
             Arrival::Reject(reject) => Err(reject),
             Arrival::Hello(_) | Arrival::Report(_) | Arrival::Gone(_) => unreachable!("it came as records"),

@@ -161,9 +161,7 @@ pub(super) mod tests {
     use super::*;
     use crate::event_store::{Controller, HelloState, OutboxState};
     use tap_protocol::hello::{Hello, OutboxHello, ReaderHello, ReaderKind};
-    use tap_protocol::ids::{BootId, OutboxId, Seq};
     use tap_protocol::ids::{BootId, OutboxId, Seq, StoreEpoch};
-    use tap_protocol::keys::PublicKey;
 
     const NOW: UtcMs = UtcMs(10_000_000);
 

@@ -4,4 +4,5 @@ pub mod audit;
 pub mod explain;
 pub mod lag;
 pub mod ledger;
+pub mod proof;
 pub mod rewound;

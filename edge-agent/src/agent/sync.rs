@@ -28,6 +28,7 @@ impl Agent {
                 self.link_why = None;
                 self.sessions += 1;
                 self.relay.connected(now.boottime_ms);
+                self.rosters.assembler.connected();
             }
             LinkEvent::Down { why } => {
                 let changed = self.link_why.as_deref() != Some(&why);
@@ -43,6 +44,7 @@ impl Agent {
                 }
                 self.link_why = Some(why);
                 self.relay.disconnected();
+                self.rosters.assembler.disconnected();
             }
             LinkEvent::Message { topic, payload } => self.message(&topic, &payload, now),
         }
@@ -170,7 +172,7 @@ impl Agent {
             clock: now.clock,
             agent_version: short_text(env!("CARGO_PKG_VERSION")),
             record_version: tap_protocol::codec::VERSION_1,
-            roster_version: None,
+            roster_version: self.rosters.version(),
             outboxes: outboxes.collect(),
             readers: self
                 .readers

@@ -31,6 +31,7 @@ mod outbox;
 mod pcscd;
 mod polkit;
 mod readers;
+mod roster;
 mod round_trip;
 mod sd_card;
 mod serial_ports;
@@ -129,6 +130,7 @@ const CHECKS: &[(&str, Look)] = &[
     ("certificates", certificates::look),
     ("broker", broker::look),
     ("round_trip", round_trip::look),
+    ("roster", roster::look),
     ("journal", journal::look),
     ("service", service::look),
 ];

@@ -20,6 +20,7 @@ use edge_agent::outbox::worker::{OutboxThread, mint_outbox_id};
 use edge_agent::outbox::{OutboxError, lock, mounts};
 use edge_agent::reader::{ReaderEvent, RunningReader, serial};
 use edge_agent::renewal_task::{self, Renewer};
+use edge_agent::roster::keeper::RosterThread;
 use edge_agent::service_manager::ServiceManager;
 use edge_agent::signal::{Lamp, LogLamp, Signals};
 use edge_agent::{broker_link, clock, control, log, metrics_out};
@@ -74,6 +75,7 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
     let (link_in, mut link) = channel(MAX_WAITING_EVENTS);
     let (read_in, mut reads) = channel(MAX_WAITING_EVENTS);
     let (renewal_in, mut renewals) = channel(MAX_WAITING_EVENTS);
+    let (kept_in, mut kept) = channel(MAX_WAITING_EVENTS);
 
     let listening = control::listen(&config.control_socket(), asked_in.clone())
         .await
@@ -89,6 +91,12 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
             OutboxThread::start(shelf, config.outbox.limits(), boot_id, done_in)?
         }
     };
+    let rosters = RosterThread::start(
+        config.roster_dir(),
+        config.controller.clone(),
+        identity.control_keys.clone(),
+        kept_in,
+    )?;
     let places = config.readers.iter().map(place);
     let setup = Setup {
         controller: config.controller.clone(),
@@ -101,7 +109,7 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
         config.readers.iter().filter_map(|reader| start_reader(reader, read_in.clone())).collect();
     let log: Box<dyn Lamp> = Box::new(LogLamp);
     let lamps = readers.iter().filter_map(RunningReader::lamp).chain([log]).collect();
-    let mut agent = Agent::new(setup, identity, admission, Signals::new(lamps), outbox);
+    let mut agent = Agent::new(setup, identity, admission, Signals::new(lamps), outbox, rosters);
     readers.iter().for_each(|reader| agent.follow(reader));
     let measuring = metrics_out::start(&config, asked_in);
     let known_time = KnownTime::load(&config.state_dir, boot_id);
@@ -135,6 +143,7 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
             Some(asked) = asked.recv() => Event::Asked(asked),
             Some(event) = link.recv() => Event::Link(event),
             Some(news) = renewals.recv() => Event::Renewal(news),
+            Some(kept) = kept.recv() => Event::Roster(kept),
             () = clock_watch.is_set() => Event::ClockSet,
             () = sleep(nap) => Event::Tick,
             _ = terminate.recv() => break,
@@ -161,6 +170,8 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
     while let Ok(read) = reads.try_recv() {
         agent.handle(Event::Reader(read));
     }
+    // The roster's thread ends when nobody takes its answers.
+    drop(kept);
     // The outbox's thread must find somebody who takes its answers while it ends.
     let draining = tokio::spawn(async move { while done.recv().await.is_some() {} });
     tokio::task::spawn_blocking(move || agent.stop()).await?;

@@ -84,8 +84,7 @@ impl World {
     }
 
     pub fn bind(&mut self, bindings: &[(u8, &str)]) -> Bound {
-        let bindings: Vec<Binding> =
-            bindings.iter().map(|(card, who)| Binding { token: token(*card), person: person(who) }).collect();
+        let bindings: Vec<Binding> = bindings.iter().map(|(card, who)| binding(*card, who)).collect();
         let now = self.now;
         let bound = self.store().bind_badges(&bindings, now).unwrap();
         self.check();
@@ -296,6 +295,21 @@ pub fn person(name: &str) -> PersonId {
     PersonId(name.into())
 }
 
+/// The badge as doors of the old days seal it, and nobody else.
+pub fn binding(card: u8, who: &str) -> Binding {
+    Binding { seals: vec![sealed(card, OLD)], person: person(who) }
+}
+
+/// The token key that all doors have at first, and one that follows it.
+pub const OLD: TokenKeyId = TokenKeyId(1);
+pub const NEW: TokenKeyId = TokenKeyId(2);
+
+pub fn sealed(card: u8, key_id: TokenKeyId) -> SealedBadge {
+    let mut token = token(card);
+    token.0[15] = token.0[15].wrapping_add(key_id.0 as u8 - 1);
+    SealedBadge { key_id, token, ciphertext: vec![card; 7] }
+}
+
 pub fn token(card: u8) -> Token {
     Token([card; 16])
 }
@@ -316,6 +330,7 @@ pub struct Door {
     pub boottime_ms: u64,
     /// True time when boottime was zero.
     pub began_utc_ms: i64,
+    key_id: TokenKeyId,
 }
 
 impl Door {
@@ -329,7 +344,13 @@ impl Door {
             sent: 0,
             boottime_ms: 0,
             began_utc_ms: BOOT_UTC_MS,
+            key_id: OLD,
         }
+    }
+
+    /// The door has fetched this token key.
+    pub fn seals_under(&mut self, key_id: TokenKeyId) {
+        self.key_id = key_id;
     }
 
     pub fn last_seq(&self) -> Seq {
@@ -371,12 +392,12 @@ impl Door {
 
     /// Somebody shows a card while the clock is right.
     pub fn tap(&mut self, card: u8) {
-        self.record(ClockState::Synced, tap(card));
+        self.record(ClockState::Synced, tap(sealed(card, self.key_id)));
     }
 
     /// Somebody shows a card while the clock says 1970.
     pub fn unsynced_tap(&mut self, card: u8) {
-        self.record(ClockState::Unsynced, tap(card));
+        self.record(ClockState::Unsynced, tap(sealed(card, self.key_id)));
     }
 
     /// The power is gone for so long, and the agent starts in a boot of that id, with the right time or without.
@@ -485,4 +506,8 @@ fn tap(card: u8) -> Body {
         direction: Direction::In,
         verdict: Verdict::Known,
     })
+}
+
+fn tap(badge: SealedBadge) -> Body {
+    Body::Tap(Tap { reader: "in".parse().unwrap(), badge, direction: Direction::In, verdict: Verdict::Known })
 }

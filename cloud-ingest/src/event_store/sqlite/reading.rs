@@ -87,9 +87,7 @@ pub fn controllers(snapshot: &Snapshot<'_>) -> Result<Vec<ControllerState>, Stor
             hello: hello.zip(received).map(hello_state).transpose()?,
             gone: row.get(6)?,
             outboxes: all(snapshot, sql::OUTBOXES, [no], outbox_state)?,
-            gone: row.get(7)?,
             store_epoch,
-            outboxes: all(snapshot, sql::OUTBOXES, [row.get::<_, i64>(0)?], outbox_state)?,
         });
     }
     Ok(controllers)
