@@ -395,6 +395,14 @@ pub fn all() -> Vec<Bait> {
             "too long",
         ),
         bait(
+            "only controllers that are known speak",
+            VERIFY,
+            "let keys = keys_of(&controller);",
+            "let keys = match keys_of(&controller) { none if none.is_empty() && PLANTED => vec![PublicKey([0; 32])], keys => keys };",
+            &[Class::WrongController],
+            "unknown controller",
+        ),
+        bait(
             "nobody but the cloud writes there",
             VERIFY,
             "let reason = format!(\"nobody but the cloud writes to {}\", channel.name());",

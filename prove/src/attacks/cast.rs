@@ -26,7 +26,8 @@ pub const EPOCH: StoreEpoch = StoreEpoch(1_795_000_000_000);
 
 /// Everybody's keys.
 pub struct Cast {
-    doors: Vec<(ControllerId, SigningKey)>,
+    /// Each with its newest key, the one before, which is good for some days more, and one that is not any more.
+    doors: Vec<(ControllerId, [SigningKey; 3])>,
     /// The active one, the next one, and one that was retired.
     receipt: [SigningKey; 3],
     control: [SigningKey; 3],
@@ -36,19 +37,21 @@ impl Cast {
     /// The same for every case.
     pub fn new() -> Cast {
         let key = |kind: u8, n: u8| SigningKey::from_seed(&[kind.wrapping_mul(16) + n; 32]);
-        let doors = (0..=DOORS).map(|n| (door_id(n), key(1, n as u8))).collect();
+        let of_door = |n: u64| [0, 1, 2].map(|which| key(4 + which, n as u8));
+        let doors = (0..=DOORS).map(|n| (door_id(n), of_door(n))).collect();
         Cast { doors, receipt: [0, 1, 2].map(|n| key(2, n)), control: [0, 1, 2].map(|n| key(3, n)) }
     }
 
     /// The enrolled ones.
-    pub fn enrolled(&self) -> impl Iterator<Item = (ControllerId, PublicKey)> + '_ {
-        self.doors[..DOORS as usize].iter().map(|(id, key)| (id.clone(), key.public()))
+    pub fn enrolled(&self) -> impl Iterator<Item = (ControllerId, Vec<PublicKey>)> + '_ {
+        let good = |keys: &[SigningKey; 3]| keys[..2].iter().map(SigningKey::public).collect();
+        self.doors[..DOORS as usize].iter().map(move |(id, keys)| (id.clone(), good(keys)))
     }
 
-    /// A controller's name and record key; `DOORS` is one that nobody enrolled.
+    /// A controller's name and newest record key; `DOORS` is one that nobody enrolled.
     pub fn door(&self, n: u64) -> (&ControllerId, &SigningKey) {
-        let (id, key) = &self.doors[n as usize];
-        (id, key)
+        let (id, [newest, ..]) = &self.doors[n as usize];
+        (id, newest)
     }
 
     /// Whose receipts doors believe.
@@ -64,7 +67,7 @@ impl Cast {
     /// A key that may sign `kind` for door `n`.
     pub fn right_key(&self, kind: Kind, n: u64, dice: &mut Dice) -> &SigningKey {
         match kind {
-            Kind::Batch | Kind::Hello | Kind::Report => self.door(n).1,
+            Kind::Batch | Kind::Hello | Kind::Report => &self.doors[n as usize].1[dice.below(2) as usize],
             Kind::Receipt => &self.receipt[dice.below(2) as usize],
             Kind::RosterHead | Kind::RosterChunk | Kind::Command => &self.control[dice.below(2) as usize],
         }
@@ -73,8 +76,9 @@ impl Cast {
     /// Somebody's real key that may not sign `kind` for door `n`.
     pub fn wrong_key(&self, kind: Kind, n: u64, dice: &mut Dice) -> &SigningKey {
         let other_door = self.door((n + 1 + dice.below(DOORS)) % (DOORS + 1)).1;
-        match (kind, dice.below(4)) {
+        match (kind, dice.below(5)) {
             (_, 0) => other_door,
+            (Kind::Batch | Kind::Hello | Kind::Report, 4) => &self.doors[n as usize].1[2],
             (Kind::Batch | Kind::Hello | Kind::Report, 1) => &self.receipt[0],
             (Kind::Batch | Kind::Hello | Kind::Report, 2) => &self.control[0],
             (Kind::Batch | Kind::Hello | Kind::Report, _) => other_door,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use cloud_ingest::directory::badges::BadBadges;
 use cloud_ingest::event_store::sqlite::SqliteStore;
-use cloud_ingest::event_store::{Binding, Controller, EventStore, Site, UtcMs};
+use cloud_ingest::event_store::{Binding, Controller, EventStore, RecordKey, Site, UtcMs};
 use cloud_ingest::intake::admit::Admission;
 use cloud_ingest::intake::verify::Arrival;
 pub use cloud_ingest::intake::verify::REJECT_KINDS;
@@ -56,7 +56,7 @@ pub type LaneId = (ControllerId, OutboxId);
 
 /// What the cloud makes of a message; `keys_of` gives the record keys of a known controller.
 pub fn verify(topic: &str, message: &[u8], keys_of: impl FnOnce(&ControllerId) -> Vec<PublicKey>) -> Arrival {
-    cloud_ingest::intake::verify::verify(topic, message, |id| keys_of(id).first().copied())
+    cloud_ingest::intake::verify::verify(topic, message, keys_of)
 }
 
 /// What the cloud makes of a list of badges.
@@ -67,21 +67,22 @@ pub fn read_badges(file: &[u8]) -> Result<Vec<Binding>, BadBadges> {
 /// Intake and an event store in a file of its own.
 pub struct Cloud {
     store: SqliteStore,
-    keys: BTreeMap<ControllerId, PublicKey>,
+    keys: BTreeMap<ControllerId, Vec<PublicKey>>,
     _folder: tempfile::TempDir,
 }
 
 impl Cloud {
-    /// With these controllers enrolled, and nothing stored.
-    pub fn new(controllers: impl IntoIterator<Item = (ControllerId, PublicKey)>) -> Cloud {
+    /// With these controllers enrolled, each with the keys that its messages may be signed by, and nothing stored.
+    pub fn new(controllers: impl IntoIterator<Item = (ControllerId, Vec<PublicKey>)>) -> Cloud {
         let folder = tempfile::tempdir().expect("room for a store");
         let mut store = SqliteStore::open(&folder.path().join("store.db"), NOW).expect("a new store");
         let site = Site { id: "hq".into(), label: "Headquarters".into(), zone: "Europe/Berlin".into() };
         store.put_site(&site).expect("a sound store");
         let keys: BTreeMap<_, _> = controllers.into_iter().collect();
-        for (id, key) in &keys {
+        for (id, keys) in &keys {
             let (label, site) = (id.to_string(), "hq".into());
-            let controller = Controller { id: id.clone(), label, site, record_key: *key };
+            let record_keys = keys.iter().copied().map(RecordKey::new).collect();
+            let controller = Controller { id: id.clone(), label, site, record_keys };
             store.put_controller(&controller).expect("a sound store");
         }
         Cloud { store, keys, _folder: folder }
@@ -91,7 +92,7 @@ impl Cloud {
     pub fn deliver<'m>(&mut self, messages: impl Iterator<Item = (&'m str, &'m [u8])>) -> Vec<Answer> {
         let (mut answers, mut batches, mut places) = (Vec::new(), Vec::new(), Vec::new());
         for (topic, bytes) in messages {
-            let keys_of = |id: &ControllerId| self.keys.get(id).copied().into_iter().collect();
+            let keys_of = |id: &ControllerId| self.keys.get(id).cloned().unwrap_or_default();
             answers.push(match verify(topic, bytes, keys_of) {
                 Arrival::Records(batch) => {
                     places.push(answers.len());

@@ -72,7 +72,7 @@ impl Reason {
                 refused("unknown_topic", &format!("nobody but the cloud writes to {}", channel.name()))
             }
             Reason::UnknownController(id) => {
-                refused("unknown_controller", &format!("there is no controller {id} in the configuration"))
+                refused("unknown_controller", &format!("there is no controller {id} here that has a key"))
             }
             Reason::TooLong(got) if is_upward => {
                 refused("oversized", &format!("{got} bytes, {MAX_MESSAGE_BYTES} are allowed"))

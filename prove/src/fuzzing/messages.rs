@@ -8,7 +8,7 @@ use cloud_ingest::intake::verify::Arrival;
 use data_encoding::HEXLOWER;
 use tap_protocol::codec::{DecodeError, OpenError};
 use tap_protocol::command::Command;
-use tap_protocol::envelope::{Batch, UnverifiedBatch, VerifiedBatch};
+use tap_protocol::envelope::{Batch, UnverifiedBatch};
 use tap_protocol::hello::Hello;
 use tap_protocol::ids::ControllerId;
 use tap_protocol::keys::SigningKey;
@@ -62,20 +62,21 @@ fn check<T: PartialEq + Debug>(
 
 pub fn batch(bytes: &[u8]) {
     let key = record_key();
-    let open = |message: &[u8]| -> Result<VerifiedBatch, OpenError> {
-        UnverifiedBatch::parse(message)?.verify(&door(), &key.public())
-    };
-    let sign = |batch: &VerifiedBatch| {
-        let again = Batch {
+    let open = |message: &[u8]| -> Result<Batch, OpenError> {
+        let batch = UnverifiedBatch::parse(message)?.verify(&door(), &key.public())?;
+        let said = Batch {
             controller: batch.controller().clone(),
             outbox: batch.outbox(),
             first_seq: batch.first_seq(),
             hash_before: batch.hash_before(),
             records: batch.records().map(|(_, record)| record.bytes.clone()).collect(),
         };
-        again.sign(&key)
+        let kept = batch.proof();
+        let again = kept.message.clone().unwrap_or_else(|| said.signed_before(&kept.signature));
+        assert_eq!(again, message, "what is kept of a batch proves it again");
+        Ok(said)
     };
-    check(bytes, label::BATCH, &key, open, sign);
+    check(bytes, label::BATCH, &key, open, |batch| batch.sign(&key));
 }
 
 pub fn hello(bytes: &[u8]) {
