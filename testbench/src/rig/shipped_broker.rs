@@ -108,7 +108,7 @@ impl ShippedBroker {
         configuration += &format!("listener {} {}\nallow_anonymous true\n", observer.port(), observer.ip());
         pki.server.write(&folder.join("tapline"), "server")?;
         pki.service.write(&folder.join("tapline"), "service")?;
-        fs::write(folder.join("tapline/ca.pem"), pki.root.certificate())?;
+        fs::write(folder.join("tapline/roots.pem"), pki.root.certificate())?;
         fs::write(folder.join("tapline/crl.pem"), pki.root.revocations(&[], 60)?)?;
         // It opens its listeners in their order: when the last one answers, all do.
         let process = Mosquitto::start_with(dir, &configuration, observer).await?;
@@ -190,16 +190,16 @@ mod tests {
             changed,
             [
                 "tapline.conf: listener 8883 -> listener 1 127.0.0.1",
-                "tapline.conf: cafile /etc/mosquitto/tapline/ca.pem -> cafile /tmp/x/tapline/ca.pem",
-                "tapline.conf: certfile /etc/mosquitto/tapline/server.pem -> certfile /tmp/x/tapline/server.pem",
+                "tapline.conf: cafile /etc/mosquitto/tapline/roots.pem -> cafile /tmp/x/tapline/roots.pem",
+                "tapline.conf: certfile /etc/mosquitto/tapline/server.crt -> certfile /tmp/x/tapline/server.crt",
                 "tapline.conf: keyfile /etc/mosquitto/tapline/server.key -> keyfile /tmp/x/tapline/server.key",
                 "tapline.conf: crlfile /etc/mosquitto/tapline/crl.pem -> crlfile /tmp/x/tapline/crl.pem",
                 "tapline.conf: acl_file /etc/mosquitto/tapline.acl -> acl_file /tmp/x/tapline.acl",
                 "tapline.conf: listener 1884 127.0.0.1 -> listener 2 127.0.0.1",
                 "tapline.conf: acl_file /etc/mosquitto/tapline-service.acl -> acl_file /tmp/x/tapline-service.acl",
                 "tapline-service-tls.conf: listener 8884 -> listener 3 127.0.0.1",
-                "tapline-service-tls.conf: cafile /etc/mosquitto/tapline/service.pem -> cafile /tmp/x/tapline/service.pem",
-                "tapline-service-tls.conf: certfile /etc/mosquitto/tapline/server.pem -> certfile /tmp/x/tapline/server.pem",
+                "tapline-service-tls.conf: cafile /etc/mosquitto/tapline/service.crt -> cafile /tmp/x/tapline/service.crt",
+                "tapline-service-tls.conf: certfile /etc/mosquitto/tapline/server.crt -> certfile /tmp/x/tapline/server.crt",
                 "tapline-service-tls.conf: keyfile /etc/mosquitto/tapline/server.key -> keyfile /tmp/x/tapline/server.key",
                 "tapline-service-tls.conf: acl_file /etc/mosquitto/tapline-service.acl -> acl_file /tmp/x/tapline-service.acl",
             ]
