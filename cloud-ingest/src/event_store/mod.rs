@@ -27,6 +27,8 @@ use tap_protocol::tap::{Direction, Verdict};
 
 use crate::intake::admit::Admission;
 
+pub use meaning::cut;
+
 pub use fleet::{
     CERTIFICATES_KEPT_MS, Certificate, Deed, DeviceKeys, Enrolment, Fetched, Issue, Member, NewToken,
     Refusal, Renewal, RevokedCertificate, Serial, Standing, TokenId, TokenState, may_enroll, may_renew,

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use tap_protocol::ids::Seq;
-use tap_protocol::keys::PublicKey;
+use tap_protocol::keys::{PublicKey, SigningKey};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -61,14 +61,16 @@ async fn world(waiting: Vec<(&str, Vec<u8>)>) -> World {
         let ticket = Some(Ticket { connection: 1, packet_id: i as u16 + 1 });
         inbox.send(FromBroker::Message(Message { topic: topic.into(), payload, ticket })).await.unwrap();
     }
-    let receipt_key = SigningKey::from_seed(&[9; 32]);
+    let keys = fixture::keys();
+    let (roll, usher) = (watch::channel(Arc::default()).1, mpsc::channel(8).0);
     let told = Arc::default();
     let (stopper, stop) = stop::pair();
     let worker = Worker {
         store: store.clone(),
-        link: Remembering { told: Arc::clone(&told), receipt_key: receipt_key.public() },
-        receipt_key,
-        control_key: SigningKey::from_seed(&[8; 32]),
+        link: Remembering { told: Arc::clone(&told), receipt_key: keys.now().receipt().public() },
+        keys: keys.clone(),
+        roll,
+        usher,
         clock: Clock::from_fn(|| UtcMs(START.0 + 5)),
         metrics: Arc::new(Metrics::new(LEGACY)),
         health: Arc::default(),

@@ -1,0 +1,122 @@
+//! Beside the line: once a second, whether anything was decided about the fleet: who is revoked is passed on to the worker
+//! and to whoever ends sessions, and the broker's list of revoked certificates is written.
+//!
+//! The command line decides in the store's file while the service runs; here it is noticed.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tap_protocol::ids::ControllerId;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::clock::Clock;
+use crate::event_store::handle::StoreHandle;
+use crate::event_store::{RevokedCertificate, Standing};
+use crate::keyring;
+use crate::keyring::live::LiveKeys;
+use crate::stop::Stop;
+use crate::telemetry::with_causes;
+
+/// Seldom enough to cost nothing, often enough for "within seconds".
+const EVERY: Duration = Duration::from_secs(1);
+
+/// The broker reads it as another user.
+const PUBLIC: u32 = 0o644;
+
+/// Controllers whose sessions are to be ended, waiting for whoever does it.
+pub const MAX_USHERED: usize = 64;
+
+/// What was decided, as far as this process has noticed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Roll {
+    /// How many deeds the store's log has: another number means that keys or standing may have changed.
+    pub deeds: u64,
+    /// Who is revoked.
+    pub revoked: BTreeSet<ControllerId>,
+}
+
+/// Who calls it.
+pub struct Calling {
+    /// The store's reading side.
+    pub store: StoreHandle,
+    /// The roots that sign the broker's lists.
+    pub keys: LiveKeys,
+    /// The time.
+    pub clock: Clock,
+    /// Where the broker reads them.
+    pub crl_file: Option<PathBuf>,
+    /// Where the roll goes.
+    pub roll: watch::Sender<Arc<Roll>>,
+    /// Who ends sessions.
+    pub usher: mpsc::Sender<ControllerId>,
+    /// What the lists say that were written last: who is on them, and by which roots.
+    pub written: Option<(Vec<RevokedCertificate>, Vec<u16>)>,
+}
+
+/// Runs until told to stop.
+pub async fn run(mut calling: Calling, mut stop: Stop) {
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut said = false;
+    while !stop.is_said() {
+        match calling.call().await {
+            Ok(()) => said = false,
+            Err(error) if !std::mem::replace(&mut said, true) => {
+                tracing::error!(why = with_causes(error.as_ref()), "who is revoked cannot be read or told");
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.said() => {}
+        }
+    }
+}
+
+impl Calling {
+    /// Looks once, and passes on what changed.
+    pub async fn call(&mut self) -> anyhow::Result<()> {
+        let before = Arc::clone(&self.roll.borrow());
+        let deeds = self.store.run(|store| store.deed_count()).await?;
+        let roots = self.keys.now().roots().iter().map(|root| root.number()).collect::<Vec<_>>();
+        let same_roots = self.written.as_ref().is_some_and(|(_, by)| *by == roots);
+        if deeds == before.deeds && same_roots {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        let (fleet, certificates) =
+            self.store.run(move |store| Ok((store.fleet()?, store.revoked_certificates(now)?))).await?;
+        let revoked: BTreeSet<ControllerId> = fleet
+            .into_iter()
+            .filter(|member| member.standing == Standing::Revoked)
+            .map(|member| member.controller.id)
+            .collect();
+        self.write_lists(certificates, roots)?;
+        for controller in revoked.difference(&before.revoked) {
+            tracing::warn!(%controller, "a controller is revoked: its new records are put aside from here on");
+            // Full: it is tried again with the next message that comes from there.
+            let _ = self.usher.try_send(controller.clone());
+        }
+        self.roll.send_replace(Arc::new(Roll { deeds, revoked }));
+        Ok(())
+    }
+
+    /// One list per root, in one file: a broker that has a list wants one of each root that it trusts.
+    fn write_lists(&mut self, certificates: Vec<RevokedCertificate>, roots: Vec<u16>) -> anyhow::Result<()> {
+        let unchanged = self.written.as_ref().is_some_and(|(on, by)| *on == certificates && *by == roots);
+        if let Some(file) = &self.crl_file
+            && !unchanged
+        {
+            let (keys, now) = (self.keys.now(), self.clock.now());
+            let lists = keys.roots().iter().map(|root| root.revocation_list(&certificates, now));
+            let text = lists.collect::<Result<String, _>>()?;
+            keyring::replace(file, PUBLIC, &text)?;
+            tracing::info!(revoked = certificates.len(), "the list of revoked certificates was written");
+        }
+        self.written = Some((certificates, roots));
+        Ok(())
+    }
+}
