@@ -120,3 +120,84 @@ impl Calling {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::event_store::UtcMs;
+    use crate::event_store::{Deed, DeviceKeys, Enrolment, EventStore, Issue, NewToken};
+    use crate::fixture::{self, START};
+
+    /// A door with a certificate, revoked.
+    fn enrolled_and_revoked(store: &mut dyn EventStore) {
+        let token = NewToken {
+            id: [1; 5],
+            secret_sha256: [2; 32],
+            controller: "gate".parse().unwrap(),
+            site: "hq".into(),
+            label: "Gate".into(),
+            expires: UtcMs(START.0 + 1_000),
+        };
+        store.put_enroll_tokens(&[token], &Deed::by_itself(START, "create_token", "gate")).unwrap();
+        let record = fixture::Door::new(9).key.public();
+        let issue = Issue {
+            at: START,
+            keys: DeviceKeys { tls: vec![4; 65], record },
+            serial: crate::ca::serial([0xab; 16]),
+            not_after: UtcMs(START.0 + 1_000_000),
+            holds: vec![],
+            agent_version: "0.1.0".into(),
+        };
+        store.enroll(&Enrolment { token: [1; 5], secret_sha256: [2; 32], issue }).unwrap().unwrap();
+        let deed = Deed::by_itself(START, "revoke", "gate");
+        store.set_standing(&"gate".parse().unwrap(), Standing::Revoked, &deed).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_revocation_is_passed_on_once_and_put_on_the_brokers_list() {
+        let dir = tempfile::tempdir().unwrap();
+        let crl_file = dir.path().join("crl.pem");
+        let (store, thread) = StoreHandle::spawn("store", fixture::store()).unwrap();
+        let (roll, mut rolled) = watch::channel(Arc::default());
+        let (usher, mut ushered) = mpsc::channel(4);
+        let mut calling = Calling {
+            store: store.clone(),
+            keys: fixture::keys(),
+            clock: Clock::from_fn(|| START),
+            crl_file: Some(crl_file.clone()),
+            roll,
+            usher,
+            written: None,
+        };
+        calling.call().await.unwrap();
+        let empty = fs::read_to_string(&crl_file).unwrap();
+        assert_eq!(
+            empty.matches("BEGIN X509 CRL").count(),
+            1,
+            "a broker wants a list of each root, if empty"
+        );
+        assert!(ushered.try_recv().is_err());
+        rolled.mark_unchanged();
+
+        store
+            .run(|store| {
+                enrolled_and_revoked(store);
+                Ok(())
+            })
+            .await
+            .unwrap();
+        calling.call().await.unwrap();
+        assert!(rolled.has_changed().unwrap());
+        assert!(rolled.borrow().revoked.contains(&"gate".parse::<ControllerId>().unwrap()));
+        assert_eq!(ushered.try_recv().unwrap().as_str(), "gate");
+        let listed = fs::read_to_string(&crl_file).unwrap();
+        assert!(listed.len() > empty.len());
+
+        fs::remove_file(&crl_file).unwrap();
+        calling.call().await.unwrap();
+        assert!(ushered.try_recv().is_err() && !crl_file.exists(), "nothing was decided since");
+        thread.close().await;
+    }
+}

@@ -172,6 +172,16 @@ macro_rules! contract_tests {
             reading::sites_are_listed_by_id,
             fleet::a_key_that_is_not_named_any_more_stays_for_proofs,
             fleet::a_key_can_be_good_until_a_moment,
+            fleet::a_token_makes_a_controller_with_its_key_and_certificate,
+            fleet::a_token_is_used_once_but_for_the_same_keys,
+            fleet::a_token_of_another_secret_or_time_or_taken_back_lets_nobody_in,
+            fleet::tokens_are_made_all_or_none_and_listed_newest_first,
+            fleet::enrolling_again_ends_the_device_that_was_there_before,
+            fleet::a_renewal_keeps_the_key_or_lets_a_new_one_take_over,
+            fleet::a_revoked_controller_is_trusted_for_what_it_had_spoken_of,
+            fleet::revoking_ends_certificates_and_tokens_and_retiring_only_tokens,
+            fleet::a_controller_is_renamed_and_moved_without_losing_its_keys,
+            fleet::every_decision_is_in_the_log,
         }
     };
     (@of $new:path; $($module:ident::$case:ident),* $(,)?) => {
