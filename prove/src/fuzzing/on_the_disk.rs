@@ -80,7 +80,14 @@ fn read_all(outbox: &Outbox) {
     let mut from = outbox.pruned_through().next();
     while from <= outbox.last_seq() {
         let Ok(chunk) = outbox.read(from) else { return };
-        assert!(chunk.first_seq == from && !chunk.records.is_empty(), "what is there is read in order: {from} {} {} {:?} {:?}", chunk.first_seq, chunk.records.len(), outbox.last_seq(), outbox.pruned_through());
+        assert!(
+            chunk.first_seq == from && !chunk.records.is_empty(),
+            "what is there is read in order: {from} {} {} {:?} {:?}",
+            chunk.first_seq,
+            chunk.records.len(),
+            outbox.last_seq(),
+            outbox.pruned_through()
+        );
         from = from.plus(chunk.records.len() as u64);
     }
 }
