@@ -286,6 +286,22 @@ def read_receipt(r):
     }
 
 
+def check_proof():
+    proof, at, parts = golden("proof"), 16, []
+    while at < len(proof):
+        length = int.from_bytes(proof[at : at + 4], "big")
+        parts.append((proof[at + 4], proof[at + 5 : at + 4 + length]))
+        at += 4 + length
+    check("proof: its header", proof[:16], b"tapline/proof\0\0\x01", size("proof"))
+    check("proof: a batch, a receipt, no more", ([kind for kind, _ in parts], at), ([1, 2], len(proof)), "two parts")
+    check("proof: the golden batch", parts[0][1], golden("batch"))
+    receipt, _ = read_message(parts[1][1], read_receipt)
+    end = chain_start(OUTBOX)
+    for record in [golden("record-agent-started"), golden("record-tap")]:
+        end = chain_next(end, record)
+    check("proof: a receipt for exactly its records", receipt, {**RECEIPT, "hash": end, "echo": None})
+
+
 def read_message(data, read_body):
     if len(data) > MAX_MESSAGE:
         raise Refused("a message has at most 64 KiB")
@@ -468,6 +484,8 @@ def main():
     check("export: its header", export[:16], b"tapline/export\0\x01", size("export"))
     check("export: one portion, the golden batch", (length, export[20:]), (len(golden("batch")), golden("batch")), "one batch")
     dumps["export"] = []
+    check_proof()
+    dumps["proof"] = []
     check("golden files", sorted(path.stem for path in GOLDEN.glob("*.hex")), sorted(dumps), f"{len(dumps)}, all known")
 
     h0 = chain_start(OUTBOX)

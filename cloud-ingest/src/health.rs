@@ -45,6 +45,7 @@ pub struct Health {
     turned: [AtomicI64; Loop::ALL.len()],
     broker: Mutex<Result<(), String>>,
     store: Mutex<Result<(), String>>,
+    rewound: Mutex<Option<String>>,
 }
 
 impl Default for Health {
@@ -53,6 +54,7 @@ impl Default for Health {
             turned: Default::default(),
             broker: Mutex::new(Err("not connected yet".into())),
             store: Mutex::new(Err("not asked yet".into())),
+            rewound: Mutex::default(),
         }
     }
 }
@@ -86,6 +88,11 @@ impl Health {
         *self.store.lock().expect("nobody panics while holding it") = state;
     }
 
+    /// The store is older than its receipts, in words; `None` if it is not.
+    pub fn rewound(&self, why: Option<String>) {
+        *self.rewound.lock().expect("nobody panics while holding it") = why;
+    }
+
     /// Why this process is not ready, for people; empty if it is.
     pub fn complaints(&self, now: UtcMs) -> Vec<String> {
         let mut complaints = Vec::new();
@@ -95,6 +102,7 @@ impl Health {
         if let Err(why) = self.broker_state() {
             complaints.push(format!("the broker is not connected: {why}"));
         }
+        complaints.extend(self.rewound.lock().expect("nobody panics while holding it").clone());
         for which in Loop::ALL {
             match self.last_turn(which) {
                 None => complaints.push(format!("the {} loop has not turned yet", which.name())),

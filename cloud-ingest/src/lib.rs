@@ -16,8 +16,10 @@ pub mod event_store;
 #[cfg(test)]
 mod fixture;
 pub mod health;
+pub mod import;
 pub mod intake;
 pub mod keyring;
+pub mod lock;
 pub mod read_model;
 pub mod receipts;
 pub mod roll;
@@ -25,4 +27,5 @@ pub mod seldom;
 pub mod serve;
 pub mod stop;
 pub mod telemetry;
+pub mod usher;
 pub mod watch;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tap_protocol::ids::ControllerId;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::clock::Clock;
@@ -19,15 +19,13 @@ use crate::keyring;
 use crate::keyring::live::LiveKeys;
 use crate::stop::Stop;
 use crate::telemetry::with_causes;
+use crate::usher::Bell;
 
 /// Seldom enough to cost nothing, often enough for "within seconds".
 const EVERY: Duration = Duration::from_secs(1);
 
 /// The broker reads it as another user.
 const PUBLIC: u32 = 0o644;
-
-/// Controllers whose sessions are to be ended, waiting for whoever does it.
-pub const MAX_USHERED: usize = 64;
 
 /// What was decided, as far as this process has noticed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -51,7 +49,7 @@ pub struct Calling {
     /// Where the roll goes.
     pub roll: watch::Sender<Arc<Roll>>,
     /// Who ends sessions.
-    pub usher: mpsc::Sender<ControllerId>,
+    pub usher: Bell,
     /// What the lists say that were written last: who is on them, and by which roots.
     pub written: Option<(Vec<RevokedCertificate>, Vec<u16>)>,
 }
@@ -97,8 +95,7 @@ impl Calling {
         self.write_lists(certificates, roots)?;
         for controller in revoked.difference(&before.revoked) {
             tracing::warn!(%controller, "a controller is revoked: its new records are put aside from here on");
-            // Full: it is tried again with the next message that comes from there.
-            let _ = self.usher.try_send(controller.clone());
+            self.usher.ring(controller);
         }
         self.roll.send_replace(Arc::new(Roll { deeds, revoked }));
         Ok(())
@@ -129,6 +126,7 @@ mod tests {
     use crate::event_store::UtcMs;
     use crate::event_store::{Deed, DeviceKeys, Enrolment, EventStore, Issue, NewToken};
     use crate::fixture::{self, START};
+    use crate::usher;
 
     /// A door with a certificate, revoked.
     fn enrolled_and_revoked(store: &mut dyn EventStore) {
@@ -161,7 +159,7 @@ mod tests {
         let crl_file = dir.path().join("crl.pem");
         let (store, thread) = StoreHandle::spawn("store", fixture::store()).unwrap();
         let (roll, mut rolled) = watch::channel(Arc::default());
-        let (usher, mut ushered) = mpsc::channel(4);
+        let (usher, mut calls) = usher::bell();
         let mut calling = Calling {
             store: store.clone(),
             keys: fixture::keys(),
@@ -178,7 +176,7 @@ mod tests {
             1,
             "a broker wants a list of each root, if empty"
         );
-        assert!(ushered.try_recv().is_err());
+        assert!(calls.heard().is_none());
         rolled.mark_unchanged();
 
         store
@@ -191,13 +189,13 @@ mod tests {
         calling.call().await.unwrap();
         assert!(rolled.has_changed().unwrap());
         assert!(rolled.borrow().revoked.contains(&"gate".parse::<ControllerId>().unwrap()));
-        assert_eq!(ushered.try_recv().unwrap().as_str(), "gate");
+        assert_eq!(calls.heard().unwrap().as_str(), "gate");
         let listed = fs::read_to_string(&crl_file).unwrap();
         assert!(listed.len() > empty.len());
 
         fs::remove_file(&crl_file).unwrap();
         calling.call().await.unwrap();
-        assert!(ushered.try_recv().is_err() && !crl_file.exists(), "nothing was decided since");
+        assert!(calls.heard().is_none() && !crl_file.exists(), "nothing was decided since");
         thread.close().await;
     }
 }

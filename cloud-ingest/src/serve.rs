@@ -14,10 +14,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use sd_notify::NotifyState;
-use tap_protocol::ids::ControllerId;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio::time::timeout;
 
@@ -35,9 +34,11 @@ use crate::health::Health;
 use crate::intake::worker::{self, Worker};
 use crate::intake::{inbox, mqtt};
 use crate::keyring::live::{self, LiveKeys};
+use crate::lock;
 use crate::roll::{self, Calling};
-use crate::stop::{self, Stop};
+use crate::stop;
 use crate::telemetry::Metrics;
+use crate::usher;
 use crate::watch::{self as health_watch, Watch};
 
 /// Open HTTP connections may finish for so long.
@@ -51,6 +52,7 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
 
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("cannot make {}", config.data_dir.display()))?;
+    let _lock = lock::take(&config.data_dir)?;
     let path = config.database();
     let mut store =
         SqliteStore::open(&path, clock.now()).with_context(|| format!("cannot open {}", path.display()))?;
@@ -60,7 +62,7 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
 
     let (keys, looking) = live::open(config.keys.dir.clone(), secrets.keys);
     let (roll, rolled) = watch::channel(Arc::default());
-    let (usher, ushered) = mpsc::channel(roll::MAX_USHERED);
+    let (usher, calls) = usher::bell();
     let mut calling = Calling {
         store: reader.clone(),
         keys: keys.clone(),
@@ -127,7 +129,7 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
     ));
     parts.spawn(looking.run(work_stop.clone()));
     parts.spawn(roll::run(calling, work_stop.clone()));
-    parts.spawn(usher_out(ushered, work_stop.clone()));
+    parts.spawn(usher::run(config.broker.clone(), calls, clock.clone(), work_stop.clone()));
     parts.spawn(health_watch::run(
         Watch {
             writer,
@@ -204,19 +206,6 @@ async fn open_enrolment(
         .context("cannot make the enrolment listener's certificate")?;
     let enrolling = Enrolling::new(store.clone(), keys.clone(), settings, clock.clone())?;
     Ok((listener, enrolling))
-}
-
-/// Says whose session is to be ended. The broker ends it when it reads the list of revoked certificates.
-async fn usher_out(mut ushered: mpsc::Receiver<ControllerId>, mut stop: Stop) {
-    loop {
-        tokio::select! {
-            controller = ushered.recv() => match controller {
-                Some(controller) => tracing::debug!(%controller, "a revoked controller still has a session"),
-                None => return,
-            },
-            () = stop.said() => return,
-        }
-    }
 }
 
 /// What the configuration names is known to the store before anything runs.

@@ -12,7 +12,7 @@ use crate::event_store::{
     ControllerState, DeliveryCount, DeliveryState, DestinationState, StoreError, Totals,
 };
 use crate::health::{Health, Loop};
-use crate::read_model::lag;
+use crate::read_model::{lag, rewound};
 use crate::stop::Stop;
 use crate::telemetry::{Metrics, with_causes};
 
@@ -47,10 +47,17 @@ pub async fn run(watch: Watch, mut stop: Stop) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut said_down = false;
+    let mut said_rewound = false;
     while !stop.is_said() {
         let verdict = match timeout(PATIENCE, watch.read()).await {
             Ok(Ok(numbers)) => {
                 watch.show(&numbers);
+                let rewound = rewound::complaint(&numbers.controllers);
+                let is_news = rewound.is_some() != std::mem::replace(&mut said_rewound, rewound.is_some());
+                if let Some(why) = rewound.as_ref().filter(|_| is_news) {
+                    tracing::error!("{why}");
+                }
+                watch.health.rewound(rewound);
                 Ok(())
             }
             Ok(Err(error)) => Err(with_causes(&error)),

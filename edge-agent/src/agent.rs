@@ -23,11 +23,14 @@ use crate::config::SIMULATED_READER;
 use crate::control::{Asked, Request, Response};
 use crate::feedback::Feedback;
 use crate::identity::Identity;
+use crate::known_time::KnownTime;
 use crate::metrics::{self, Measured};
 use crate::now::Now;
 use crate::outbox::worker::{Committed, Done, Job, OutboxThread, OutboxView, Ticket};
 use crate::reader::{ReaderEvent, ReaderProgress, RunningReader};
 use crate::relay::Relay;
+use crate::renewal_task::{self, RenewalHandle};
+use crate::roster::keeper::{Kept, RosterThread};
 use crate::round_trip::RoundTrips;
 use crate::service::Service;
 use crate::signal::Signals;
@@ -35,6 +38,7 @@ use crate::status::Counters;
 use crate::{clock, watchdog};
 
 mod commands;
+mod keys;
 mod outboxes;
 mod roster;
 mod said;
@@ -64,6 +68,10 @@ pub enum Event {
     Outbox(Done),
     /// The broker link said something.
     Link(LinkEvent),
+    /// The renewal of certificate and keys said something.
+    Renewal(renewal_task::News),
+    /// The roster's thread answered.
+    Roster(Kept),
     /// Somebody may have set the wall clock.
     ClockSet,
     /// Time has passed.
@@ -95,6 +103,7 @@ pub struct Agent {
     service: Service,
     outbox: OutboxThread,
     shelf: Vec<OutboxView>,
+    rosters: roster::Rosters,
     session: Option<Session>,
     link_why: Option<String>,
     /// A rewound outbox is being left; nothing else is decided about receipts until the new shelf is known.
@@ -116,6 +125,10 @@ pub struct Agent {
     /// People who wait for the receipt that answers a hello.
     round_trips: RoundTrips<oneshot::Sender<Response>>,
     measured: Measured,
+    /// The way to ask for other keys, where there is one.
+    renewal: Option<RenewalHandle>,
+    /// Told of the time when a receipt brings it.
+    known_time: Option<Arc<KnownTime>>,
     /// What a person should know, by subject.
     problems: BTreeMap<&'static str, String>,
 }
@@ -152,6 +165,7 @@ impl Agent {
         admission: Admission,
         signals: Signals,
         outbox: OutboxThread,
+        rosters: RosterThread,
     ) -> Agent {
         let simulated_reader: ReaderName = SIMULATED_READER.parse().expect("it is a slug");
         let mut readers: Vec<Reader> =
@@ -172,6 +186,7 @@ impl Agent {
             service: Service::default(),
             outbox,
             shelf: Vec::new(),
+            rosters: roster::Rosters::new(rosters),
             session: None,
             link_why: Some("not connected yet".into()),
             starting_new: false,
@@ -190,8 +205,20 @@ impl Agent {
             last_receipt_ms: None,
             round_trips: RoundTrips::default(),
             measured: Measured::default(),
+            renewal: None,
+            known_time: None,
             problems: BTreeMap::new(),
         }
+    }
+
+    /// Certificate and keys are the cloud's to renew.
+    pub fn renews_with(&mut self, renewal: RenewalHandle) {
+        self.renewal = Some(renewal);
+    }
+
+    /// Receipts tell the time to others too.
+    pub fn tells_time_to(&mut self, known: Arc<KnownTime>) {
+        self.known_time = Some(known);
     }
 
     /// Shows in `status` how often this reader had to be brought back.
@@ -219,8 +246,13 @@ impl Agent {
             Event::Asked(Asked { request: Request::Metrics, answer }) => {
                 let _ = answer.send(Response::Metrics(metrics::text(&self.status(&now), &self.measured)));
             }
+            Event::Asked(Asked { request: Request::Renew { new_record_key }, answer }) => {
+                self.renew(new_record_key, answer);
+            }
             Event::Outbox(done) => self.outbox_answered(done, &now),
             Event::Link(event) => self.link(event, &now),
+            Event::Renewal(news) => self.renewal_told(news),
+            Event::Roster(kept) => self.kept(kept, &now),
             Event::ClockSet => self.record_anchor(&now),
             Event::Tick => {}
         }
@@ -229,6 +261,7 @@ impl Agent {
         }
         self.show_what_is_due(&now);
         self.send_what_is_due(&now);
+        self.fetch_roster(&now);
     }
 
     /// When [`Event::Tick`] is due at the latest, CLOCK_BOOTTIME milliseconds.
@@ -238,7 +271,8 @@ impl Agent {
             true => Some(self.send_not_before_ms),
             false => self.relay.wake_at_ms(),
         };
-        sending.into_iter().chain(self.feedback.wake_at_ms()).fold(self.tick_due_ms, u64::min)
+        let rosters = self.rosters.assembler.wake_at_ms();
+        sending.into_iter().chain(self.feedback.wake_at_ms()).chain(rosters).fold(self.tick_due_ms, u64::min)
     }
 
     /// What stands and should not, if anything: then the service manager's watchdog is left hungry.
@@ -270,6 +304,7 @@ impl Agent {
             session.close();
         }
         self.outbox.stop();
+        self.rosters.stop();
     }
 
     /// Since when the oldest outstanding commit has been.
@@ -297,6 +332,7 @@ impl Agent {
     fn tick(&mut self, now: &Now) {
         self.tick_due_ms = now.boottime_ms + TICK_EVERY_MS;
         self.record_anchor(now);
+        self.roster_grows_old(now);
         for answer in self.round_trips.expired(now.boottime_ms) {
             let why = "a hello was sent, and the broker took it, but no receipt came from the cloud within 10 s: cloud-ingest may be down, or it may not know this controller's record key";
             refuse(Some(answer), why.into());

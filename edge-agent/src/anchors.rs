@@ -180,6 +180,17 @@ impl Anchors {
         }
     }
 
+    /// The best time there is: the wall clock's while the kernel vouches for it, else the cloud's last word carried on; if
+    /// neither, none.
+    pub fn best_utc_ms(&self, now: &Now) -> Option<i64> {
+        if now.clock == ClockState::Synced {
+            return Some(now.wall_ms);
+        }
+        let cloud = self.last_receipt.as_ref()?;
+        let since_ms = now.boottime_ms.saturating_sub(cloud.at_boottime_ms);
+        Some(cloud.earliest_utc_ms.saturating_add(signed(since_ms)))
+    }
+
     /// What was recorded so far does not count any more: it could not be committed, or another outbox is written from now
     /// on, which shall say for itself when its records were. The next opportunities are taken anew.
     pub fn start_over(&mut self) {
@@ -548,6 +559,20 @@ mod tests {
             assert!(anchors.receipt_came(&receipt(BOOT, 100), &vouched(far)).is_some(), "{far}");
             assert_eq!(anchors.report(&vouched(far)).taps, TapTime::Disputed);
         }
+    }
+
+    #[test]
+    fn the_best_time_is_the_vouched_clocks_then_the_clouds_then_none() {
+        let mut anchors = Anchors::new(BOOT);
+        let unsynced = |boottime_ms| now(boottime_ms, ClockState::Unsynced);
+        assert_eq!(anchors.best_utc_ms(&unsynced(100)), None);
+        assert_eq!(
+            anchors.best_utc_ms(&now(100, ClockState::Synced)),
+            Some(now(100, ClockState::Synced).wall_ms)
+        );
+        anchors.hello_sent(100);
+        anchors.receipt_came(&receipt(BOOT, 100), &unsynced(140));
+        assert_eq!(anchors.best_utc_ms(&unsynced(1_140)), Some(receipt(BOOT, 100).cloud_utc_ms + 1_000));
     }
 
     #[test]

@@ -134,6 +134,16 @@ pub fn text(status: &Status, measured: &Measured) -> String {
         let help = "Since the cloud's last confirmation.";
         out.one("last_receipt_age_seconds", "gauge", help, Seconds(age_ms));
     }
+    if let Some(roster) = &status.roster {
+        out.family("roster_badges", "gauge", "Badges on the roster in use, by what it says of them.");
+        let known = roster.badges - roster.revoked;
+        out.sample("roster_badges", &[("standing", "known")], known);
+        out.sample("roster_badges", &[("standing", "revoked")], roster.revoked);
+        let help = "Since the cloud last confirmed the roster in use.";
+        out.one("roster_age_seconds", "gauge", help, Seconds(roster.age_ms));
+        let help = "Whether the roster is too old to call a badge unknown.";
+        out.one("roster_stale", "gauge", help, u64::from(roster.stale));
+    }
     out.one("receipts_total", "counter", "Authentic confirmations from the cloud.", counters.receipts);
     let help = "Records given to the broker, those sent again included.";
     out.one("records_sent_total", "counter", help, counters.records_sent);

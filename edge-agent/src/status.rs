@@ -32,6 +32,12 @@ pub struct Status {
     pub oldest_unreceipted_age_ms: Option<u64>,
     /// Every reader.
     pub readers: Vec<ReaderStatus>,
+    /// The roster in use, if any: without one every badge gets the green light.
+    #[serde(default)]
+    pub roster: Option<RosterStatus>,
+    /// The newer one that is being fetched, if any.
+    #[serde(default)]
+    pub roster_fetch: Option<RosterFetch>,
     /// What was counted since the agent started.
     pub counters: Counters,
     /// What is wrong now, for people; empty if nothing is.
@@ -64,6 +70,34 @@ pub struct OutboxStatus {
     pub receipted_through: u64,
     /// Deleted up to here.
     pub pruned_through: u64,
+}
+
+/// The roster in use.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RosterStatus {
+    /// Which.
+    pub version: u64,
+    /// Badges on it.
+    pub badges: u32,
+    /// How many of them were revoked.
+    pub revoked: u32,
+    /// How long ago the cloud last said that this is the roster, milliseconds, as far as the agent knows the time.
+    pub age_ms: u64,
+    /// After this a badge that is not on it may be new: milliseconds since 1970-01-01 UTC.
+    pub expires_utc_ms: i64,
+    /// Whether that is past, by the best time that the agent has.
+    pub stale: bool,
+}
+
+/// A roster on its way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RosterFetch {
+    /// Which.
+    pub version: u64,
+    /// In so many chunks.
+    pub chunks: usize,
+    /// So many of them are here.
+    pub here: usize,
 }
 
 /// One reader.

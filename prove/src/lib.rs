@@ -5,12 +5,16 @@
 //! and `power_loss.rs` and its neighbours each bring one kind of trouble. `./dev test` runs short versions, `./dev
 //! prove` the full ones.
 
+pub mod attacks;
 pub mod bait;
 pub mod bit_flips;
+pub mod forging;
+pub mod fuzzing;
 pub mod io_errors;
 pub mod life;
 pub mod medium;
 pub mod model;
+pub mod planting;
 pub mod power_loss;
 pub mod promise;
 pub mod repair;

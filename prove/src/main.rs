@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use prove::bait::{Bait, tape_of_sql};
 use prove::report::{Origin, Part, Report};
 use prove::scenario::{self, Scenario};
-use prove::{bit_flips, io_errors, life, power_loss};
+use prove::{attacks, bit_flips, fuzzing, io_errors, life, power_loss};
 
 /// The proofs of the outbox, in full.
 #[derive(Debug, Parser)]
@@ -34,6 +34,9 @@ struct Arguments {
     /// How many random lives.
     #[arg(long, default_value_t = 2_000)]
     lives: u64,
+    /// How many attacks of each class.
+    #[arg(long, default_value_t = 84_000)]
+    attacks: u64,
     /// Writes outbox.md and outbox.json into this folder.
     #[arg(long)]
     write: Option<PathBuf>,
@@ -58,6 +61,12 @@ struct Arguments {
     /// Lives one random life again.
     #[arg(long, group = "again")]
     life: Option<u64>,
+    /// Tries one attack again, such as fork:17.
+    #[arg(long, group = "again")]
+    attack: Option<attacks::Case>,
+    /// Writes what fuzzers begin with into this folder.
+    #[arg(long, group = "again")]
+    seeds: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -67,6 +76,7 @@ enum Only {
     BitFlips,
     Model,
     Baits,
+    Attacks,
 }
 
 fn main() -> ExitCode {
@@ -151,6 +161,14 @@ fn run(arguments: &Arguments) -> Report {
             report.add(Part::bait(&name, tally, took));
         }
     }
+    if wanted(Only::Attacks) {
+        for class in attacks::Class::ALL {
+            let (tally, took) = timed(&format!("attacks: {}", class.name()), arguments.attacks, |progress| {
+                attacks::prove(class, arguments.attacks, seed, progress)
+            });
+            report.add(Part::attacks(class.name(), tally, took));
+        }
+    }
     report
 }
 
@@ -196,7 +214,26 @@ fn run_again(arguments: &Arguments) -> Option<Result<String, String>> {
         let subject = subject.ok_or_else(|| unknown(&case.subject));
         return Some(subject.map(|subject| format!("{:#?}", bit_flips::replay(&subject, case.seed))));
     }
+    if let Some(case) = arguments.attack {
+        return Some(attacks::replay(case));
+    }
+    if let Some(folder) = &arguments.seeds {
+        return Some(
+            write_seeds(folder).map_err(|error| format!("cannot write to {}: {error}", folder.display())),
+        );
+    }
     arguments.life.map(|n| life::live(arguments.seed, n).map(|()| fine()))
+}
+
+fn write_seeds(folder: &Path) -> std::io::Result<String> {
+    for target in fuzzing::ALL {
+        let folder = folder.join(target.name);
+        std::fs::create_dir_all(&folder)?;
+        for (n, bytes) in fuzzing::seeds::of(target.name).iter().enumerate() {
+            std::fs::write(folder.join(format!("seed-{n:02}")), bytes)?;
+        }
+    }
+    Ok(format!("{} targets have their seeds", fuzzing::ALL.len()))
 }
 
 fn write(report: &Report, folder: &Path) -> std::io::Result<()> {

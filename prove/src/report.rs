@@ -7,7 +7,7 @@ use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, Table};
 use serde_json::{Value, json};
 
-use crate::{bit_flips, io_errors, life, power_loss};
+use crate::{attacks, bit_flips, io_errors, life, power_loss};
 
 /// Where the figures come from.
 #[derive(Debug, Clone)]
@@ -118,6 +118,25 @@ impl Part {
                 ("lives that differed from the model", tally.broken),
             ],
             is_proved: tally.broken == 0,
+            broken: tally.examples.iter().map(told).collect(),
+            took,
+        }
+    }
+
+    /// Attacks of one class.
+    pub fn attacks(class: &str, tally: attacks::Tally, took: Duration) -> Part {
+        let told = |(case, what): &(attacks::Case, String)| format!("{what}: ./dev prove --attack {case}");
+        Part {
+            layer: "attacks",
+            name: class.to_owned(),
+            figures: vec![
+                ("attacks", tally.cases),
+                ("refused for their own reason", tally.refused.values().sum()),
+                ("reasons", tally.refused.len() as u64),
+                ("honest messages taken beside them", tally.honest),
+                ("attacks that did anything else", tally.broken),
+            ],
+            is_proved: tally.broken == 0 && tally.cases > 0,
             broken: tally.examples.iter().map(told).collect(),
             took,
         }

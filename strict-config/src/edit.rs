@@ -46,7 +46,13 @@ pub fn set(text: &str, path: &str, value: &str) -> Result<String, EditError> {
     };
     let document = DeTable::parse(text).map_err(not_toml)?;
     let mut wanted: Table = toml::from_str(text).map_err(not_toml)?;
-    let new: Table = toml::from_str(&format!("value = {value}")).map_err(not_toml)?;
+    let stated = format!("value = {value}");
+    let new: Table = toml::from_str(&stated).map_err(not_toml)?;
+    // Without what may stand around a value, such as a comment: set twice, it would be there twice.
+    let value = match DeTable::parse(&stated).map_err(not_toml)?.get_ref().get("value") {
+        Some(value) => &stated[value.span()],
+        None => value,
+    };
     put(&mut wanted, path, new["value"].clone()).ok_or(EditError::NoSuchPlace)?;
     if matches!(find(document.get_ref(), path), Some((old, _)) if is_table(old.get_ref())) {
         return Err(EditError::NoSuchPlace);
@@ -188,6 +194,11 @@ mod tests {
         assert_eq!(set(text, "b", "2").unwrap(), format!("{text}b = 2\n"));
         let quoted = "[a]\n'x.y' = 1\nx = { y = 2 }\n";
         assert_eq!(set(quoted, "a.x.y", "3").unwrap(), quoted.replace('2', "3"));
+    }
+
+    #[test]
+    fn a_comment_given_with_a_value_is_left_out() {
+        check("a", "2 # two", "a = 1 # one\n", "a = 2 # one\n");
     }
 
     #[test]

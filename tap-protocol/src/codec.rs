@@ -139,7 +139,8 @@ pub(crate) mod byte_string {
     }
 }
 
-fn split(message: &[u8]) -> Result<(&[u8], &[u8; SIGNATURE_BYTES]), DecodeError> {
+/// What is signed, and the signature.
+pub(crate) fn split(message: &[u8]) -> Result<(&[u8], &[u8; SIGNATURE_BYTES]), DecodeError> {
     if message.len() > MAX_MESSAGE_BYTES {
         return Err(DecodeError::TooLong { got: message.len(), max: MAX_MESSAGE_BYTES });
     }

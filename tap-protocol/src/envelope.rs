@@ -7,9 +7,9 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::chain::ChainHash;
-use crate::codec::{self, DecodeError, OpenError};
+use crate::codec::{self, DecodeError, OpenError, VERSION_1};
 use crate::ids::{ControllerId, OutboxId, Seq};
-use crate::keys::{PublicKey, SigningKey};
+use crate::keys::{PublicKey, SIGNATURE_BYTES, SigningKey};
 use crate::limits::{MAX_BATCH_RECORD_BYTES, MAX_BATCH_RECORDS, MAX_RECORD_BYTES};
 
 const LABEL: &[u8] = b"tapline/batch/v1\0";
@@ -39,14 +39,24 @@ impl Batch {
             !self.records.is_empty() && self.records.len() <= MAX_BATCH_RECORDS,
             "a batch has 1 to 256 records"
         );
-        let wire = Wire {
+        codec::sign(LABEL, &self.wire(), key)
+    }
+
+    /// The message under a signature that was given before: what a [`BatchProof`] belongs to.
+    pub fn signed_before(&self, signature: &[u8; SIGNATURE_BYTES]) -> Vec<u8> {
+        let mut message = codec::encode(VERSION_1, &self.wire());
+        message.extend_from_slice(signature);
+        message
+    }
+
+    fn wire(&self) -> Wire<'_> {
+        Wire {
             controller: self.controller.clone(),
             outbox: self.outbox,
             first_seq: self.first_seq,
             hash_before: self.hash_before,
             records: self.records.iter().map(|bytes| RecordBytes(bytes)).collect(),
-        };
-        codec::sign(LABEL, &wire, key)
+        }
     }
 }
 
@@ -86,6 +96,13 @@ impl<'a> UnverifiedBatch<'a> {
     pub fn verify(&self, controller: &ControllerId, key: &PublicKey) -> Result<VerifiedBatch, OpenError> {
         codec::verify(LABEL, self.message, key)?;
         codec::meant_for(&self.wire.controller, controller)?;
+        let (signed, signature) = codec::split(self.message)?;
+        let is_as_we_write = codec::encode(VERSION_1, &self.wire) == signed;
+        let proof = BatchProof {
+            key: *key,
+            signature: *signature,
+            message: (!is_as_we_write).then(|| self.message.to_vec()),
+        };
         let mut hash = self.wire.hash_before;
         let records = self.wire.records.iter().map(|record| {
             hash = hash.next(record.0);
@@ -97,6 +114,7 @@ impl<'a> UnverifiedBatch<'a> {
             outbox: self.wire.outbox,
             first_seq: self.wire.first_seq,
             hash_before: self.wire.hash_before,
+            proof,
         })
     }
 }
@@ -109,6 +127,20 @@ pub struct VerifiedBatch {
     first_seq: Seq,
     hash_before: ChainHash,
     records: Vec<ChainedRecord>,
+    proof: BatchProof,
+}
+
+/// What proves a batch again when only its records and the hash before them are kept: whoever has those and the public
+/// key needs to believe nobody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchProof {
+    /// The record key that it was verified with.
+    pub key: PublicKey,
+    /// By that key.
+    pub signature: [u8; SIGNATURE_BYTES],
+    /// The whole message, if [`Batch::signed_before`] would give other bytes: postcard lets a number be written in more
+    /// than one way, and the signature is over the way it came.
+    pub message: Option<Vec<u8>>,
 }
 
 /// A record's bytes and `h(n)`.
@@ -144,6 +176,11 @@ impl VerifiedBatch {
     /// `h(first_seq − 1)`, as the controller claims.
     pub fn hash_before(&self) -> ChainHash {
         self.hash_before
+    }
+
+    /// What proves it again later.
+    pub fn proof(&self) -> &BatchProof {
+        &self.proof
     }
 
     /// The records with their numbers, in order.
@@ -228,6 +265,30 @@ mod tests {
         assert_eq!(got.hash_at(Seq(1)), Some(first));
         assert_eq!(got.hash_at(Seq(2)), Some(first.next(b"two")));
         assert_eq!(got.hash_at(Seq(3)), None);
+    }
+
+    #[test]
+    fn a_batch_is_proved_again_from_its_records_and_its_signature() {
+        let sent = batch(1, &[b"one", b"two"]);
+        let message = sent.sign(&key());
+        let got = open(&message).unwrap();
+        assert_eq!((got.proof().key, &got.proof().message), (key().public(), &None));
+        assert_eq!(sent.signed_before(&got.proof().signature), message);
+    }
+
+    /// `first_seq` 1 written as `81 00`: authentic, and not what we would write.
+    #[test]
+    fn a_batch_that_is_written_otherwise_keeps_its_message() {
+        let mut message = batch(1, &[b"one"]).sign(&key());
+        message.truncate(message.len() - SIGNATURE_BYTES);
+        let first_seq = 1 + 1 + "hq-door-12".len() + 16;
+        assert_eq!(message[first_seq], 1);
+        message.splice(first_seq..=first_seq, [0x81, 0x00]);
+        let signature = key().sign(&[LABEL, &message].concat());
+        message.extend_from_slice(&signature);
+        let got = open(&message).unwrap();
+        assert_eq!(got.first_seq(), Seq(1));
+        assert_eq!(got.proof().message.as_ref(), Some(&message));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! and with golden bytes, and is enough to write a controller in another language.
 //!
 //! Read in this order: [`ids`], [`badge`], [`tap`], [`record`], [`chain`], [`envelope`], [`hello`],
-//! [`receipt`], [`roster`], [`command`], [`report`], [`topic`], [`time_repair`], [`enrolment`]; [`codec`], [`keys`] and [`limits`] serve them all.
+//! [`receipt`], [`roster`], [`command`], [`report`], [`topic`], [`time_repair`], [`enrolment`], [`export`]; [`codec`], [`keys`] and [`limits`] serve them all.
 
 pub mod badge;
 pub mod chain;
@@ -14,6 +14,7 @@ pub mod codec;
 pub mod command;
 pub mod enrolment;
 pub mod envelope;
+pub mod export;
 pub mod hello;
 pub mod ids;
 pub mod keys;

@@ -5,6 +5,7 @@
 //! asks for the chunks that it lacks ([`crate::report::What::RosterWanted`]), and each chunk is proved by its hash in
 //! the head. Both travel on `tap/v1/{controller}/roster`, signed by the cloud's control key.
 
+use ring::digest;
 use serde::{Deserialize, Serialize};
 
 use crate::badge::Token;
@@ -90,6 +91,11 @@ pub fn entry(token: Token, standing: Standing) -> [u8; ENTRY_BYTES] {
     bytes[..16].copy_from_slice(&token.0);
     bytes[16] = standing as u8;
     bytes
+}
+
+/// What a head lists for a chunk with these bytes.
+pub fn chunk_hash(bytes: &[u8]) -> [u8; 32] {
+    digest::digest(&digest::SHA256, bytes).as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 impl RosterMessage {

@@ -7,6 +7,7 @@ use data_encoding::HEXLOWER;
 use tap_protocol::badge::{SealedBadge, TokenKey, TokenKeyId};
 use tap_protocol::chain::ChainHash;
 use tap_protocol::envelope::{Batch, UnverifiedBatch};
+use tap_protocol::export::{PROOF, PartKind, part};
 use tap_protocol::hello::{Hello, OutboxHello, ReaderHello, ReaderKind, ReaderState};
 use tap_protocol::ids::{BootId, ControllerId, OutboxId, Seq, StoreEpoch};
 use tap_protocol::keys::SigningKey;
@@ -190,6 +191,22 @@ fn the_receipt_is_as_frozen_and_reads_back() {
     let message = receipt().sign(&receipt_key());
     check("receipt", &message);
     assert_eq!(Receipt::open(&message, &controller(), &[receipt_key().public()]), Ok(receipt()));
+}
+
+/// The golden batch, and a receipt for exactly its records.
+#[test]
+fn the_proof_is_as_frozen() {
+    let message = batch().sign(&record_key());
+    let verified =
+        UnverifiedBatch::parse(&message).unwrap().verify(&controller(), &record_key().public()).unwrap();
+    let receipt = Receipt { hash: verified.hash_at(Seq(2)).unwrap(), echo: None, ..receipt() };
+    assert_eq!(receipt.stored_through, Seq(2));
+    let proof = [
+        PROOF.to_vec(),
+        part(PartKind::Batch, &message),
+        part(PartKind::Receipt, &receipt.sign(&receipt_key())),
+    ];
+    check("proof", &proof.concat());
 }
 
 #[test]

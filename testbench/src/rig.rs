@@ -8,6 +8,7 @@
 //! end of its log.
 
 mod card_feeder;
+mod certificates;
 mod fake_clock;
 mod mosquitto;
 mod notify_socket;
@@ -15,11 +16,14 @@ mod pcscd;
 mod ports;
 mod program;
 mod pty;
+mod raw_mqtt;
+mod shipped_broker;
 mod syscall_fault;
 mod tethered;
 mod waiting;
 
 pub use card_feeder::CardFeeder;
+pub use certificates::{Authority, Identity, client};
 pub use fake_clock::{FakeClock, true_utc_ms};
 pub use mosquitto::{Mosquitto, MosquittoOptions};
 pub use notify_socket::NotifySocket;
@@ -27,5 +31,7 @@ pub use pcscd::{Pcscd, VirtualReader};
 pub use ports::free_port;
 pub use program::{Program, Ready, Running, program_path};
 pub use pty::PtyPair;
+pub use raw_mqtt::{Accepted, Connect, Delivered, Level, Publish, RawMqtt, Refused, Will};
+pub use shipped_broker::{Edit, Pki, SHIPPED, ShippedBroker};
 pub use syscall_fault::SyscallFault;
 pub use waiting::{wait_for, wait_until};

@@ -21,7 +21,9 @@ use tempfile::TempDir;
 use crate::{
     fault_proxy::FaultProxy,
     legacy_sim::LegacySim,
-    rig::{FakeClock, Mosquitto, MosquittoOptions, Program, Ready, Running, free_port, program_path},
+    rig::{
+        Authority, FakeClock, Mosquitto, MosquittoOptions, Program, Ready, Running, free_port, program_path,
+    },
 };
 
 /// The one controller's id.
@@ -32,6 +34,9 @@ pub const ZONE: &str = "Europe/Berlin";
 
 /// How many badges the directory knows.
 pub const BADGES: usize = 24;
+
+/// Whom both sides trust, if the broker speaks TLS.
+const ROOT: &str = "root.pem";
 
 /// How a site is to be built.
 #[derive(Clone, Debug, Default)]
@@ -432,25 +437,14 @@ pub fn run(program: &str, args: &[&str]) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Makes a certificate for 127.0.0.1 and gives the broker's lines for it.
+/// Makes a root that is good for two days and the broker's certificate, and gives the broker's lines for it.
 fn make_certificate(dir: &Path) -> anyhow::Result<[String; 3]> {
-    let (cert, key) = (dir.join("broker.crt"), dir.join("broker.key"));
-    let made = std::process::Command::new("openssl")
-        .args(
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=broker"
-                .split(' '),
-        )
-        .args(["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"])
-        .arg("-keyout")
-        .arg(&key)
-        .arg("-out")
-        .arg(&cert)
-        .output()
-        .context("openssl is installed")?;
-    ensure!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
-    let lines = [format!("certfile {}", cert.display()), format!("keyfile {}", key.display())];
-    let [cert, key] = lines;
-    Ok([cert, key, "tls_version tlsv1.3".into()])
+    let root = Authority::lasting("Tapline test root", 2)?;
+    std::fs::write(dir.join(ROOT), root.certificate())?;
+    let (certificate, key) = root.server()?.write(dir, "broker")?;
+    let lines = [format!("certfile {}", certificate.display()), format!("keyfile {}", key.display())];
+    let [certificate, key] = lines;
+    Ok([certificate, key, "tls_version tlsv1.3".into()])
 }
 
 /// Makes the keys of both sides, unless they are there from an earlier run, and gives the controller's public key.
@@ -479,7 +473,7 @@ fn write_configs(
 ) -> anyhow::Result<()> {
     let at = dir.display();
     let (scheme, ca) = match options.tls {
-        true => ("mqtts", format!("ca_file = \"{at}/broker.crt\"")),
+        true => ("mqtts", format!("ca_file = \"{at}/{ROOT}\"")),
         false => ("mqtt", String::new()),
     };
     let timeout = options.destination_timeout_ms.map(|ms| format!("timeout_ms = {ms}")).unwrap_or_default();

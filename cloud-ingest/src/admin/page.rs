@@ -339,7 +339,7 @@ fn severity(cause: Cause) -> &'static str {
         Cause::Ok => "good",
         Cause::CatchingUp | Cause::ClockUnsynced => "warn",
         Cause::NeverSeen => "calm",
-        Cause::Gone | Cause::Silent | Cause::Stuck | Cause::ReaderDown => "bad",
+        Cause::StoreRewound | Cause::Gone | Cause::Silent | Cause::Stuck | Cause::ReaderDown => "bad",
     }
 }
 
@@ -536,6 +536,7 @@ mod tests {
                 },
                 hello: None,
                 gone: None,
+                store_epoch: tap_protocol::ids::StoreEpoch(1),
                 outboxes: vec![],
             }],
             taps: vec![],

@@ -31,7 +31,7 @@ pub fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     let loaded = config.load()?;
     let secrets = loaded.secrets(config.path())?;
     let text = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    let bindings = read_badges(&text, secrets.keys.sealing_key())
+    let bindings = read_badges(&text, secrets.keys.token_keys())
         .map_err(|bad| anyhow::anyhow!("{}: {bad}", file.display()))?;
     let now = Clock::system().now();
     let path = loaded.database();

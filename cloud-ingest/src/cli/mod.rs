@@ -15,9 +15,14 @@ mod ca;
 mod deed;
 mod enroll_token;
 mod fleet;
+mod import;
 mod keys;
 mod logging;
+mod progress;
+mod proof;
 mod reading;
+mod store;
+mod verify;
 
 #[derive(Debug, Parser)]
 #[command(name = "cloud-ingest", version, about, propagate_version = true)]
@@ -57,6 +62,11 @@ enum Verb {
     /// Look at door controllers, and decide whether they are trusted
     #[command(subcommand)]
     Controllers(reading::ControllersVerb),
+    /// Take in what controllers exported to files, as if it had come over the network; exit code 1 if something is left out
+    Import(import::ImportArgs),
+    /// Back the store up, and say that a backup was put back
+    #[command(subcommand)]
+    Store(store::Verb),
     /// Add everything up; exit code 1 if it does not balance
     Ledger {
         #[command(flatten)]
@@ -150,6 +160,8 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         }
         Verb::Events(verb) => reading::events(verb),
         Verb::Controllers(verb) => reading::controllers(verb),
+        Verb::Import(args) => import::run(args),
+        Verb::Store(verb) => store::run(verb),
         Verb::Ledger { config, output } => reading::the_ledger(&config, output.output),
     }
 }

@@ -30,6 +30,8 @@ pub enum EventsVerb {
         #[command(flatten)]
         output: Output,
     },
+    /// Prove every record again: chains, signatures, marks, totals; exit code 1 if something does not hold
+    Verify(super::verify::VerifyArgs),
 }
 
 #[derive(Debug, Args)]
@@ -81,6 +83,8 @@ pub enum ControllersVerb {
     Revoke(fleet::OutOfTrust),
     /// Who decided what about controllers, tokens and keys, when and why
     Log(fleet::Log),
+    /// Write a file that proves a controller's records to anybody who has the public keys
+    Proof(super::proof::ProofArgs),
 }
 
 fn state(name: &str) -> Result<DeliveryState, String> {
@@ -92,6 +96,7 @@ pub fn events(verb: EventsVerb) -> anyhow::Result<ExitCode> {
     match verb {
         EventsVerb::List(args) => list(args),
         EventsVerb::Get { id, config, output } => get(id, &config, output.output),
+        EventsVerb::Verify(args) => super::verify::verify(args),
     }
 }
 
@@ -153,6 +158,7 @@ pub fn controllers(verb: ControllersVerb) -> anyhow::Result<ExitCode> {
         ControllersVerb::Retire(args) => return fleet::retire(args),
         ControllersVerb::Revoke(args) => return fleet::revoke(args),
         ControllersVerb::Log(args) => return fleet::log(args),
+        ControllersVerb::Proof(args) => return super::proof::proof(args),
     };
     let mut store = open(&config)?;
     let (states, fleet) = (store.controllers()?, store.fleet()?);

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use csv::{ByteRecord, ReaderBuilder};
-use tap_protocol::badge::{BadCredential, Credential, Token, TokenKey};
+use tap_protocol::badge::{BadCredential, Credential, SealedBadge, Token, TokenKey};
 
 use crate::event_store::{Binding, PersonId};
 
@@ -88,9 +88,9 @@ pub enum Problem {
     TooMany,
 }
 
-/// Reads the whole file and seals every badge under `key`. One binding per badge, in the order of the file; a line that
+/// Reads the whole file and seals every badge under each of `keys`. One binding per badge, in the order of the file; a line that
 /// says again what another said is no error.
-pub fn read_badges(file: &[u8], key: &TokenKey) -> Result<Vec<Binding>, BadBadges> {
+pub fn read_badges(file: &[u8], keys: &[TokenKey]) -> Result<Vec<Binding>, BadBadges> {
     if file.starts_with(&[0xff, 0xfe]) || file.starts_with(&[0xfe, 0xff]) {
         return Err(BadBadges { lines: vec![BadLine { line: 1, problem: Problem::Utf16 }] });
     }
@@ -115,7 +115,7 @@ pub fn read_badges(file: &[u8], key: &TokenKey) -> Result<Vec<Binding>, BadBadge
                 Ok(found) => columns = Some(found),
                 Err(problem) => return Err(BadBadges { lines: vec![BadLine { line, problem }] }),
             },
-            Some(columns) => match columns.read(&record, key) {
+            Some(columns) => match columns.read(&record, keys) {
                 Ok(binding) => list.add(line, binding),
                 Err(problem) => list.bad.push(BadLine { line, problem }),
             },
@@ -159,7 +159,7 @@ impl Columns {
         Ok(Columns { badge: find("badge")?, person: find("person")? })
     }
 
-    fn read(&self, record: &ByteRecord, key: &TokenKey) -> Result<Binding, Problem> {
+    fn read(&self, record: &ByteRecord, keys: &[TokenKey]) -> Result<Binding, Problem> {
         let cell = |name: &'static str, column: usize| {
             let text = std::str::from_utf8(record.get(column).unwrap_or_default());
             let text = text.map_err(|_| Problem::NotUtf8)?;
@@ -177,8 +177,14 @@ impl Columns {
             true => Problem::SpreadsheetNumber,
             false => Problem::Badge(bad),
         })?;
-        Ok(Binding { token: key.seal(&credential).token, person: PersonId(person.to_owned()) })
+        Ok(Binding { seals: seals(&credential, keys), person: PersonId(person.to_owned()) })
     }
+}
+
+/// The badge under each of these keys.
+pub fn seals(credential: &Credential, keys: &[TokenKey]) -> Vec<SealedBadge> {
+    assert!(!keys.is_empty(), "a tenant has a token key");
+    keys.iter().map(|key| key.seal(credential)).collect()
 }
 
 /// `1.00073E+09`, `1,00073E+09` or `5E+06`.
@@ -198,13 +204,14 @@ struct List {
 
 impl List {
     fn add(&mut self, line: u64, binding: Binding) {
-        match self.given.get(&binding.token) {
+        let token = binding.seals[0].token;
+        match self.given.get(&token) {
             Some((first, place)) if self.bindings[*place].person != binding.person => {
                 self.bad.push(BadLine { line, problem: Problem::GivenTwice { first: *first } });
             }
             Some(_) => {}
             None => {
-                self.given.insert(binding.token, (line, self.bindings.len()));
+                self.given.insert(token, (line, self.bindings.len()));
                 self.bindings.push(binding);
             }
         }
@@ -222,18 +229,18 @@ mod tests {
     }
 
     fn binding(badge: &str, person: &str) -> Binding {
-        Binding { token: key().seal(&badge.parse().unwrap()).token, person: PersonId(person.into()) }
+        Binding { seals: seals(&badge.parse().unwrap(), &[key()]), person: PersonId(person.into()) }
     }
 
     #[track_caller]
     fn reads(file: &[u8], expected: &[(&str, &str)]) {
         let expected: Vec<Binding> = expected.iter().map(|(badge, person)| binding(badge, person)).collect();
-        assert_eq!(read_badges(file, &key()), Ok(expected));
+        assert_eq!(read_badges(file, &[key()]), Ok(expected));
     }
 
     #[track_caller]
     fn refuses(file: &[u8], expected: &[(u64, Problem)]) {
-        let bad = read_badges(file, &key()).unwrap_err();
+        let bad = read_badges(file, &[key()]).unwrap_err();
         let got: Vec<_> = bad.lines.into_iter().map(|bad| (bad.line, bad.problem)).collect();
         assert_eq!(got, expected);
     }
@@ -319,7 +326,7 @@ mod tests {
 
     #[test]
     fn the_message_names_lines_and_never_a_badge() {
-        let message = read_badges(b"badge,person\n04A224,E-1\n", &key()).unwrap_err().to_string();
+        let message = read_badges(b"badge,person\n04A224,E-1\n", &[key()]).unwrap_err().to_string();
         assert!(message.starts_with("nothing was imported: 1 line is wrong\n  line 2: "), "{message}");
         assert!(!message.contains("04A224,"), "{message}");
     }

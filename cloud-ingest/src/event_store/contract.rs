@@ -4,10 +4,12 @@
 //! Whatever a case does, after every step the world checks what must always hold: positions without a gap, counters
 //! that equal a scan, every lane settled.
 
+mod badges;
 mod binding;
 mod delivery;
 mod fleet;
 mod intake;
+mod proof;
 mod random;
 mod reading;
 mod time;
@@ -126,6 +128,20 @@ macro_rules! contract_tests {
             time::what_is_set_aside_finds_its_person_when_its_time_comes,
             time::what_waits_for_its_person_is_not_set_aside,
             time::a_body_once_rendered_is_never_changed_by_a_later_anchor,
+            badges::a_roster_lists_every_badge_in_order,
+            badges::a_roster_is_another_when_badges_have_changed_and_only_then,
+            badges::whether_there_is_a_change_is_known_without_a_roster,
+            badges::a_controller_with_a_newer_roster_is_given_a_newer_one,
+            badges::a_revoked_badge_is_said_to_be_in_the_next_roster,
+            badges::a_revoked_badge_stays_so_over_an_import_until_it_is_reinstated,
+            badges::a_tap_of_a_revoked_badge_is_delivered_all_the_same,
+            badges::badges_are_listed_in_pages_by_person_and_by_number,
+            badges::a_person_keeps_one_identity_under_a_new_token_key,
+            badges::what_waits_under_either_key_is_released_by_an_import,
+            badges::another_seal_releases_what_waits_under_it,
+            badges::seals_of_unknown_badges_and_taken_tokens_count_for_nothing,
+            badges::a_badge_that_became_known_under_each_key_alone_becomes_one,
+            badges::a_roster_lists_the_tokens_of_every_key_in_use_and_no_other,
             binding::a_tap_of_an_unbound_badge_is_held,
             binding::binding_releases_what_was_held_for_it,
             binding::a_binding_is_remembered_over_a_restart,
@@ -182,6 +198,14 @@ macro_rules! contract_tests {
             fleet::revoking_ends_certificates_and_tokens_and_retiring_only_tokens,
             fleet::a_controller_is_renamed_and_moved_without_losing_its_keys,
             fleet::every_decision_is_in_the_log,
+            proof::what_is_stored_is_proved_again_by_record_key_alone,
+            proof::overlapping_batches_are_proved_though_half_of_one_was_there,
+            proof::what_is_not_stored_leaves_no_signature,
+            proof::a_message_that_is_written_otherwise_is_kept_whole,
+            proof::a_walk_is_of_one_controller_or_ends_when_nobody_listens,
+            proof::a_record_key_that_was_replaced_still_proves_what_it_signed,
+            proof::a_restored_store_has_a_higher_epoch_even_with_a_clock_that_is_behind,
+            proof::what_is_in_quarantine_is_known_by_bytes_and_kind,
         }
     };
     (@of $new:path; $($module:ident::$case:ident),* $(,)?) => {

@@ -4,14 +4,17 @@
 //! Deterministic: no hash maps, no clock, no randomness. Nothing here fails half-way: what can be refused is refused
 //! before the first change, so a method is a transaction by construction.
 
+mod badges;
 mod destination;
 mod fleet;
 mod keys;
 mod occurring;
+mod proof;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::ControlFlow;
 
-use tap_protocol::badge::Token;
+use tap_protocol::badge::{SealedBadge, Token, TokenKeyId};
 use tap_protocol::chain::ChainHash;
 use tap_protocol::envelope::{ChainedRecord, VerifiedBatch};
 use tap_protocol::hello::Hello;
@@ -21,12 +24,13 @@ use tap_protocol::time_repair::TrueTime;
 use super::boots::{self, BootNo};
 use super::meaning::{self, Meaning};
 use super::{
-    Appended, AttemptEnd, Binding, Bound, Claim, Claimed, Controller, ControllerState, DeadLetter, Deed,
-    DeliverableTap, DeliveryCount, DeliveryState, DestinationState, Enrolment, EventDetail, EventFilter,
-    EventRow, EventStore, GIVE_UP_ON_TIME_AFTER_MS, HelloState, Lease, MAX_ANSWER_BYTES,
+    Appended, AttemptEnd, BadgeFilter, BadgeRow, Binding, Bound, Claim, Claimed, Controller, ControllerState,
+    DeadLetter, Deed, DeliverableTap, DeliveryCount, DeliveryState, DestinationState, Enrolment, EventDetail,
+    EventFilter, EventRow, EventStore, GIVE_UP_ON_TIME_AFTER_MS, HelloState, Lease, MAX_ANSWER_BYTES,
     MAX_DEAD_LETTER_BYTES, MAX_DEAD_LETTERS, MAX_GIVEN_UP_AT_ONCE, Member, NewToken, Next, Occurred,
-    OrderKey, OutboxMark, OutboxState, PersonId, Position, Refusal, Renewal, RevokedCertificate, Site,
-    Standing, StoreError, TapRow, Timeless, TokenId, TokenState, Totals, UtcMs, first_epoch,
+    OrderKey, OutboxMark, OutboxState, PersonId, Position, Refusal, Renewal, RevokedCertificate, RosterState,
+    SignedBatch, Site, Snapshot, Standing, Stood, StoreError, TapRow, Timeless, TokenId, TokenState, Totals,
+    UtcMs, Walked, Which, first_epoch, next_epoch,
 };
 use crate::intake::admit::{self, Admission, Mark};
 
@@ -42,7 +46,7 @@ pub struct MemoryStore {
     boots: Vec<occurring::Boot>,
     /// Position 1 is at index 0.
     events: Vec<Event>,
-    bindings: BTreeMap<Token, PersonId>,
+    badges: badges::Badges,
     destinations: Vec<destination::Destination>,
     dead_letters: VecDeque<DeadLetter>,
     totals: Totals,
@@ -70,6 +74,8 @@ struct Outbox {
     positions: Vec<Position>,
     /// What stands behind the boot numbers of its records.
     boots: BTreeMap<u32, BootNo>,
+    /// The signatures over its records, in order.
+    signed: Vec<SignedBatch>,
 }
 
 #[derive(Debug, Clone)]
@@ -93,7 +99,7 @@ impl MemoryStore {
             outboxes: Vec::new(),
             boots: Vec::new(),
             events: Vec::new(),
-            bindings: BTreeMap::new(),
+            badges: badges::Badges::default(),
             destinations: Vec::new(),
             dead_letters: VecDeque::new(),
             totals: Totals::default(),
@@ -104,8 +110,7 @@ impl MemoryStore {
 
     /// This content, put back from a backup at `now`: another life of the store, with an epoch above all before it.
     pub fn restored(self, now: UtcMs) -> MemoryStore {
-        let epoch = first_epoch(now).max(StoreEpoch(self.epoch.0 + 1));
-        MemoryStore { epoch, ..self }
+        MemoryStore { epoch: next_epoch(self.epoch, now), ..self }
     }
 }
 
@@ -176,26 +181,16 @@ impl EventStore for MemoryStore {
         Ok(())
     }
 
-    fn bind_badges(&mut self, bindings: &[Binding], _now: UtcMs) -> Result<Bound, StoreError> {
+    fn bind_badges(&mut self, bindings: &[Binding], now: UtcMs) -> Result<Bound, StoreError> {
         let mut bound = Bound::default();
         let mut persons = BTreeSet::new();
-        for Binding { token, person } in bindings {
-            match self.bindings.insert(*token, person.clone()) {
-                Some(before) if before == *person => {
-                    bound.unchanged += 1;
-                    continue;
-                }
-                Some(_) => bound.changed += 1,
-                None => bound.new += 1,
+        for binding in bindings {
+            for token in self.badges.bind(binding, now, &mut bound) {
+                bound.released += self.release(token, &binding.person, &mut persons);
             }
-            let key = OrderKey::Person(person.clone());
-            for destination in &mut self.destinations {
-                bound.released += destination.rekey(&OrderKey::Token(*token), &key);
-            }
-            persons.insert(key);
         }
         self.destinations.iter_mut().for_each(|destination| destination.settle(&persons));
-        self.totals.badges += bound.new as u64;
+        self.totals.badges = self.badges.count();
         Ok(bound)
     }
 
@@ -345,6 +340,7 @@ impl EventStore for MemoryStore {
             controller: known.controller.clone(),
             hello: known.hello.clone(),
             gone: known.gone,
+            store_epoch: self.epoch,
             outboxes: self
                 .outboxes
                 .iter()
@@ -462,6 +458,78 @@ impl EventStore for MemoryStore {
     fn deed_count(&mut self) -> Result<u64, StoreError> {
         Ok(self.trust.deed_count())
     }
+
+    fn walk(
+        &mut self,
+        only: Option<&ControllerId>,
+        told: &mut dyn FnMut(Walked<'_>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        // It went through, or nobody wanted to hear more.
+        let _ = self.walk_all(only, told);
+        Ok(())
+    }
+
+    fn new_epoch(&mut self, heard_of: Option<StoreEpoch>, now: UtcMs) -> Result<StoreEpoch, StoreError> {
+        self.epoch = next_epoch(heard_of.into_iter().fold(self.epoch, StoreEpoch::max), now);
+        Ok(self.epoch)
+    }
+
+    fn is_quarantined(&mut self, letter: &DeadLetter) -> Result<bool, StoreError> {
+        let bytes = &letter.bytes[..letter.bytes.len().min(MAX_DEAD_LETTER_BYTES)];
+        Ok(self.dead_letters.iter().any(|kept| kept.kind == letter.kind && kept.bytes == bytes))
+    }
+
+    // Badges and the roster.
+
+    fn add_seals(&mut self, seals: &[(Token, SealedBadge)]) -> Result<usize, StoreError> {
+        let mut persons = BTreeSet::new();
+        let mut added = 0;
+        for (token, seal) in seals {
+            let Some(person) = self.badges.add_seal(*token, seal) else { continue };
+            self.release(seal.token, &person, &mut persons);
+            added += 1;
+        }
+        self.destinations.iter_mut().for_each(|destination| destination.settle(&persons));
+        Ok(added)
+    }
+
+    fn revoke_badges(&mut self, which: &Which, why: &str, now: UtcMs) -> Result<Stood, StoreError> {
+        Ok(self.badges.revoke(which, why, now))
+    }
+
+    fn reinstate_badges(&mut self, which: &Which) -> Result<Stood, StoreError> {
+        Ok(self.badges.reinstate(which))
+    }
+
+    fn badges(&mut self, filter: &BadgeFilter) -> Result<Vec<BadgeRow>, StoreError> {
+        Ok(self.badges.list(filter))
+    }
+
+    fn roster_state(&mut self) -> Result<RosterState, StoreError> {
+        Ok(self.badges.state())
+    }
+
+    fn roster(
+        &mut self,
+        keys: &[TokenKeyId],
+        claimed: Option<u64>,
+        now: UtcMs,
+    ) -> Result<Snapshot, StoreError> {
+        Ok(self.badges.roster(keys, claimed, now))
+    }
+}
+
+/// Directory.
+impl MemoryStore {
+    /// What waited for a token to be bound stands in its person's lines from now on; returns how many.
+    fn release(&mut self, token: Token, person: &PersonId, persons: &mut BTreeSet<OrderKey>) -> usize {
+        let key = OrderKey::Person(person.clone());
+        let rekey =
+            |destination: &mut destination::Destination| destination.rekey(&OrderKey::Token(token), &key);
+        let released = self.destinations.iter_mut().map(rekey).sum();
+        persons.insert(key);
+        released
+    }
 }
 
 /// Intake.
@@ -496,6 +564,7 @@ impl MemoryStore {
                 for (seq, record) in batch.records().filter(|(seq, _)| *seq >= from) {
                     self.store(no, seq, record, received);
                 }
+                self.outboxes[no].signed.push(SignedBatch::of(batch));
             }
             Admission::Beyond => self.outboxes[no].was_spoken_of(batch.last_seq()),
             Admission::Duplicate | Admission::Fork { .. } => {}
@@ -548,7 +617,7 @@ impl MemoryStore {
                     self.waits_for_its_time(boot, position);
                     self.totals.disputed += u64::from(why == Timeless::Disputed);
                 }
-                let person = self.bindings.get(&tap.badge.token);
+                let person = self.badges.person(tap.badge.token);
                 let held_for = meaning::held_for(occurred, person);
                 let key = person.cloned().map_or(OrderKey::Token(tap.badge.token), OrderKey::Person);
                 self.totals.taps += 1;
@@ -675,6 +744,7 @@ impl Outbox {
             last_occurred: None,
             positions: Vec::new(),
             boots: BTreeMap::new(),
+            signed: Vec::new(),
         }
     }
 

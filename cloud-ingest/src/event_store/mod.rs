@@ -6,18 +6,21 @@
 //! of them let the same pure functions decide: [`crate::intake::admit`] what is stored, `meaning` what it means,
 //! [`crate::delivery::order`] who is next.
 
+pub mod badges;
 mod boots;
 mod fleet;
 pub mod handle;
 mod meaning;
 pub mod memory;
+mod proof;
 pub mod sqlite;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::ControlFlow;
 
 use serde::Serialize;
-use tap_protocol::badge::{SealedBadge, Token};
+use tap_protocol::badge::{SealedBadge, Token, TokenKeyId};
 use tap_protocol::chain::ChainHash;
 use tap_protocol::envelope::VerifiedBatch;
 use tap_protocol::hello::Hello;
@@ -25,8 +28,10 @@ use tap_protocol::ids::{ControllerId, EventId, OutboxId, ReaderName, Seq, StoreE
 use tap_protocol::keys::PublicKey;
 use tap_protocol::tap::{Direction, Verdict};
 
+pub use self::badges::{BadgeFilter, BadgeRow, Revocation, RosterState, Snapshot, Stood, Which};
 use crate::intake::admit::Admission;
 
+pub use self::proof::{SignedBatch, StoredRecord, Walked};
 pub use meaning::cut;
 
 pub use fleet::{
@@ -40,8 +45,14 @@ pub use fleet::{
 pub struct UtcMs(pub i64);
 
 /// The epoch of a store that is made at `now`: a store that is made later has a higher one.
-fn first_epoch(now: UtcMs) -> StoreEpoch {
+pub fn first_epoch(now: UtcMs) -> StoreEpoch {
     StoreEpoch(now.0.max(1).unsigned_abs())
+}
+
+/// The epoch of the life after `before` that begins at `now`. From the clock, because a backup may be put back twice and
+/// does not know of the life in between.
+fn next_epoch(before: StoreEpoch, now: UtcMs) -> StoreEpoch {
+    first_epoch(now).max(StoreEpoch(before.0 + 1))
 }
 
 /// Place in the global order of all records: 1, 2, 3 … without a gap, given in the append's transaction.
@@ -99,8 +110,8 @@ pub trait EventStore {
 
     // Directory.
 
-    /// Binds tokens to persons (a token bound before is re-bound for taps to come) and releases what was held for
-    /// them, re-keyed to the person, in one transaction. Returns how many deliveries were released.
+    /// Binds badges to persons (one that was bound before is re-bound for taps to come) and releases what was held for
+    /// them, re-keyed to the person, in one transaction. A badge that was revoked stays so.
     fn bind_badges(&mut self, bindings: &[Binding], now: UtcMs) -> Result<Bound, StoreError>;
 
     // Delivery.
@@ -233,6 +244,48 @@ pub trait EventStore {
 
     /// How many deeds there are: whoever sees the same number twice has missed none.
     fn deed_count(&mut self) -> Result<u64, StoreError>;
+    // Proof.
+
+    /// Tells everything that proves the records, or those of one controller, from one snapshot: outbox by outbox, as
+    /// long as `told` wants to hear more. What cannot be read is told too; an error is that there is nothing to read.
+    fn walk(
+        &mut self,
+        only: Option<&ControllerId>,
+        told: &mut dyn FnMut(Walked<'_>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError>;
+
+    /// This content was put back from a backup: from here on it is another life of the store, with an epoch above all
+    /// before it and above `heard_of`, and controllers send again what it lacks.
+    fn new_epoch(&mut self, heard_of: Option<StoreEpoch>, now: UtcMs) -> Result<StoreEpoch, StoreError>;
+
+    /// Whether these very bytes are in quarantine for that reason already.
+    fn is_quarantined(&mut self, letter: &DeadLetter) -> Result<bool, StoreError>;
+    // Badges and the roster.
+
+    /// Gives badges, each named by a token that it has, another seal, and releases what was held under that. Seals of
+    /// badges that are not known, and tokens that are taken, count for nothing. Returns how many are new.
+    fn add_seals(&mut self, seals: &[(Token, SealedBadge)]) -> Result<usize, StoreError>;
+
+    /// From the next roster on these badges are revoked. That concerns the light at the door, and no tap.
+    fn revoke_badges(&mut self, which: &Which, why: &str, now: UtcMs) -> Result<Stood, StoreError>;
+
+    /// From the next roster on these badges are known again.
+    fn reinstate_badges(&mut self, which: &Which) -> Result<Stood, StoreError>;
+
+    /// Badges, in the order in which they became known.
+    fn badges(&mut self, filter: &BadgeFilter) -> Result<Vec<BadgeRow>, StoreError>;
+
+    /// Whether badges were changed since the newest roster: never a scan.
+    fn roster_state(&mut self) -> Result<RosterState, StoreError>;
+
+    /// The newest roster: all badges under these keys. It is another than before if badges or keys have changed, or if a
+    /// controller claims to have a newer one.
+    fn roster(
+        &mut self,
+        keys: &[TokenKeyId],
+        claimed: Option<u64>,
+        now: UtcMs,
+    ) -> Result<Snapshot, StoreError>;
 }
 
 /// Only so many quarantined messages are kept; older ones make room (they are counted for ever in [`Totals`]).
@@ -342,8 +395,8 @@ pub struct DeadLetter {
 /// A badge and whose it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binding {
-    /// Which badge.
-    pub token: Token,
+    /// Which badge: its seal under every token key in use, at least one.
+    pub seals: Vec<SealedBadge>,
     /// Whose.
     pub person: PersonId,
 }
@@ -357,6 +410,8 @@ pub struct Bound {
     pub changed: usize,
     /// Bindings that were there already.
     pub unchanged: usize,
+    /// Bindings, among all these, of badges that were revoked before and stay so.
+    pub revoked: usize,
     /// Deliveries that were held for a binding and are not any more.
     pub released: usize,
 }
@@ -701,6 +756,8 @@ pub struct ControllerState {
     pub gone: Option<UtcMs>,
     /// Its outboxes, in the order they were first seen.
     pub outboxes: Vec<OutboxState>,
+    /// Which life of the store says so.
+    pub store_epoch: StoreEpoch,
 }
 
 /// What the last hello said.

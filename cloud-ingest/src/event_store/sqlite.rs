@@ -7,30 +7,35 @@
 //! The parts: `intake` stores batches, `occurring` finds out when their taps were, `delivery` leases and finishes, `reading` answers questions; all changes go
 //! through `writing`, which keeps counters and lanes right; `sql` has every statement.
 
+mod badges;
 mod delivery;
 mod fleet;
 mod intake;
 mod occurring;
+mod proof;
 mod reading;
 mod sql;
 mod values;
 mod writing;
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use tap_protocol::badge::{SealedBadge, Token, TokenKeyId};
 use tap_protocol::envelope::VerifiedBatch;
 use tap_protocol::hello::Hello;
 use tap_protocol::ids::{ControllerId, EventId, OutboxId, Seq, StoreEpoch};
 
 use self::writing::Writing;
 use super::{
-    Appended, AttemptEnd, Binding, Bound, Claim, Claimed, Controller, ControllerState, DeadLetter, Deed,
-    DeliveryCount, DestinationState, Enrolment, EventDetail, EventFilter, EventRow, EventStore, Lease,
-    Member, NewToken, Next, OutboxMark, Refusal, Renewal, RevokedCertificate, Site, Standing, StoreError,
-    TokenId, TokenState, Totals, UtcMs, first_epoch,
+    Appended, AttemptEnd, BadgeFilter, BadgeRow, Binding, Bound, Claim, Claimed, Controller, ControllerState,
+    DeadLetter, Deed, DeliveryCount, DestinationState, Enrolment, EventDetail, EventFilter, EventRow,
+    EventStore, Lease, Member, NewToken, Next, OutboxMark, Refusal, Renewal, RevokedCertificate, RosterState,
+    Site, Snapshot, Standing, Stood, StoreError, TokenId, TokenState, Totals, UtcMs, Walked, Which,
+    first_epoch,
 };
 
 /// "Tapc" in ASCII: what `file` and a person with a hex editor know a store by.
@@ -93,6 +98,14 @@ impl SqliteStore {
                 MIGRATIONS.len()
             ))),
         }
+    }
+
+    /// Writes a whole and consistent copy of everything that is committed to `to`, which must be empty or not there.
+    /// Works beside a running service, which goes on meanwhile. The caller sees to it that the copy is on the medium.
+    pub fn back_up(&mut self, to: &Path) -> Result<(), StoreError> {
+        let path = to.to_str().ok_or_else(|| StoreError::broken("SQLite takes no such file name"))?;
+        self.conn.execute(sql::BACK_UP, [path])?;
+        Ok(())
     }
 
     /// One transaction: all that `job` does, or nothing.
@@ -208,7 +221,7 @@ impl EventStore for SqliteStore {
     }
 
     fn bind_badges(&mut self, bindings: &[Binding], now: UtcMs) -> Result<Bound, StoreError> {
-        self.write(|writing| delivery::bind_badges(writing, bindings, now))
+        self.write(|writing| badges::bind_badges(writing, bindings, now))
     }
 
     fn put_destination(&mut self, name: &str) -> Result<(), StoreError> {
@@ -352,6 +365,53 @@ impl EventStore for SqliteStore {
 
     fn deed_count(&mut self) -> Result<u64, StoreError> {
         self.read(fleet::deed_count)
+    }
+
+    fn walk(
+        &mut self,
+        only: Option<&ControllerId>,
+        told: &mut dyn FnMut(Walked<'_>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.read(|snapshot| proof::walk(snapshot, only, told))
+    }
+
+    fn new_epoch(&mut self, heard_of: Option<StoreEpoch>, now: UtcMs) -> Result<StoreEpoch, StoreError> {
+        self.write(|writing| proof::new_epoch(writing, heard_of, now))
+    }
+
+    fn is_quarantined(&mut self, letter: &DeadLetter) -> Result<bool, StoreError> {
+        self.read(|snapshot| proof::is_quarantined(snapshot, letter))
+    }
+
+    // Badges and the roster.
+
+    fn add_seals(&mut self, seals: &[(Token, SealedBadge)]) -> Result<usize, StoreError> {
+        self.write(|writing| badges::add_seals(writing, seals))
+    }
+
+    fn revoke_badges(&mut self, which: &Which, why: &str, now: UtcMs) -> Result<Stood, StoreError> {
+        self.write(|writing| badges::revoke(writing, which, why, now))
+    }
+
+    fn reinstate_badges(&mut self, which: &Which) -> Result<Stood, StoreError> {
+        self.write(|writing| badges::reinstate(writing, which))
+    }
+
+    fn badges(&mut self, filter: &BadgeFilter) -> Result<Vec<BadgeRow>, StoreError> {
+        self.read(|snapshot| badges::badges(snapshot, filter))
+    }
+
+    fn roster_state(&mut self) -> Result<RosterState, StoreError> {
+        self.read(|snapshot| badges::roster_state(snapshot))
+    }
+
+    fn roster(
+        &mut self,
+        keys: &[TokenKeyId],
+        claimed: Option<u64>,
+        now: UtcMs,
+    ) -> Result<Snapshot, StoreError> {
+        self.write(|writing| badges::roster(writing, keys, claimed, now))
     }
 }
 

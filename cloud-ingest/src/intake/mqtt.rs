@@ -115,7 +115,8 @@ pub fn connection(
     Ok((Connection { events, link: link.clone(), inbox, health, clock }, link))
 }
 
-fn options(broker: &Broker) -> Result<MqttOptions, CannotStart> {
+/// How we connect, as whoever `broker` says.
+pub(crate) fn options(broker: &Broker) -> Result<MqttOptions, CannotStart> {
     let mut options = MqttOptions::new(&broker.client_id, (broker.url.host.clone(), broker.url.port));
     options.set_keep_alive(KEEP_ALIVE_SECONDS);
     // The broker keeps what comes while we are away. In this library's MQTT 3.1.1 half a session that the broker still

@@ -13,6 +13,8 @@ use tap_protocol::limits::MAX_MESSAGE_BYTES;
 use tap_protocol::report::Report;
 use tap_protocol::topic::{Channel, Topic};
 
+use super::admit::Admission;
+
 /// A message, proved or put aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Arrival {
@@ -93,14 +95,31 @@ pub fn verify(topic: &str, message: &[u8], keys_of: impl FnOnce(&ControllerId) -
             return reject("unknown_topic", reason, Some(controller));
         }
     };
-    proved.unwrap_or_else(|error| {
-        let kind = match &error {
+    proved.unwrap_or_else(|error| Arrival::Reject(Reject::of(&error, Some(controller))))
+}
+
+impl Reject {
+    /// Why a message is not taken from its sender.
+    pub fn of(error: &OpenError, controller: Option<ControllerId>) -> Reject {
+        let kind = match error {
             OpenError::Decode(DecodeError::TooLong { .. }) => "oversized",
             OpenError::Decode(_) => "undecodable",
             OpenError::Signature(_) | OpenError::WrongController { .. } => "unauthentic",
         };
-        reject(kind, with_cause(&error), Some(controller))
-    })
+        Reject { kind, reason: with_cause(error), controller }
+    }
+
+    /// Why a batch is not stored though it is authentic, if it is put aside: `None` for what the store refused for good.
+    pub fn not_admitted(batch: &VerifiedBatch, admission: Option<&Admission>) -> Option<Reject> {
+        let (kind, reason) = match admission {
+            Some(Admission::Fork { at }) => {
+                ("fork", format!("record {at} of outbox {} is stored with another content", batch.outbox()))
+            }
+            None => ("refused_by_store", "the store refuses it for good: see the log".into()),
+            Some(Admission::Store { .. } | Admission::Duplicate | Admission::Beyond) => return None,
+        };
+        Some(Reject { kind, reason, controller: Some(batch.controller().clone()) })
+    }
 }
 
 fn reject(kind: &'static str, reason: String, controller: Option<ControllerId>) -> Arrival {

@@ -36,6 +36,7 @@ use crate::roll::Roll;
 use crate::seldom::Seldom;
 use crate::stop::Stop;
 use crate::telemetry::{Intake, Metrics, with_causes};
+use crate::usher::Bell;
 
 /// One group has at most so many messages …
 pub const MAX_GROUP_MESSAGES: usize = 64;
@@ -54,7 +55,7 @@ pub struct Worker<L> {
     /// Who is revoked, as far as this process has noticed.
     pub roll: watch::Receiver<Arc<Roll>>,
     /// Ends the sessions of those who still speak though they are revoked.
-    pub usher: mpsc::Sender<ControllerId>,
+    pub usher: Bell,
     /// The time.
     pub clock: Clock,
     /// Counters.
@@ -208,8 +209,7 @@ impl<L: BrokerLink> Running<L> {
         if !self.worker.roll.borrow().revoked.contains(controller) {
             return Ok((arrival, None));
         }
-        // Full: whoever ends sessions has enough to do, and the next message says it again.
-        let _ = self.worker.usher.try_send(controller.clone());
+        self.worker.usher.ring(controller);
         let Arrival::Records(batch) = arrival else {
             return Ok((Arrival::Reject(revoked::not_heard(controller)), None));
         };
@@ -282,23 +282,9 @@ impl<L: BrokerLink> Running<L> {
         for ((batch, message), appended) in shared.iter().zip(messages).zip(&appended) {
             let admission = appended.as_ref().map(|appended| &appended.admission);
             self.count(batch, admission);
-            let reject = match admission {
-                Some(Admission::Fork { at }) => Reject {
-                    kind: "fork",
-                    reason: format!(
-                        "record {at} of outbox {} is stored with another content",
-                        batch.outbox()
-                    ),
-                    controller: Some(batch.controller().clone()),
-                },
-                None => Reject {
-                    kind: "refused_by_store",
-                    reason: "the store refuses it for good: see the log".into(),
-                    controller: Some(batch.controller().clone()),
-                },
-                Some(Admission::Store { .. } | Admission::Duplicate | Admission::Beyond) => continue,
-            };
-            self.put_aside(reject, message, received).await?;
+            if let Some(reject) = Reject::not_admitted(batch, admission) {
+                self.put_aside(reject, message, received).await?;
+            }
         }
         self.worker.wake.notify_one();
         Ok(appended.into_iter().flatten().collect())

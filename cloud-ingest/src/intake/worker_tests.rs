@@ -12,6 +12,7 @@ use crate::event_store::{Deed, EventFilter, RecordKey, Standing};
 use crate::fixture::{self, Door, LEGACY, START};
 use crate::intake::inbox;
 use crate::stop::{self, Stopper};
+use crate::usher::{self, Calls};
 
 /// What the worker told the connection, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +53,7 @@ struct World {
     stopper: Stopper,
     running: JoinHandle<()>,
     roll: watch::Sender<Arc<Roll>>,
-    ushered: mpsc::Receiver<ControllerId>,
+    calls: Calls,
 }
 
 /// A worker that finds these messages waiting; packet ids count from 1.
@@ -65,7 +66,7 @@ async fn world(waiting: Vec<(&str, Vec<u8>)>) -> World {
     }
     let keys = fixture::keys();
     let (roll, rolled) = watch::channel(Arc::default());
-    let (usher, ushered) = mpsc::channel(8);
+    let (usher, calls) = usher::bell();
     let told = Arc::default();
     let (stopper, stop) = stop::pair();
     let worker = Worker {
@@ -80,7 +81,7 @@ async fn world(waiting: Vec<(&str, Vec<u8>)>) -> World {
         wake: Arc::default(),
     };
     let running = tokio::spawn(run(worker, from_broker, stop));
-    World { inbox, told, store, thread, stopper, running, roll, ushered }
+    World { inbox, told, store, thread, stopper, running, roll, calls }
 }
 
 impl World {
@@ -280,8 +281,13 @@ async fn what_a_revoked_controller_had_spoken_of_is_stored_and_the_rest_put_asid
         let message = Message { topic: topic.into(), payload, ticket };
         world.inbox.send(FromBroker::Message(message)).await.unwrap();
     }
-    let usher = world.ushered.recv().await;
-    assert_eq!(usher.unwrap().as_str(), "door-1");
+    let called = loop {
+        match world.calls.heard() {
+            Some(called) => break called,
+            None => tokio::task::yield_now().await,
+        }
+    };
+    assert_eq!(called.as_str(), "door-1");
     let (told, store, thread) = world.told().await;
     let receipts: Vec<_> = told.iter().filter(|told| matches!(told, Told::Receipt(..))).collect();
     assert_eq!(receipts.last(), Some(&&Told::Receipt(1, 4, false, None)), "of the two it had spoken of one");

@@ -5,6 +5,7 @@ use tap_protocol::hello::ReaderState;
 use tap_protocol::limits::{HELLO_EVERY_MS, RESEND_AFTER_MS};
 use tap_protocol::record::ClockState;
 
+use super::rewound;
 use crate::event_store::{ControllerState, UtcMs};
 
 /// Three hellos missed in a row are no accident any more.
@@ -17,6 +18,8 @@ pub const STUCK_AFTER_MS: u64 = 2 * RESEND_AFTER_MS;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
+    /// It holds receipts that this store cannot have given: see [`super::rewound`].
+    StoreRewound,
     /// Nothing ever came from it.
     NeverSeen,
     /// The broker says that its connection is gone.
@@ -38,7 +41,8 @@ pub enum Cause {
 
 impl Cause {
     /// All causes, the weightiest first.
-    pub const ALL: [Cause; 8] = [
+    pub const ALL: [Cause; 9] = [
+        Cause::StoreRewound,
         Cause::NeverSeen,
         Cause::Gone,
         Cause::Silent,
@@ -52,6 +56,7 @@ impl Cause {
     /// The name in JSON, metrics and on screens.
     pub fn name(self) -> &'static str {
         match self {
+            Cause::StoreRewound => "store_rewound",
             Cause::NeverSeen => "never_seen",
             Cause::Gone => "gone",
             Cause::Silent => "silent",
@@ -66,6 +71,9 @@ impl Cause {
     /// For people.
     pub fn sentence(self) -> &'static str {
         match self {
+            Cause::StoreRewound => {
+                "It holds receipts for records that the store lacks: was a backup put back? Run cloud-ingest store restored."
+            }
             Cause::NeverSeen => "Nothing ever came from it: is it enrolled and switched on?",
             Cause::Gone => "Its connection to the broker is gone; taps wait on the device.",
             Cause::Silent => "No hello for three minutes; taps wait on the device.",
@@ -117,7 +125,9 @@ fn cause(state: &ControllerState, lag_records: u64, lag_ms: u64, now: UtcMs) -> 
             (false, None) => Cause::Silent,
         };
     };
-    if state.gone.is_some() {
+    if !rewound::of(state).is_empty() {
+        Cause::StoreRewound
+    } else if state.gone.is_some() {
         Cause::Gone
     } else if now.0.saturating_sub(hello.received.0) > SILENT_AFTER_MS {
         Cause::Silent
@@ -147,16 +157,16 @@ fn moved_lately(state: &ControllerState, now: UtcMs) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::event_store::{Controller, HelloState, OutboxState};
     use tap_protocol::hello::{Hello, OutboxHello, ReaderHello, ReaderKind};
-    use tap_protocol::ids::{BootId, OutboxId, Seq};
+    use tap_protocol::ids::{BootId, OutboxId, Seq, StoreEpoch};
 
     const NOW: UtcMs = UtcMs(10_000_000);
 
     /// All is well: one hello a second ago, one outbox with 9 records, all stored.
-    fn well() -> ControllerState {
+    pub(crate) fn well() -> ControllerState {
         ControllerState {
             controller: Controller {
                 id: "door-1".parse().unwrap(),
@@ -190,6 +200,7 @@ mod tests {
                 },
             }),
             gone: None,
+            store_epoch: StoreEpoch(1),
             outboxes: vec![OutboxState {
                 outbox: OutboxId([7; 16]),
                 last_seq: Seq(9),
@@ -256,6 +267,16 @@ mod tests {
             Cause::Silent,
         );
         check(|s| s.gone = Some(NOW), 0, 0, Cause::Gone);
+        check(
+            |s| {
+                let told = &mut s.hello.as_mut().unwrap().hello.outboxes[0];
+                (told.store_epoch, told.receipted_through) = (Some(StoreEpoch(1)), Seq(10));
+                s.gone = Some(NOW);
+            },
+            0,
+            0,
+            Cause::StoreRewound,
+        );
         check(|s| s.hello = None, 0, 0, Cause::Silent);
         check(
             |s| {

@@ -1,5 +1,8 @@
 //! Beside the line: what people read off the store. Pure: the store's rows in, words out.
 
+pub mod audit;
 pub mod explain;
 pub mod lag;
 pub mod ledger;
+pub mod proof;
+pub mod rewound;

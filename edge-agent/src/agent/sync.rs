@@ -16,6 +16,9 @@ use crate::outbox::Chunk;
 use crate::outbox::worker::{Job, told_in_hello};
 use crate::relay::{Send, Verdict};
 
+/// A hello's receipt comes within a second, from a cloud that is catching up within some.
+const MAX_RECEIPT_TRIP_MS: u64 = 60_000;
+
 impl Agent {
     pub(super) fn link(&mut self, event: LinkEvent, now: &Now) {
         match event {
@@ -25,6 +28,7 @@ impl Agent {
                 self.link_why = None;
                 self.sessions += 1;
                 self.relay.connected(now.boottime_ms);
+                self.rosters.assembler.connected();
             }
             LinkEvent::Down { why } => {
                 let changed = self.link_why.as_deref() != Some(&why);
@@ -40,6 +44,7 @@ impl Agent {
                 }
                 self.link_why = Some(why);
                 self.relay.disconnected();
+                self.rosters.assembler.disconnected();
             }
             LinkEvent::Message { topic, payload } => self.message(&topic, &payload, now),
         }
@@ -71,6 +76,12 @@ impl Agent {
         self.counters.receipts += 1;
         self.last_receipt_ms = Some(now.boottime_ms);
         if let Some(echo) = receipt.echo.filter(|echo| echo.boot_id == self.setup.boot_id) {
+            // One that was long under way tells an old time.
+            if let (Some(known), 0..=MAX_RECEIPT_TRIP_MS) =
+                (&self.known_time, now.boottime_ms.saturating_sub(echo.boottime_ms))
+            {
+                known.learn(receipt.cloud_utc_ms, now.boottime_ms);
+            }
             let told = self.round_trips.receipt_came(echo.boottime_ms, receipt.cloud_utc_ms, now);
             for (answer, trip) in told {
                 let _ = answer.send(Response::RoundTrip(trip));
@@ -161,7 +172,7 @@ impl Agent {
             clock: now.clock,
             agent_version: short_text(env!("CARGO_PKG_VERSION")),
             record_version: tap_protocol::codec::VERSION_1,
-            roster_version: None,
+            roster_version: self.rosters.version(),
             outboxes: outboxes.collect(),
             readers: self
                 .readers

@@ -4,7 +4,7 @@ use tap_protocol::badge::Credential;
 use tap_protocol::hello::ReaderState;
 use tap_protocol::ids::{EventId, ReaderName};
 use tap_protocol::record::{Body, short_text};
-use tap_protocol::tap::{Direction, Tap, Verdict as RosterVerdict};
+use tap_protocol::tap::{Direction, Tap};
 use tokio::sync::oneshot;
 
 use super::{Agent, Waiting, refuse};
@@ -101,7 +101,8 @@ impl Agent {
             Admitted::Tap { key, credential, reader, direction } => {
                 let badge = self.identity.token_key.seal(&credential);
                 let direction = said_direction.unwrap_or(direction);
-                let tap = Tap { reader: reader.clone(), badge, direction, verdict: RosterVerdict::NoRoster };
+                let verdict = self.verdict(badge.token, now);
+                let tap = Tap { reader: reader.clone(), badge, direction, verdict };
                 if answer.is_none() {
                     self.feedback.tap(&reader, key, now.boottime_ms);
                 }

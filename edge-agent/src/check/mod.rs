@@ -19,7 +19,6 @@ use crate::status::Status;
 mod boot_id;
 mod broker;
 mod ccid_escape;
-pub mod certificate_dates;
 mod certificates;
 mod clock_state;
 mod configuration;
@@ -32,6 +31,7 @@ mod outbox;
 mod pcscd;
 mod polkit;
 mod readers;
+mod roster;
 mod round_trip;
 mod sd_card;
 mod serial_ports;
@@ -130,6 +130,7 @@ const CHECKS: &[(&str, Look)] = &[
     ("certificates", certificates::look),
     ("broker", broker::look),
     ("round_trip", round_trip::look),
+    ("roster", roster::look),
     ("journal", journal::look),
     ("service", service::look),
 ];

@@ -58,6 +58,23 @@ fn text(status: &Status, colour: bool) -> String {
             ),
         );
     }
+    if let Some(roster) = &status.roster {
+        let age = format!("confirmed {} ago", span(roster.age_ms));
+        let state = if roster.stale { paint("stale", false) } else { paint("fresh", true) };
+        line(
+            "roster",
+            format!(
+                "{state} version {}, {} badges, {} of them revoked, {age}",
+                roster.version, roster.badges, roster.revoked
+            ),
+        );
+    }
+    if let Some(fetch) = &status.roster_fetch {
+        line(
+            "roster",
+            format!("version {} is coming, {} of {} chunks", fetch.version, fetch.here, fetch.chunks),
+        );
+    }
     for reader in &status.readers {
         let (word, good) = match reader.state {
             ReaderState::Starting => ("starting", false),

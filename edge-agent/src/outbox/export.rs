@@ -4,13 +4,11 @@
 use std::io::{self, Write};
 
 use tap_protocol::envelope::Batch;
+use tap_protocol::export;
 use tap_protocol::ids::{ControllerId, OutboxId, Seq};
 use tap_protocol::keys::SigningKey;
 
 use super::{Outbox, OutboxError};
-
-/// What an export begins with: its name, a zero and its version.
-pub const MAGIC: &[u8; 16] = b"tapline/export\0\x01";
 
 /// Why an export ended early.
 #[derive(Debug, thiserror::Error)]
@@ -33,16 +31,13 @@ pub struct Export<W> {
 impl<W: Write> Export<W> {
     /// Writes the header.
     pub fn begin(mut out: W, controller: &ControllerId) -> io::Result<Export<W>> {
-        out.write_all(MAGIC)?;
+        out.write_all(export::EXPORT)?;
         Ok(Export { out, controller: controller.clone() })
     }
 
     /// Writes one signed batch behind its length.
     pub fn batch(&mut self, batch: &Batch, key: &SigningKey) -> io::Result<()> {
-        let message = batch.sign(key);
-        let len = u32::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidData)?;
-        self.out.write_all(&len.to_be_bytes())?;
-        self.out.write_all(&message)
+        self.out.write_all(&export::portion(&batch.sign(key)))
     }
 
     /// Writes the records of an outbox from `from` on. `told` hears how far it is. Returns how many there were.
@@ -82,7 +77,7 @@ impl<W: Write> Export<W> {
 
 /// The messages in an export, in order. An error says where it is cut off or not an export.
 pub fn messages(bytes: &[u8]) -> impl Iterator<Item = Result<&[u8], &'static str>> {
-    let mut rest = bytes.strip_prefix(MAGIC.as_slice()).ok_or("this is no export of version 1");
+    let mut rest = bytes.strip_prefix(export::EXPORT.as_slice()).ok_or("this is no export of version 1");
     std::iter::from_fn(move || {
         let bytes = match rest {
             Ok([]) => return None,

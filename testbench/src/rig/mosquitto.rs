@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpStream;
 
 use super::{
@@ -53,9 +53,23 @@ impl Mosquitto {
     /// When it isn't installed or doesn't come up; the end of its log is part of the message.
     pub async fn start(dir: &Path, options: &MosquittoOptions) -> anyhow::Result<Self> {
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        Self::launch_in(dir, addr, &configuration(dir, addr, options)).await
+    }
+
+    /// Starts a broker with this configuration, and waits until it accepts at `addr`. Its state goes to `dir`.
+    ///
+    /// # Errors
+    ///
+    /// Like [`start`](Self::start).
+    pub(super) async fn start_with(dir: &Path, given: &str, addr: SocketAddr) -> anyhow::Result<Self> {
+        let configuration = housekeeping(dir, true).join("\n") + "\n" + given;
+        Self::launch_in(dir, addr, &configuration).await
+    }
+
+    async fn launch_in(dir: &Path, addr: SocketAddr, configuration: &str) -> anyhow::Result<Self> {
         let config = dir.join("mosquitto.conf");
         let log = dir.join("mosquitto.log");
-        fs::write(&config, configuration(dir, addr, options)).context("writing mosquitto.conf")?;
+        fs::write(&config, configuration).context("writing mosquitto.conf")?;
         let broker = launch(&config, addr, &log).await?;
         Ok(Self { addr, config, state: dir.join(STATE_FILE), log, broker })
     }
@@ -104,6 +118,15 @@ impl Mosquitto {
         Ok(())
     }
 
+    /// SIGHUP: it reads its configuration and certificates again. When it has, nobody says.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be signalled.
+    pub fn reload(&self) -> io::Result<()> {
+        Ok(kill_process(self.pid(), Signal::HUP)?)
+    }
+
     /// Deletes sessions and queued messages from the disk. Does nothing to a broker that runs.
     ///
     /// # Errors
@@ -144,22 +167,27 @@ async fn launch(config: &Path, addr: SocketAddr, log: &Path) -> anyhow::Result<T
 }
 
 fn configuration(dir: &Path, addr: SocketAddr, options: &MosquittoOptions) -> String {
-    let mut lines = vec![
-        // Started by root, it would otherwise become somebody who can't write to the directory, and a change
-        // of user undoes the tether. Started by anybody else, it ignores this line.
-        "user root".to_owned(),
-        "log_dest stderr".to_owned(),
-        "log_timestamp_format %Y-%m-%dT%H:%M:%S".to_owned(),
-        // Nagle against delayed acknowledgements costs 41 to 44 ms.
-        "set_tcp_nodelay true".to_owned(),
-        format!("persistence {}", options.persistence),
-        format!("persistence_location {}/", dir.display()),
-        format!("persistence_file {STATE_FILE}"),
-    ];
+    let mut lines = housekeeping(dir, options.persistence);
+    // Nagle against delayed acknowledgements costs 41 to 44 ms.
+    lines.push("set_tcp_nodelay true".to_owned());
     lines.extend(options.max_queued_messages.map(|max| format!("max_queued_messages {max}")));
     lines.extend(options.max_inflight_messages.map(|max| format!("max_inflight_messages {max}")));
     lines.push(format!("listener {} {}", addr.port(), addr.ip()));
     lines.push("allow_anonymous true".to_owned());
     lines.extend(options.more.iter().cloned());
     lines.join("\n") + "\n"
+}
+
+/// What a broker of the rig needs whatever it is for.
+fn housekeeping(dir: &Path, persistence: bool) -> Vec<String> {
+    vec![
+        // Started by root, it would otherwise become somebody who can't write to the directory, and a change
+        // of user undoes the tether. Started by anybody else, it ignores this line.
+        "user root".to_owned(),
+        "log_dest stderr".to_owned(),
+        "log_timestamp_format %Y-%m-%dT%H:%M:%S".to_owned(),
+        format!("persistence {persistence}"),
+        format!("persistence_location {}/", dir.display()),
+        format!("persistence_file {STATE_FILE}"),
+    ]
 }

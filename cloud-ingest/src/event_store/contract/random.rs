@@ -10,7 +10,7 @@ use proptest::sample::Index;
 use tap_protocol::envelope::VerifiedBatch;
 use tap_protocol::record::ClockState;
 
-use super::world::{self, Door, HR, hq, person, token};
+use super::world::{self, Door, HR, hq};
 use super::{InFile, InMemory, UnderTest};
 use crate::event_store::{
     AttemptEnd, Binding, Claimed, DeadLetter, DeliveryState, EventDetail, EventFilter, EventRow, EventStore,
@@ -161,10 +161,8 @@ impl Outside {
         match step {
             Step::Append(_) => answer(store.append(batches, now)),
             Step::Bind(bindings) => {
-                let bindings: Vec<Binding> = bindings
-                    .iter()
-                    .map(|(card, who)| Binding { token: token(*card), person: person(PERSONS[*who]) })
-                    .collect();
+                let bindings: Vec<Binding> =
+                    bindings.iter().map(|(card, who)| world::binding(*card, PERSONS[*who])).collect();
                 answer(store.bind_badges(&bindings, now))
             }
             Step::Claim { destination, limit } => {

@@ -112,7 +112,7 @@ impl MemoryStore {
             let mut lanes = BTreeSet::new();
             for position in &known {
                 let Meaning::Tap(_, tap) = &self.events[index(*position)].meaning else { continue };
-                let person = self.bindings.get(&tap.badge.token);
+                let person = self.badges.person(tap.badge.token);
                 let Some(released) = destination.release_from_time(*position, person) else { continue };
                 self.totals.unresolved -= u64::from(released.was_given_up);
                 lanes.insert(released.lane);

@@ -1,4 +1,4 @@
-//! Step 11 of 12, as far as it is rows: binding, leasing, attempts and their ends. Knows no HTTP; who is next is for
+//! Step 11 of 12, as far as it is rows: leasing, attempts and their ends. Knows no HTTP; who is next is for
 //! [`crate::delivery::order`] to say.
 
 use std::collections::BTreeSet;
@@ -12,9 +12,8 @@ use super::writing::{Lane, Writing};
 use crate::delivery::order::{self, Standing};
 use crate::event_store::meaning::{self, Meaning};
 use crate::event_store::{
-    AttemptEnd, Binding, Bound, Claim, Claimed, DeliverableTap, DeliveryState, GIVE_UP_ON_TIME_AFTER_MS,
-    HeldFor, Lease, MAX_ANSWER_BYTES, MAX_GIVEN_UP_AT_ONCE, Next, OrderKey, PersonId, Position, Site,
-    StoreError, UtcMs,
+    AttemptEnd, Claim, Claimed, DeliverableTap, DeliveryState, GIVE_UP_ON_TIME_AFTER_MS, HeldFor, Lease,
+    MAX_ANSWER_BYTES, MAX_GIVEN_UP_AT_ONCE, Next, OrderKey, Position, Site, StoreError, UtcMs,
 };
 
 pub fn put_destination(writing: &mut Writing<'_>, name: &str) -> Result<(), StoreError> {
@@ -39,34 +38,12 @@ pub fn hold_destination(
     }
 }
 
-pub fn bind_badges(writing: &mut Writing<'_>, bindings: &[Binding], now: UtcMs) -> Result<Bound, StoreError> {
-    let destinations: Vec<i64> = writing.all(sql::DESTINATIONS, [], |row| row.get(0))?;
-    let mut bound = Bound::default();
-    let mut lanes = BTreeSet::new();
-    for Binding { token, person } in bindings {
-        let before = writing.one(sql::PERSON, [token.0], |row| row.get(0).map(PersonId))?;
-        match before {
-            Some(before) if before == *person => {
-                bound.unchanged += 1;
-                continue;
-            }
-            Some(_) => bound.changed += 1,
-            None => bound.new += 1,
-        }
-        writing.execute(sql::PUT_BINDING, (token.0, &person.0, now))?;
-        for destination in &destinations {
-            let to = (*destination, OrderKey::Person(person.clone()));
-            bound.released += rekey(writing, &OrderKey::Token(*token), &to)?;
-            lanes.insert(to);
-        }
-    }
-    writing.settle(&lanes)?;
-    writing.totals.badges += bound.new as u64;
-    Ok(bound)
-}
-
 /// Moves all that stands in a token's lane into a person's; returns how many were held for just that.
-fn rekey(writing: &Writing<'_>, from: &OrderKey, (destination, to): &Lane) -> Result<usize, StoreError> {
+pub(super) fn rekey(
+    writing: &Writing<'_>,
+    from: &OrderKey,
+    (destination, to): &Lane,
+) -> Result<usize, StoreError> {
     let mut released = 0;
     for Standing { position, held_for, .. } in
         writing.all(sql::LANE, (destination, from), super::writing::standing)?

@@ -14,6 +14,7 @@ use tap_protocol::tap::Tap;
 use tap_protocol::time_repair::TrueTime;
 
 use super::occurring::Occurring;
+use super::proof;
 use super::sql;
 use super::values::{time_columns, timeless};
 use super::writing::{Lane, Writing};
@@ -21,7 +22,7 @@ use crate::event_store::boots::BootNo;
 use crate::event_store::meaning::{self, Meaning};
 use crate::event_store::{
     Appended, Controller, DeadLetter, HeldFor, MAX_DEAD_LETTER_BYTES, MAX_DEAD_LETTERS, Occurred, OrderKey,
-    OutboxMark, PersonId, Position, RecordKey, Site, StoreError, Timeless, UtcMs,
+    OutboxMark, PersonId, Position, RecordKey, SignedBatch, Site, StoreError, Timeless, UtcMs,
 };
 use crate::intake::admit::{self, Admission, Mark};
 
@@ -203,7 +204,7 @@ impl Append<'_, '_> {
             sql::OUTBOX_STORED,
             (outbox.no, outbox.stored_through.0, outbox.hash.0, self.received, last_occurred),
         )?;
-        Ok(())
+        proof::keep(self.writing, outbox.no, &SignedBatch::of(batch))
     }
 
     /// Stores one record with all that follows from it; returns its true time, if that is known.

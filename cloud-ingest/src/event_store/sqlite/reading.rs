@@ -40,7 +40,8 @@ pub fn controller(snapshot: &Snapshot<'_>, id: &ControllerId) -> Result<Option<C
     Ok(Some(Controller { id: id.clone(), label, site, record_keys: record_keys(snapshot, no)? }))
 }
 
-fn record_keys(snapshot: &Snapshot<'_>, controller_no: i64) -> Result<Vec<RecordKey>, StoreError> {
+/// A controller's record keys, those of old included.
+pub fn record_keys(snapshot: &Snapshot<'_>, controller_no: i64) -> Result<Vec<RecordKey>, StoreError> {
     all(snapshot, sql::RECORD_KEYS, [controller_no], |row| {
         Ok(RecordKey { key: PublicKey(row.get(0)?), good_until: row.get(1)? })
     })
@@ -70,6 +71,7 @@ pub fn controllers(snapshot: &Snapshot<'_>) -> Result<Vec<ControllerState>, Stor
     let mut statement = snapshot.prepare_cached(sql::CONTROLLERS)?;
     let mut rows = statement.query([])?;
     let mut controllers = Vec::new();
+    let store_epoch = store_epoch(snapshot)?;
     while let Some(row) = rows.next()? {
         let id = controller_id(&row.get::<_, String>(1)?)?;
         let no: i64 = row.get(0)?;
@@ -85,6 +87,7 @@ pub fn controllers(snapshot: &Snapshot<'_>) -> Result<Vec<ControllerState>, Stor
             hello: hello.zip(received).map(hello_state).transpose()?,
             gone: row.get(6)?,
             outboxes: all(snapshot, sql::OUTBOXES, [no], outbox_state)?,
+            store_epoch,
         });
     }
     Ok(controllers)

@@ -60,7 +60,7 @@ CREATE TABLE outboxes (
     UNIQUE (controller_no, id)
 ) STRICT;
 
--- Append-only: the truth. Everything below can be worked out from it, from `bindings` and from what destinations said.
+-- Append-only: the truth. Everything below can be worked out from it, from `badges` and from what destinations said.
 CREATE TABLE events (
     position INTEGER PRIMARY KEY,
     outbox_no INTEGER NOT NULL REFERENCES outboxes (no),
@@ -125,12 +125,6 @@ CREATE TABLE anchors (
     -- 'kernel' or 'receipt'.
     witness TEXT NOT NULL,
     PRIMARY KEY (boot_no, latest_ms, position)
-) STRICT, WITHOUT ROWID;
-
-CREATE TABLE bindings (
-    token BLOB PRIMARY KEY,
-    person TEXT NOT NULL,
-    since_ms INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE destinations (
@@ -272,3 +266,62 @@ CREATE TABLE fleet_log (
     about TEXT NOT NULL,
     why TEXT NOT NULL
 ) STRICT;
+
+-- Proof.
+
+-- The record keys that signed what is stored: few, and none is ever forgotten.
+CREATE TABLE signers (
+    no INTEGER PRIMARY KEY,
+    key BLOB NOT NULL UNIQUE
+) STRICT;
+
+-- The signature over each batch of which something was stored. With the records `first_seq` to `last_seq` and the hash
+-- before them it gives the signed message again.
+CREATE TABLE batches (
+    outbox_no INTEGER NOT NULL REFERENCES outboxes (no),
+    last_seq INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL,
+    signer_no INTEGER NOT NULL REFERENCES signers (no),
+    signature BLOB NOT NULL,
+    -- The message as received, where writing it again gives other bytes.
+    message BLOB,
+    PRIMARY KEY (outbox_no, last_seq)
+) STRICT, WITHOUT ROWID;
+-- Badges and the roster.
+
+-- One badge, and whose it is.
+CREATE TABLE badges (
+    no INTEGER PRIMARY KEY,
+    person TEXT NOT NULL,
+    since_ms INTEGER NOT NULL,
+    revoked_ms INTEGER,
+    revoked_why TEXT,
+    -- The first roster that says so.
+    revoked_in INTEGER
+) STRICT;
+
+CREATE INDEX badges_by_person ON badges (person);
+
+CREATE INDEX badges_revoked ON badges (no) WHERE revoked_ms IS NOT NULL;
+
+-- A badge under each token key under which it was imported or sealed again: it stays one person's while the key changes.
+CREATE TABLE seals (
+    token BLOB PRIMARY KEY,
+    badge_no INTEGER NOT NULL REFERENCES badges (no),
+    key_id INTEGER NOT NULL,
+    ciphertext BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX seals_by_badge ON seals (badge_no);
+
+-- One row: the newest roster, and how often badges had been changed when it was made and have been now.
+CREATE TABLE roster (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    version INTEGER,
+    changes INTEGER NOT NULL,
+    made_of INTEGER NOT NULL,
+    -- The token keys that it lists, two bytes each.
+    made_for BLOB
+) STRICT;
+
+INSERT INTO roster VALUES (1, NULL, 0, 0, NULL);

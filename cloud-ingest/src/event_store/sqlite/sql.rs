@@ -129,9 +129,7 @@ pub const DEAD_LETTERS: &str =
 
 // Directory.
 
-pub const PERSON: &str = "SELECT person FROM bindings WHERE token = ?1";
-pub const PUT_BINDING: &str = "INSERT INTO bindings VALUES (?1, ?2, ?3) \
-     ON CONFLICT (token) DO UPDATE SET person = excluded.person, since_ms = excluded.since_ms";
+pub const PERSON: &str = "SELECT b.person FROM seals s JOIN badges b ON b.no = s.badge_no WHERE s.token = ?1";
 
 // Delivery.
 
@@ -290,6 +288,60 @@ pub const NEW_DEED: &str = "INSERT INTO fleet_log (at_ms, who, what, about, why)
 pub const DEEDS: &str = "SELECT at_ms, who, what, about, why FROM fleet_log ORDER BY no DESC LIMIT ?1";
 pub const DEED_COUNT: &str = "SELECT coalesce(max(no), 0) FROM fleet_log";
 
+// Proof.
+
+pub const NEW_SIGNER: &str = "INSERT INTO signers (key) VALUES (?1) ON CONFLICT (key) DO NOTHING";
+pub const NEW_BATCH: &str = "INSERT INTO batches (outbox_no, last_seq, first_seq, signer_no, signature, message) \
+     VALUES (?1, ?2, ?3, (SELECT no FROM signers WHERE key = ?4), ?5, ?6)";
+pub const CHECK_FILE: &str = "PRAGMA integrity_check(1)";
+pub const RECORDS_MARKED: &str = "SELECT coalesce(sum(o.stored_through), 0) FROM outboxes o \
+     JOIN controllers c ON c.no = o.controller_no WHERE ?1 IS NULL OR c.id = ?1";
+pub const WALKED_OUTBOXES: &str = "SELECT o.no, c.id, o.id, o.prefix, o.stored_through, o.hash, c.no \
+     FROM outboxes o JOIN controllers c ON c.no = o.controller_no \
+     WHERE ?1 IS NULL OR c.id = ?1 ORDER BY c.id, o.no";
+pub const WALKED_RECORDS: &str = "SELECT e.position, e.seq, e.received_ms, e.kind, e.bytes, e.hash, t.token, t.occurred_ms \
+     FROM events e LEFT JOIN taps t ON t.position = e.position WHERE e.outbox_no = ?1 ORDER BY e.seq";
+pub const WALKED_BATCHES: &str = "SELECT b.first_seq, b.last_seq, s.key, b.signature, b.message FROM batches b \
+     CROSS JOIN signers s ON s.no = b.signer_no WHERE b.outbox_no = ?1 ORDER BY b.last_seq";
+pub const WALKED_POSITIONS: &str = "SELECT position FROM events ORDER BY position";
+pub const BACK_UP: &str = "VACUUM INTO ?1";
+pub const PUT_EPOCH: &str = "UPDATE store SET epoch = ?1";
+pub const IS_QUARANTINED: &str = "SELECT 1 FROM dead_letters WHERE kind = ?1 AND bytes = ?2 LIMIT 1";
+// Badges and the roster.
+
+pub const BADGE_OF: &str = "SELECT badge_no FROM seals WHERE token = ?1";
+pub const BADGE: &str = "SELECT person, revoked_ms IS NOT NULL FROM badges WHERE no = ?1";
+pub const BADGES_OF: &str = "SELECT no FROM badges WHERE person = ?1";
+pub const NEW_BADGE: &str = "INSERT INTO badges (person, since_ms) VALUES (?1, ?2)";
+pub const REBIND: &str = "UPDATE badges SET person = ?2, since_ms = ?3 WHERE no = ?1";
+pub const MOVE_SEALS: &str = "UPDATE seals SET badge_no = ?2 WHERE badge_no = ?1";
+pub const TAKE_OVER_REVOCATION: &str = "UPDATE badges SET (revoked_ms, revoked_why, revoked_in) = \
+     (SELECT revoked_ms, revoked_why, revoked_in FROM badges WHERE no = ?1) WHERE no = ?2 AND revoked_ms IS NULL";
+pub const FORGET_BADGE: &str = "DELETE FROM badges WHERE no = ?1";
+pub const PUT_SEAL: &str = "INSERT INTO seals VALUES (?1, ?2, ?3, ?4) ON CONFLICT (token) DO NOTHING";
+pub const REVOKE: &str =
+    "UPDATE badges SET revoked_ms = ?2, revoked_why = ?3 WHERE no = ?1 AND revoked_ms IS NULL";
+pub const REINSTATE: &str = "UPDATE badges SET revoked_ms = NULL, revoked_why = NULL, revoked_in = NULL \
+     WHERE no = ?1 AND revoked_ms IS NOT NULL";
+pub const BADGE_ROW: &str =
+    "SELECT no, person, since_ms, revoked_ms, revoked_why, revoked_in FROM badges WHERE no = ?1";
+pub const BADGE_ROWS: &str = "SELECT no, person, since_ms, revoked_ms, revoked_why, revoked_in FROM badges \
+     WHERE no > ?1 ORDER BY no LIMIT ?2";
+pub const BADGE_ROWS_OF: &str = "SELECT no, person, since_ms, revoked_ms, revoked_why, revoked_in FROM badges \
+     WHERE person = ?1 AND no > ?2 ORDER BY no LIMIT ?3";
+pub const REVOKED_ROWS: &str = "SELECT no, person, since_ms, revoked_ms, revoked_why, revoked_in FROM badges \
+     WHERE revoked_ms IS NOT NULL AND no > ?1 ORDER BY no LIMIT ?2";
+pub const SEALS_OF: &str = "SELECT token, key_id, ciphertext FROM seals WHERE badge_no = ?1 ORDER BY token";
+pub const ROSTER_STATE: &str = "SELECT version, changes, made_of FROM roster";
+pub const ROSTER: &str = "SELECT version, changes, made_of, made_for FROM roster";
+pub const BADGES_CHANGED: &str = "UPDATE roster SET changes = changes + ?1";
+pub const PUT_ROSTER: &str = "UPDATE roster SET version = ?1, made_of = ?2, made_for = ?3";
+pub const REVOKED_IN: &str =
+    "UPDATE badges SET revoked_in = ?1 WHERE revoked_ms IS NOT NULL AND revoked_in IS NULL";
+/// The keys' numbers take the place of `{keys}`.
+pub const ENTRIES: &str = "SELECT s.token, b.revoked_ms IS NOT NULL FROM seals s JOIN badges b ON b.no = s.badge_no \
+     WHERE s.key_id IN ({keys}) ORDER BY s.token";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -342,6 +394,9 @@ mod tests {
         ATTEMPTS,
         DEAD_LETTERS,
         FORGET_DEAD_LETTERS,
+        NEW_BATCH,
+        WALKED_RECORDS,
+        WALKED_BATCHES,
     ];
 
     /// What SQLite means to do for `statement`, a line per table.

@@ -1,0 +1,78 @@
+//! What the cloud reads from people, controllers without a certificate, and the attendance system.
+
+use cloud_ingest::config::Config;
+use cloud_ingest::destination::Outcome;
+use cloud_ingest::destination::http_json::judge;
+use cloud_ingest::event_store::UtcMs;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tap_protocol::enrolment::{Bundle, Challenge, EnrollRequest, EnrollToken, RenewRequest};
+
+use crate::attacks::production;
+
+/// A status, lines of headers, an empty line, a body: as it comes over the wire.
+pub fn legacy_answer(bytes: &[u8]) {
+    let [high, low, rest @ ..] = bytes else { return };
+    let status = u16::from_be_bytes([*high, *low]);
+    let end = rest.windows(2).position(|two| two == b"\n\n").unwrap_or(rest.len());
+    let (head, body) = (&rest[..end], &rest[(end + 2).min(rest.len())..]);
+    let mut headers = HeaderMap::new();
+    for line in head.split(|byte| *byte == b'\n') {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+        let (name, value) =
+            (HeaderName::from_bytes(&line[..colon]), HeaderValue::from_bytes(&line[colon + 1..]));
+        if let (Ok(name), Ok(value)) = (name, value) {
+            headers.append(name, value);
+        }
+    }
+    let outcome = judge(status, &headers, body, UtcMs(1_795_248_000_000));
+    if matches!(outcome, Outcome::Delivered | Outcome::Duplicate) {
+        assert!((200..300).contains(&status) || status == 409, "{status} is no success");
+        let says: serde_json::Value = serde_json::from_slice(body).expect("what was understood is JSON");
+        assert!(says.is_object());
+    }
+}
+
+pub fn badge_list(bytes: &[u8]) {
+    if let Ok(bindings) = production::read_badges(bytes) {
+        let mut tokens: Vec<_> =
+            bindings.iter().flat_map(|binding| &binding.seals).map(|seal| seal.token).collect();
+        tokens.sort();
+        tokens.dedup();
+        assert_eq!(tokens.len(), bindings.len(), "one badge is bound once");
+    }
+}
+
+pub fn config(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Err(error) = Config::parse("fuzz.toml", text) {
+        assert!(error.line.is_none_or(|line| (1..=text.lines().count().max(1) + 1).contains(&line)));
+        assert!(!error.message.is_empty());
+    }
+}
+
+/// All that is said in JSON before there is a certificate.
+pub fn enrolment(bytes: &[u8]) {
+    survives::<Challenge>(bytes);
+    survives::<EnrollRequest>(bytes);
+    survives::<RenewRequest>(bytes);
+    survives::<Bundle>(bytes);
+}
+
+fn survives<T: Serialize + DeserializeOwned + PartialEq>(bytes: &[u8]) {
+    if let Ok(value) = serde_json::from_slice::<T>(bytes) {
+        let again = serde_json::to_vec(&value).expect("it is JSON");
+        assert!(
+            serde_json::from_slice::<T>(&again).is_ok_and(|read| read == value),
+            "it is written as it is read"
+        );
+    }
+}
+
+pub fn enrol_token(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(token) = text.parse::<EnrollToken>() {
+        assert_eq!(token.to_string().parse(), Ok(token));
+    }
+}

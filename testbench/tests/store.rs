@@ -1,0 +1,143 @@
+//! The store's file as an operator meets it: a backup beside the running service, the day it is put back, with and
+//! without the word that says so. Real taps, real processes, the whole chain.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+use testbench::{
+    oracle::check_promise,
+    rig::wait_until,
+    site::{CONTROLLER, Green, HEALS_WITHIN, Site, SiteOptions},
+};
+
+async fn tap(site: &Site, count: usize) -> Vec<Green> {
+    let mut greens = Vec::new();
+    for n in 0..count {
+        greens.push(site.tap(n % 20).await.unwrap());
+    }
+    greens
+}
+
+async fn receipted(site: &Site) {
+    wait_until("everything to have a receipt", HEALS_WITHIN, &[], async || {
+        site.edge_status().await.is_ok_and(|status| status.pending == 0)
+    })
+    .await;
+}
+
+async fn delivered(site: &Site, taps: u64) {
+    wait_until("everything to be delivered", HEALS_WITHIN, &[], async || {
+        site.cloud_ledger().await.is_ok_and(|ledger| ledger.in_state("delivered") == taps)
+    })
+    .await;
+}
+
+/// What a stick brings and the network then brings again.
+#[tokio::test(flavor = "multi_thread")]
+async fn taps_that_came_on_a_stick_are_delivered_once_though_the_network_comes_back() {
+    let site = Site::start(SiteOptions::default()).await.unwrap();
+    let mut greens = tap(&site, 30).await;
+    receipted(&site).await;
+    site.uplink.cut().await.unwrap();
+    greens.extend(tap(&site, 600).await);
+    let stick = site.dir().join("stick.export").display().to_string();
+    let exported = site.edge_cli(&["outbox", "export", "--to", &stick]).unwrap();
+    assert!(exported.status.success(), "{exported:?}");
+    let import = || json(&site.cloud_cli(&["import", &stick, "--output", "json"]).unwrap());
+    let imported = import();
+    assert_eq!(imported["complete"], true, "{imported}");
+    let new = imported["new_records"].as_u64().unwrap();
+    assert!((600..640).contains(&new), "{imported}");
+    delivered(&site, 630).await;
+
+    greens.extend(tap(&site, 20).await);
+    site.uplink.restore().await.unwrap();
+    delivered(&site, 650).await;
+    receipted(&site).await;
+    let again = import();
+    assert_eq!((&again["new_records"], &again["complete"]), (&0.into(), &true.into()), "{again}");
+    check_promise(&site, &greens).await.unwrap();
+    assert_eq!(json(&site.cloud_cli(&["events", "verify", "--output", "json"]).unwrap())["holds"], true);
+}
+
+fn json(said: &str) -> Value {
+    serde_json::from_str(said).unwrap()
+}
+
+fn back_up(site: &Site) -> PathBuf {
+    let out = site.dir().join("backup.db");
+    let said = site.cloud_cli(&["store", "backup", "--out", &out.display().to_string(), "--output", "json"]);
+    assert!(json(&said.unwrap())["records"].as_u64().unwrap() > 0);
+    out
+}
+
+/// The disk died: what is there now is the backup.
+fn put_back(site: &mut Site, backup: &PathBuf) {
+    site.kill_cloud().unwrap();
+    let store = site.store_path();
+    for beside in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{beside}", store.display()));
+    }
+    std::fs::copy(backup, store).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_backup_was_put_back_controllers_send_again_and_nothing_is_doubled() {
+    let mut site = Site::start(SiteOptions::default()).await.unwrap();
+    let mut greens = tap(&site, 100).await;
+    receipted(&site).await;
+    let backup = back_up(&site);
+    greens.extend(tap(&site, 150).await);
+    receipted(&site).await;
+    delivered(&site, 250).await;
+    let refused = site.cloud_cli(&["store", "restored"]).unwrap_err().to_string();
+    assert!(refused.contains("stop it first"), "{refused}");
+
+    put_back(&mut site, &backup);
+    let restored = json(&site.cloud_cli(&["store", "restored", "--output", "json"]).unwrap());
+    assert!(restored["store_epoch"].as_u64() > restored["store_epoch_before"].as_u64(), "{restored}");
+    let from = restored["outboxes"][0]["from"].as_u64().unwrap();
+    assert!((101..=250).contains(&from), "{restored}");
+    site.start_cloud(&[]).await.unwrap();
+    greens.extend(tap(&site, 50).await);
+    delivered(&site, 300).await;
+    receipted(&site).await;
+    check_promise(&site, &greens).await.unwrap();
+    let verified = json(&site.cloud_cli(&["events", "verify", "--output", "json"]).unwrap());
+    assert_eq!((&verified["holds"], &verified["found"]), (&Value::Bool(true), &0.into()), "{verified}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_was_put_back_in_silence_is_noticed_and_healed_by_the_word() {
+    let mut site = Site::start(SiteOptions::default()).await.unwrap();
+    let mut greens = tap(&site, 40).await;
+    receipted(&site).await;
+    let backup = back_up(&site);
+    greens.extend(tap(&site, 40).await);
+    receipted(&site).await;
+    delivered(&site, 80).await;
+    put_back(&mut site, &backup);
+    site.start_cloud(&[]).await.unwrap();
+    // The next hello tells; one is asked for here.
+    site.edge_cli(&["test-connection"]).unwrap();
+    wait_until("the cloud to notice", HEALS_WITHIN, &[], async || {
+        let (status, body) = site.get_text("/health/ready").await.unwrap_or_default();
+        status == 503 && body.contains("cloud-ingest store restored")
+    })
+    .await;
+    let listed = json(&site.cloud_cli(&["controllers", "list", "--output", "json"]).unwrap()).to_string();
+    assert!(listed.contains(CONTROLLER) && listed.contains("store_rewound"), "{listed}");
+
+    site.kill_cloud().unwrap();
+    site.cloud_cli(&["store", "restored"]).unwrap();
+    site.start_cloud(&[]).await.unwrap();
+    greens.extend(tap(&site, 20).await);
+    delivered(&site, 100).await;
+    receipted(&site).await;
+    check_promise(&site, &greens).await.unwrap();
+    site.edge_cli(&["test-connection"]).unwrap();
+    wait_until("the cloud to be content", HEALS_WITHIN, &[], async || {
+        site.get_text("/health/ready").await.is_ok_and(|(status, _)| status == 200)
+    })
+    .await;
+}
