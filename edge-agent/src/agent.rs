@@ -23,11 +23,13 @@ use crate::config::SIMULATED_READER;
 use crate::control::{Asked, Request, Response};
 use crate::feedback::Feedback;
 use crate::identity::Identity;
+use crate::known_time::KnownTime;
 use crate::metrics::{self, Measured};
 use crate::now::Now;
 use crate::outbox::worker::{Committed, Done, Job, OutboxThread, OutboxView, Ticket};
 use crate::reader::{ReaderEvent, ReaderProgress, RunningReader};
 use crate::relay::Relay;
+use crate::renewal_task::{self, RenewalHandle};
 use crate::round_trip::RoundTrips;
 use crate::service::Service;
 use crate::signal::Signals;
@@ -35,6 +37,7 @@ use crate::status::Counters;
 use crate::{clock, watchdog};
 
 mod commands;
+mod keys;
 mod outboxes;
 mod roster;
 mod said;
@@ -64,6 +67,8 @@ pub enum Event {
     Outbox(Done),
     /// The broker link said something.
     Link(LinkEvent),
+    /// The renewal of certificate and keys said something.
+    Renewal(renewal_task::News),
     /// Somebody may have set the wall clock.
     ClockSet,
     /// Time has passed.
@@ -116,6 +121,10 @@ pub struct Agent {
     /// People who wait for the receipt that answers a hello.
     round_trips: RoundTrips<oneshot::Sender<Response>>,
     measured: Measured,
+    /// The way to ask for other keys, where there is one.
+    renewal: Option<RenewalHandle>,
+    /// Told of the time when a receipt brings it.
+    known_time: Option<Arc<KnownTime>>,
     /// What a person should know, by subject.
     problems: BTreeMap<&'static str, String>,
 }
@@ -190,8 +199,20 @@ impl Agent {
             last_receipt_ms: None,
             round_trips: RoundTrips::default(),
             measured: Measured::default(),
+            renewal: None,
+            known_time: None,
             problems: BTreeMap::new(),
         }
+    }
+
+    /// Certificate and keys are the cloud's to renew.
+    pub fn renews_with(&mut self, renewal: RenewalHandle) {
+        self.renewal = Some(renewal);
+    }
+
+    /// Receipts tell the time to others too.
+    pub fn tells_time_to(&mut self, known: Arc<KnownTime>) {
+        self.known_time = Some(known);
     }
 
     /// Shows in `status` how often this reader had to be brought back.
@@ -219,8 +240,12 @@ impl Agent {
             Event::Asked(Asked { request: Request::Metrics, answer }) => {
                 let _ = answer.send(Response::Metrics(metrics::text(&self.status(&now), &self.measured)));
             }
+            Event::Asked(Asked { request: Request::Renew { new_record_key }, answer }) => {
+                self.renew(new_record_key, answer);
+            }
             Event::Outbox(done) => self.outbox_answered(done, &now),
             Event::Link(event) => self.link(event, &now),
+            Event::Renewal(news) => self.renewal_told(news),
             Event::ClockSet => self.record_anchor(&now),
             Event::Tick => {}
         }

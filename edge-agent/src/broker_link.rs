@@ -13,15 +13,14 @@ use rumqttc::{
     AsyncClient, Event, LastWill, MqttOptions, NetworkOptions, Packet, PublishOptions, QoS,
     SubscribeReasonCode, TlsConfiguration, Transport,
 };
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tap_protocol::ids::ControllerId;
 use tap_protocol::limits::{MAX_MESSAGE_BYTES, MAX_UNRECEIPTED_BATCHES};
 use tap_protocol::topic::{Channel, Topic};
 use tokio::sync::mpsc::Sender;
 use tokio::task::JoinHandle;
 
-use crate::config::BrokerConfig;
+use crate::credentials::{Attempt, Credentials};
+use crate::trial::Which;
 
 /// Packets that may wait for the socket: a full window and a few hellos.
 const MAX_WAITING_PACKETS: usize = MAX_UNRECEIPTED_BATCHES + 8;
@@ -31,6 +30,9 @@ const KEEP_ALIVE_S: u16 = 30;
 
 /// How long one attempt to connect may take.
 const CONNECT_TIMEOUT_S: u64 = 10;
+
+/// How long a session may take to say that it ends.
+const LEAVE_TAKING: Duration = Duration::from_millis(300);
 
 /// Room for topic and header beside the largest message.
 const PACKET_OVERHEAD_BYTES: usize = 512;
@@ -82,42 +84,16 @@ impl Session {
     }
 }
 
-/// The TLS files cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum LinkSetupError {
-    /// `mqtts` without anybody to trust.
-    #[error("broker.ca_file is needed with mqtts://: it says which broker to trust")]
-    NoCa,
-    /// A certificate without its key, or the other way round.
-    #[error("broker.cert_file and broker.key_file go together")]
-    HalfAnIdentity,
-    /// A PEM file that cannot be read.
-    #[error("cannot read {path}")]
-    Pem {
-        /// Which.
-        path: String,
-        /// Why.
-        source: rustls::pki_types::pem::Error,
-    },
-    /// Files that rustls refuses.
-    #[error("the broker's TLS files do not fit together")]
-    Tls(#[from] rustls::Error),
-}
-
 /// Starts the link's task. It ends when `events` is closed or the handle is aborted.
 pub fn start(
-    config: &BrokerConfig,
+    credentials: Arc<Credentials>,
     controller: &ControllerId,
     events: Sender<LinkEvent>,
-) -> Result<JoinHandle<()>, LinkSetupError> {
-    let options = options(config, controller)?;
-    let subscriptions = [Channel::Receipt, Channel::Roster, Channel::Command]
-        .map(|channel| Topic::new(controller, channel).to_string())
-        .to_vec();
-    Ok(tokio::spawn(run(options, subscriptions, events)))
+) -> JoinHandle<()> {
+    tokio::spawn(run(credentials, controller.clone(), events))
 }
 
-async fn run(options: MqttOptions, subscriptions: Vec<String>, events: Sender<LinkEvent>) {
+async fn run(credentials: Arc<Credentials>, controller: ControllerId, events: Sender<LinkEvent>) {
     let pauses = || {
         backon::ExponentialBuilder::default()
             .with_min_delay(FIRST_PAUSE)
@@ -128,31 +104,53 @@ async fn run(options: MqttOptions, subscriptions: Vec<String>, events: Sender<Li
     };
     let mut pause = pauses();
     loop {
-        let (was_up, why) = session(options.clone(), &subscriptions, &events).await;
+        let reading = Arc::clone(&credentials);
+        let Ok(attempt) = tokio::task::spawn_blocking(move || reading.attempt()).await else { return };
+        let (which, (was_up, why)) = match attempt {
+            Ok(attempt) => (attempt.which, session(&attempt, &controller, &credentials, &events).await),
+            Err((which, error)) => (which, (false, explain(&error))),
+        };
+        let at_once = credentials.ended(which, was_up, &why);
         if was_up {
             pause = pauses();
         }
         if events.send(LinkEvent::Down { why }).await.is_err() {
             return;
         }
-        tokio::time::sleep(pause.next().unwrap_or(LONGEST_PAUSE)).await;
+        if !at_once {
+            tokio::time::sleep(pause.next().unwrap_or(LONGEST_PAUSE)).await;
+        }
     }
 }
 
 /// One session from connect to its end. Returns whether it was ever up, and why it ended.
 async fn session(
-    options: MqttOptions,
-    subscriptions: &[String],
+    attempt: &Attempt,
+    controller: &ControllerId,
+    credentials: &Credentials,
     events: &Sender<LinkEvent>,
 ) -> (bool, String) {
-    let (client, mut event_loop) = AsyncClient::builder(options).capacity(MAX_WAITING_PACKETS).build();
+    let subscriptions = [Channel::Receipt, Channel::Roster, Channel::Command]
+        .map(|channel| Topic::new(controller, channel).to_string());
+    let (client, mut event_loop) =
+        AsyncClient::builder(options(attempt, controller)).capacity(MAX_WAITING_PACKETS).build();
     let mut network = NetworkOptions::new();
     network.set_tcp_nodelay(true);
     network.set_connection_timeout(CONNECT_TIMEOUT_S);
     event_loop.set_network_options(network);
     let mut is_up = false;
     loop {
-        match event_loop.poll().await {
+        let event = tokio::select! {
+            event = event_loop.poll() => event,
+            () = credentials.trial_is_due(), if is_up && attempt.which == Which::Current => {
+                // The session goes in good order, so that nobody hears that this door is gone.
+                let _ = client.try_disconnect();
+                let leaving = async { while event_loop.poll().await.is_ok() {} };
+                let _ = tokio::time::timeout(LEAVE_TAKING, leaving).await;
+                return (is_up, "the certificate was renewed: connecting anew with it".into());
+            }
+        };
+        match event {
             Ok(Event::Incoming(Packet::ConnAck(_))) => {
                 let wanted = subscriptions.iter().map(|topic| (topic.clone(), QoS::AtLeastOnce));
                 let wanted = wanted.map(|(topic, qos)| rumqttc::SubscribeFilter::new(topic, qos));
@@ -166,6 +164,7 @@ async fn session(
                     return (is_up, why.into());
                 }
                 is_up = true;
+                credentials.worked(attempt.which);
                 if events.send(LinkEvent::Up(Session(client.clone()))).await.is_err() {
                     return (is_up, "stopping".into());
                 }
@@ -197,8 +196,9 @@ fn explain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn options(config: &BrokerConfig, controller: &ControllerId) -> Result<MqttOptions, LinkSetupError> {
-    let mut options = MqttOptions::new(controller.as_str(), (config.url.host.clone(), config.url.port));
+fn options(attempt: &Attempt, controller: &ControllerId) -> MqttOptions {
+    let mut options =
+        MqttOptions::new(controller.as_str(), (attempt.broker.host.clone(), attempt.broker.port));
     let gone = Topic::new(controller, Channel::Gone).to_string();
     options
         .set_keep_alive(KEEP_ALIVE_S)
@@ -209,38 +209,8 @@ fn options(config: &BrokerConfig, controller: &ControllerId) -> Result<MqttOptio
             MAX_MESSAGE_BYTES + PACKET_OVERHEAD_BYTES,
         )
         .set_last_will(LastWill::new(gone, Vec::new(), QoS::AtLeastOnce, false));
-    if config.url.tls {
-        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls(config)?)));
+    if let Some(tls) = &attempt.tls {
+        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::clone(tls))));
     }
-    Ok(options)
-}
-
-/// Whether the TLS files can be used.
-pub fn check_tls(config: &BrokerConfig) -> Result<(), LinkSetupError> {
-    tls(config).map(drop)
-}
-
-pub(crate) fn tls(config: &BrokerConfig) -> Result<Arc<rustls::ClientConfig>, LinkSetupError> {
-    let pem = |path: &std::path::Path| {
-        let path = path.display().to_string();
-        move |source| LinkSetupError::Pem { path, source }
-    };
-    let ca_file = config.ca_file.as_ref().ok_or(LinkSetupError::NoCa)?;
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(ca_file).map_err(pem(ca_file))? {
-        roots.add(certificate.map_err(pem(ca_file))?)?;
-    }
-    let builder = rustls::ClientConfig::builder_with_protocol_versions(&[&rustls::version::TLS13])
-        .with_root_certificates(roots);
-    let tls = match (&config.cert_file, &config.key_file) {
-        (Some(cert_file), Some(key_file)) => {
-            let chain = CertificateDer::pem_file_iter(cert_file).map_err(pem(cert_file))?;
-            let chain = chain.collect::<Result<Vec<_>, _>>().map_err(pem(cert_file))?;
-            let key = PrivateKeyDer::from_pem_file(key_file).map_err(pem(key_file))?;
-            builder.with_client_auth_cert(chain, key)?
-        }
-        (None, None) => builder.with_no_client_auth(),
-        _ => return Err(LinkSetupError::HalfAnIdentity),
-    };
-    Ok(Arc::new(tls))
+    options
 }

@@ -1,8 +1,9 @@
 //! The agent's configuration: a TOML file, drop-ins beside it and the environment, checked as a whole before anything
-//! starts. Knows names and bounds; opens nothing else.
+//! starts, and who the controller is, from there or from its enrolment. Knows names and bounds; opens nothing else.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
 use strict_config::{ConfigError, Layers};
@@ -11,6 +12,8 @@ use tap_protocol::limits::MAX_READERS;
 use tap_protocol::tap::Direction;
 
 use crate::admission::DEFAULT_DEBOUNCE_MS;
+use crate::agent::with_causes;
+use crate::enrolment::folder::{Folder, FolderError, Sets};
 use crate::outbox::space::{Limits, MAX_DAYS};
 use crate::reader::framing::Framing;
 use crate::reader::lamp::LampChoice;
@@ -25,22 +28,47 @@ pub const EXIT_CONFIG: u8 = 78;
 /// The reader that `edge-agent tap --simulate` taps at; no configured reader may have its name.
 pub const SIMULATED_READER: &str = "simulated";
 
-/// Everything that `edge-agent.toml` says.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// Everything that the agent needs: what `edge-agent.toml` says, and who it is, from there or from its enrolment.
+#[derive(Debug, Clone)]
 pub struct Config {
     /// Who this controller is.
     pub controller: ControllerId,
+    /// Where the outboxes live: a real disk.
+    pub state_dir: PathBuf,
+    /// Where the control socket is made.
+    pub runtime_dir: PathBuf,
+    /// Where taps are sent.
+    pub broker: BrokerConfig,
+    /// Where the keys are.
+    pub keys: KeysConfig,
+    /// Where they come from; `None` if they were provisioned by hand.
+    pub enrolment: Option<Sets>,
+    /// The same card at the same reader counts as one tap until it was away for so long.
+    pub debounce_ms: u64,
+    /// How much is kept.
+    pub outbox: OutboxConfig,
+    /// Where numbers for monitoring are given.
+    pub metrics: MetricsConfig,
+    /// The readers.
+    pub readers: Vec<ReaderConfig>,
+}
+
+/// Everything that `edge-agent.toml` says.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Written {
+    /// Who this controller is; from its enrolment if not said.
+    pub controller: Option<ControllerId>,
     /// Where the outboxes live: a real disk.
     #[serde(default = "default_state_dir")]
     pub state_dir: PathBuf,
     /// Where the control socket is made.
     #[serde(default = "default_runtime_dir")]
     pub runtime_dir: PathBuf,
-    /// Where taps are sent.
-    pub broker: BrokerConfig,
-    /// Where the keys are.
-    pub keys: KeysConfig,
+    /// Where taps are sent; together with `controller`.
+    pub broker: Option<BrokerConfig>,
+    /// Where the keys are; together with `controller`.
+    pub keys: Option<KeysConfig>,
     /// The same card at the same reader counts as one tap until it was away for so long.
     #[serde(default = "default_debounce_ms")]
     pub debounce_ms: u64,
@@ -78,9 +106,68 @@ impl Config {
         Config::from_layers(&Layers::of(file, text))
     }
 
-    /// Checks what was read.
+    /// Checks what was read, and finds out who the controller is.
     pub fn from_layers(layers: &Layers) -> Result<Config, ConfigError> {
-        let config: Config = layers.parse()?;
+        let Written {
+            controller,
+            state_dir,
+            runtime_dir,
+            broker,
+            keys,
+            debounce_ms,
+            outbox,
+            metrics,
+            readers,
+        } = Written::from_layers(layers)?;
+        let provisioned = match (controller, broker, keys) {
+            (Some(controller), Some(broker), Some(keys)) => {
+                Provisioned { controller, broker, keys, enrolment: None }
+            }
+            _ => Provisioned::by_enrolment(&state_dir).map_err(|why| layers.error_as_a_whole(&why))?,
+        };
+        let Provisioned { controller, broker, keys, enrolment } = provisioned;
+        Ok(Config {
+            controller,
+            state_dir,
+            runtime_dir,
+            broker,
+            keys,
+            enrolment,
+            debounce_ms,
+            outbox,
+            metrics,
+            readers,
+        })
+    }
+
+    /// Where the outboxes are.
+    pub fn outbox_dir(&self) -> PathBuf {
+        self.state_dir.join("outbox")
+    }
+
+    /// Where `edge-agent status` and `edge-agent tap` find the running agent.
+    pub fn control_socket(&self) -> PathBuf {
+        self.runtime_dir.join("control.sock")
+    }
+}
+
+impl Written {
+    /// Checks what was read, whether the controller is enrolled or not.
+    pub fn from_layers(layers: &Layers) -> Result<Written, ConfigError> {
+        let config: Written = layers.parse()?;
+        let by_hand = [
+            ("controller", config.controller.is_some()),
+            ("broker", config.broker.is_some()),
+            ("keys", config.keys.is_some()),
+        ];
+        let said =
+            |wanted| by_hand.iter().filter(move |(_, is_said)| *is_said == wanted).map(|(key, _)| *key);
+        if let (Some(given), Some(missing)) = (said(true).next(), said(false).next()) {
+            let why = format!(
+                "{missing} is missing: controller, [broker] and [keys] go together. Say all three (provisioned by hand), or none of them (`edge-agent enroll` gets them from the cloud)"
+            );
+            return Err(layers.error_at(given, &why));
+        }
         for (i, reader) in config.readers.iter().enumerate() {
             let wrong = |message: &str| Err(layers.error_at(&format!("reader[{i}].name"), message));
             if reader.pcsc.is_some() == reader.serial.is_some() {
@@ -117,14 +204,41 @@ impl Config {
         Ok(config)
     }
 
-    /// Where the outboxes are.
-    pub fn outbox_dir(&self) -> PathBuf {
-        self.state_dir.join("outbox")
+    /// Whether the file says who the controller is: then no enrolment does.
+    pub fn is_by_hand(&self) -> bool {
+        self.controller.is_some()
     }
+}
 
-    /// Where `edge-agent status` and `edge-agent tap` find the running agent.
-    pub fn control_socket(&self) -> PathBuf {
-        self.runtime_dir.join("control.sock")
+/// Who the controller is, whom it speaks to, and with which keys.
+struct Provisioned {
+    controller: ControllerId,
+    broker: BrokerConfig,
+    keys: KeysConfig,
+    enrolment: Option<Sets>,
+}
+
+impl Provisioned {
+    fn by_enrolment(state_dir: &Path) -> Result<Provisioned, String> {
+        let folder = Folder::of(state_dir);
+        let told = |error: FolderError| match error.is_permission_denied() {
+            true => format!("{}: run this as root (sudo)", with_causes(&error)),
+            false => with_causes(&error),
+        };
+        let sets = folder.sets().map_err(told)?.ok_or_else(|| {
+            format!(
+                "this controller is not enrolled: there is nothing in {} and the configuration does not say who it is. Get a token (`cloud-ingest enroll-token create`) and run `edge-agent enroll --url https://HOST:PORT --token-file -`",
+                folder.path().display()
+            )
+        })?;
+        let newest = sets.newest().read().map_err(told)?;
+        Ok(Provisioned {
+            controller: newest.bundle.controller.clone(),
+            // By the link, which goes with the set that works.
+            broker: sets.current.broker_config(&folder.way_to(&sets.current)).map_err(told)?,
+            keys: sets.newest().keys_config(newest.bundle.token_key_id),
+            enrolment: Some(sets),
+        })
     }
 }
 
@@ -138,7 +252,6 @@ pub fn layers(path: &Path) -> Result<Layers, ConfigError> {
 #[serde(deny_unknown_fields)]
 pub struct BrokerConfig {
     /// `mqtts://host[:8883]` or `mqtt://host[:1883]`.
-    #[serde(deserialize_with = "broker_url")]
     pub url: BrokerUrl,
     /// Whom to trust, PEM. Needed for `mqtts`.
     pub ca_file: Option<PathBuf>,
@@ -169,23 +282,30 @@ impl std::fmt::Display for BrokerUrl {
     }
 }
 
-fn broker_url<'de, D: Deserializer<'de>>(from: D) -> Result<BrokerUrl, D::Error> {
-    let text = String::deserialize(from)?;
-    let wrong =
-        || serde::de::Error::custom(format!("{text:?} is not mqtts://HOST[:PORT] or mqtt://HOST[:PORT]"));
-    let (scheme, rest) = text.split_once("://").ok_or_else(wrong)?;
-    let (tls, default_port) = match scheme {
-        "mqtts" => (true, 8883),
-        "mqtt" => (false, 1883),
-        _ => return Err(wrong()),
-    };
-    // An IPv6 address stands in brackets, so that its colons are not taken for a port.
-    let (host, port) = match rest.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, port.parse().map_err(|_| wrong())?),
-        _ => (rest, default_port),
-    };
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    if host.is_empty() || host.contains('/') { Err(wrong()) } else { Ok(BrokerUrl { tls, host, port }) }
+impl FromStr for BrokerUrl {
+    type Err = String;
+    fn from_str(text: &str) -> Result<BrokerUrl, String> {
+        let wrong = || format!("{text:?} is not mqtts://HOST[:PORT] or mqtt://HOST[:PORT]");
+        let (scheme, rest) = text.split_once("://").ok_or_else(wrong)?;
+        let (tls, default_port) = match scheme {
+            "mqtts" => (true, 8883),
+            "mqtt" => (false, 1883),
+            _ => return Err(wrong()),
+        };
+        // An IPv6 address stands in brackets, so that its colons are not taken for a port.
+        let (host, port) = match rest.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, port.parse().map_err(|_| wrong())?),
+            _ => (rest, default_port),
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        if host.is_empty() || host.contains('/') { Err(wrong()) } else { Ok(BrokerUrl { tls, host, port }) }
+    }
+}
+
+impl<'de> Deserialize<'de> for BrokerUrl {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<BrokerUrl, D::Error> {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+    }
 }
 
 /// The `[keys]`: files of 64 hexadecimal digits each.

@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::anchors::ClockReport;
+use crate::renewal_task::Renewed;
 use crate::round_trip::RoundTrip;
 use crate::status::Status;
 
@@ -25,6 +26,9 @@ const MAX_REQUEST_BYTES: u64 = 4 * 1024;
 
 /// How long the agent may take for an answer: far longer than any commit.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The same for a renewal: two requests to the cloud at their slowest, and one that is under way already.
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// After a question could not be taken in.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -49,6 +53,12 @@ pub enum Request {
     RoundTrip,
     /// The numbers for monitoring.
     Metrics,
+    /// Fetch certificate and keys from the cloud now.
+    Renew {
+        /// With a new record key.
+        #[serde(default)]
+        new_record_key: bool,
+    },
 }
 
 /// What is answered.
@@ -72,6 +82,8 @@ pub enum Response {
     },
     /// To [`Request::RoundTrip`]: the cloud's receipt came.
     RoundTrip(RoundTrip),
+    /// To [`Request::Renew`]: they came, and the certificate is being tried.
+    Renewed(Renewed),
     /// To [`Request::Metrics`], in Prometheus' text format.
     Metrics(String),
     /// Nothing was recorded, or done, and why.
@@ -166,9 +178,11 @@ pub async fn question(path: &Path, request: &Request) -> std::io::Result<Respons
     let mut answer = String::new();
     let read = BufReader::new(reader);
     let mut read = read;
-    tokio::time::timeout(ANSWER_TIMEOUT, read.read_line(&mut answer))
-        .await
-        .map_err(std::io::Error::other)??;
+    let patience = match request {
+        Request::Renew { .. } => RENEWAL_TIMEOUT,
+        _ => ANSWER_TIMEOUT,
+    };
+    tokio::time::timeout(patience, read.read_line(&mut answer)).await.map_err(std::io::Error::other)??;
     serde_json::from_str(&answer).map_err(std::io::Error::other)
 }
 

@@ -1,7 +1,8 @@
 //! The keys on this controller: the record key it signs with, the token key it seals badges with, and the cloud's
 //! public receipt key. Knows files and their permissions; what is signed is others' business.
 //!
-//! A key file is one line of 64 hexadecimal digits. Files with secrets must be readable by their owner alone.
+//! A key file is one line of 64 hexadecimal digits; one of public keys may have several. Files with secrets must be
+//! readable by their owner alone.
 
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -52,7 +53,7 @@ pub enum KeyError {
         path: PathBuf,
     },
     /// Something else is in it.
-    #[error("the key file {} must hold one line of 64 hexadecimal digits", path.display())]
+    #[error("the key file {} must hold 64 hexadecimal digits a line", path.display())]
     Format {
         /// Which.
         path: PathBuf,
@@ -65,12 +66,11 @@ impl Identity {
         Ok(Identity {
             record_key: SigningKey::from_seed(&read_secret(&keys.record_key_file)?),
             token_key: TokenKey::new(TokenKeyId(keys.token_key_id), read_secret(&keys.token_key_file)?),
-            receipt_keys: vec![PublicKey(read_key(&keys.receipt_public_key_file)?)],
-            control_keys: keys
-                .control_public_key_file
-                .iter()
-                .map(|file| read_key(file).map(PublicKey))
-                .collect::<Result<_, _>>()?,
+            receipt_keys: read_public_keys(&keys.receipt_public_key_file)?,
+            control_keys: match &keys.control_public_key_file {
+                Some(file) => read_public_keys(file)?,
+                None => Vec::new(),
+            },
         })
     }
 }
@@ -87,13 +87,21 @@ pub fn create_record_key(path: &Path) -> Result<PublicKey, KeyError> {
     Ok(SigningKey::from_seed(&seed).public())
 }
 
-fn read_secret(path: &Path) -> Result<[u8; 32], KeyError> {
+pub(crate) fn read_secret(path: &Path) -> Result<[u8; 32], KeyError> {
     let at = |source| KeyError::Read { path: path.to_owned(), source };
     let mode = std::fs::metadata(path).map_err(at)?.permissions().mode();
     if mode & 0o077 != 0 {
         return Err(KeyError::TooOpen { path: path.to_owned() });
     }
     read_key(path)
+}
+
+/// One a line: two while the cloud replaces its key, none where it has none.
+fn read_public_keys(path: &Path) -> Result<Vec<PublicKey>, KeyError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|source| KeyError::Read { path: path.to_owned(), source })?;
+    let format = |_| KeyError::Format { path: path.to_owned() };
+    text.lines().map(|line| line.trim().parse().map_err(format)).collect()
 }
 
 fn read_key(path: &Path) -> Result<[u8; 32], KeyError> {
@@ -133,6 +141,18 @@ mod tests {
         for bad in ["", "00", &"0g".repeat(32), &"00".repeat(33)] {
             std::fs::write(&path, bad).unwrap();
             assert!(matches!(read_key(&path), Err(KeyError::Format { .. })), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn while_the_cloud_replaces_its_key_there_are_two_public_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("receipt.pub");
+        std::fs::write(&path, format!("{}\n{}\n", "01".repeat(32), "02".repeat(32))).unwrap();
+        assert_eq!(read_public_keys(&path).unwrap(), [PublicKey([1; 32]), PublicKey([2; 32])]);
+        for bad in ["00", &"0g".repeat(32), &format!("{}\nmore", "01".repeat(32))] {
+            std::fs::write(&path, bad).unwrap();
+            assert!(matches!(read_public_keys(&path), Err(KeyError::Format { .. })), "{bad:?}");
         }
     }
 }

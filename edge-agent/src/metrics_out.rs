@@ -13,10 +13,10 @@ use tokio::sync::mpsc::Sender;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::check::certificate_dates;
 use crate::config::Config;
 use crate::control::{Asked, Request, Response};
 use crate::metrics::{CONTENT_TYPE, Room, certificate_text, room_text};
+use crate::tls::about_file;
 
 /// Who scrapes, scrapes alone; a second one may look in.
 const MAX_CONNECTIONS: usize = 4;
@@ -148,8 +148,8 @@ impl Source {
         // The disk may take its time, which is nobody else's.
         let more = tokio::task::spawn_blocking(move || {
             let room = room(&folder).map(room_text).unwrap_or_default();
-            let dates = certificate.and_then(|file| certificate_dates::of_file(&file).ok());
-            room + &dates.map(|dates| certificate_text(dates.not_after_s)).unwrap_or_default()
+            let about = certificate.and_then(|file| about_file(&file).ok());
+            room + &about.map(|about| certificate_text(about.dates.not_after_s)).unwrap_or_default()
         });
         text.push_str(&more.await.ok()?);
         Some(text)

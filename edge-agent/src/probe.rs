@@ -11,9 +11,10 @@ use rustls::{ClientConnection, StreamOwned};
 use serde::Serialize;
 use tap_protocol::ids::ControllerId;
 
-use crate::broker_link::tls;
 use crate::clock;
 use crate::config::BrokerConfig;
+use crate::credentials::tls;
+use crate::known_time::KnownTime;
 
 /// One step on loopback takes a millisecond, over a bad mobile line a second.
 const STEP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -52,18 +53,23 @@ pub struct Problem {
 }
 
 /// Tries one step after the other, up to the first that fails.
-pub fn reach(broker: &BrokerConfig, greeting: Greeting<'_>) -> Vec<Step> {
+pub fn reach(broker: &BrokerConfig, greeting: Greeting<'_>, time: &Arc<KnownTime>) -> Vec<Step> {
     let mut steps = Vec::new();
     // `None` is where it ended; what happened is in the steps.
-    let _ = walk(broker, greeting, &mut steps);
+    let _ = walk(broker, greeting, time, &mut steps);
     steps
 }
 
-fn walk(broker: &BrokerConfig, greeting: Greeting<'_>, steps: &mut Vec<Step>) -> Option<()> {
+fn walk(
+    broker: &BrokerConfig,
+    greeting: Greeting<'_>,
+    time: &Arc<KnownTime>,
+    steps: &mut Vec<Step>,
+) -> Option<()> {
     let addresses = step(steps, "name", || resolve(broker))?;
     let stream = step(steps, "tcp", || connect(broker, &addresses))?;
     let mut stream: Box<dyn Stream> = match broker.url.tls {
-        true => step(steps, "tls", || secure(broker, stream))?,
+        true => step(steps, "tls", || secure(broker, stream, time))?,
         false => Box::new(stream),
     };
     if let Greeting::AsController(controller) = greeting {
@@ -137,9 +143,13 @@ fn no_way(broker: &BrokerConfig, error: &std::io::Error) -> Problem {
 trait Stream: Read + Write {}
 impl<S: Read + Write> Stream for S {}
 
-fn secure(broker: &BrokerConfig, mut stream: TcpStream) -> Result<(Box<dyn Stream>, String), Problem> {
+fn secure(
+    broker: &BrokerConfig,
+    mut stream: TcpStream,
+    time: &Arc<KnownTime>,
+) -> Result<(Box<dyn Stream>, String), Problem> {
     let problem = |what: String, remedy: &str| Problem { what, remedy: remedy.into() };
-    let config = tls(broker).map_err(|error| {
+    let config = tls(broker, time).map_err(|error| {
         let what = crate::agent::with_causes(&error);
         problem(what, "check ca_file, cert_file and key_file of [broker]")
     })?;

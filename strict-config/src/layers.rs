@@ -139,6 +139,11 @@ impl Layers {
         self.error(offset, format!("{path}: {message}"))
     }
 
+    /// An error that concerns no single key.
+    pub fn error_as_a_whole(&self, message: &str) -> ConfigError {
+        self.error(None, message.to_owned())
+    }
+
     /// The value at `path` and where it stands; `None` if no layer says it.
     pub fn get(&self, path: &str) -> Option<(toml::Value, Place)> {
         let texts = self.texts();

@@ -16,6 +16,9 @@ use crate::outbox::Chunk;
 use crate::outbox::worker::{Job, told_in_hello};
 use crate::relay::{Send, Verdict};
 
+/// A hello's receipt comes within a second, from a cloud that is catching up within some.
+const MAX_RECEIPT_TRIP_MS: u64 = 60_000;
+
 impl Agent {
     pub(super) fn link(&mut self, event: LinkEvent, now: &Now) {
         match event {
@@ -71,6 +74,12 @@ impl Agent {
         self.counters.receipts += 1;
         self.last_receipt_ms = Some(now.boottime_ms);
         if let Some(echo) = receipt.echo.filter(|echo| echo.boot_id == self.setup.boot_id) {
+            // One that was long under way tells an old time.
+            if let (Some(known), 0..=MAX_RECEIPT_TRIP_MS) =
+                (&self.known_time, now.boottime_ms.saturating_sub(echo.boottime_ms))
+            {
+                known.learn(receipt.cloud_utc_ms, now.boottime_ms);
+            }
             let told = self.round_trips.receipt_came(echo.boottime_ms, receipt.cloud_utc_ms, now);
             for (answer, trip) in told {
                 let _ = answer.send(Response::RoundTrip(trip));

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::{Agent, Finding, Subject};
+use crate::known_time::KnownTime;
 use crate::probe::{Greeting, reach};
 
 pub fn look(subject: &Subject) -> Finding {
@@ -12,7 +13,7 @@ pub fn look(subject: &Subject) -> Finding {
             Agent::Stopped => Greeting::AsController(&config.controller),
             _ => Greeting::None,
         };
-        let steps = reach(&config.broker, greeting);
+        let steps = reach(&config.broker, greeting, &KnownTime::to_look_with(&config.state_dir));
         let evidence = json!({"address": config.broker.url.to_string(), "steps": steps});
         if let Some(problem) = steps.iter().find_map(|step| step.problem.as_ref()) {
             let finding = Finding::error(

@@ -5,11 +5,13 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::certificate_dates::{Dates, of_file};
 use super::{Finding, Subject};
 use crate::agent::with_causes;
-use crate::broker_link::check_tls;
+use crate::certificate::{About, Dates};
 use crate::clock;
+use crate::credentials::tls;
+use crate::known_time::KnownTime;
+use crate::tls::about_file;
 
 /// A device certificate is renewed long before; one that is not needs a person.
 const SOON_S: i64 = 10 * 86_400;
@@ -22,14 +24,14 @@ pub fn look(subject: &Subject) -> Finding {
         }
         let files = [&broker.ca_file, &broker.cert_file];
         let named: Vec<&Path> = files.into_iter().flatten().map(|file| file.as_path()).collect();
-        let dates: Vec<(&Path, Result<Dates, String>)> =
-            named.iter().map(|file| (*file, of_file(file))).collect();
-        let facts = dates.iter().map(|(file, dates)| match dates {
-            Ok(dates) => json!({"file": file, "dates": dates}),
+        let found: Vec<(&Path, Result<About, String>)> =
+            named.iter().map(|file| (*file, about_file(file))).collect();
+        let facts = found.iter().map(|(file, about)| match about {
+            Ok(about) => json!({"file": file, "certificate": about}),
             Err(error) => json!({"file": file, "error": error}),
         });
         let evidence = Value::Array(facts.collect());
-        if let Err(error) = check_tls(broker) {
+        if let Err(error) = tls(broker, &KnownTime::to_look_with(&config.state_dir)) {
             return Finding::error(
                 with_causes(&error),
                 "the agent does not start with them, and nothing can be sent",
@@ -38,7 +40,8 @@ pub fn look(subject: &Subject) -> Finding {
             .with(evidence);
         }
         let now_s = clock::read().wall_ms / 1000;
-        let judged = dates.iter().filter_map(|(file, dates)| Some(judge(file, dates.as_ref().ok()?, now_s)));
+        let judged =
+            found.iter().filter_map(|(file, about)| Some(judge(file, &about.as_ref().ok()?.dates, now_s)));
         let open_key = broker
             .key_file
             .iter()

@@ -19,7 +19,6 @@ use crate::status::Status;
 mod boot_id;
 mod broker;
 mod ccid_escape;
-pub mod certificate_dates;
 mod certificates;
 mod clock_state;
 mod configuration;

@@ -94,7 +94,7 @@ fn span(ms: u64) -> String {
 }
 
 /// `2026-11-21 08:00:00 UTC`: days to civil date by Howard Hinnant's algorithm, which holds for any year.
-fn utc(wall_ms: i64) -> String {
+pub(super) fn utc(wall_ms: i64) -> String {
     let (days, second) = (wall_ms.div_euclid(86_400_000), wall_ms.rem_euclid(86_400_000) / 1_000);
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use edge_agent::config::keys::{Default as KeyDefault, KEYS, Key, Kind, find};
-use edge_agent::config::{Config, EXIT_CONFIG, layers};
+use edge_agent::config::{EXIT_CONFIG, Written, layers};
 use serde_json::json;
 use strict_config::{Layers, to_toml};
 
@@ -82,7 +82,7 @@ fn wrong_config(error: impl ToString) -> Failure {
 
 fn check(path: &Path) -> Result<(), Failure> {
     let layers = layers(path).map_err(wrong_config)?;
-    Config::from_layers(&layers).map_err(wrong_config)?;
+    Written::from_layers(&layers).map_err(wrong_config)?;
     let drop_ins = layers.files().count() - 1;
     let more = if drop_ins == 0 { String::new() } else { format!(" (with {drop_ins} drop-ins)") };
     say(&format!("{}{more} is fine\n", path.display()));
@@ -92,7 +92,7 @@ fn check(path: &Path) -> Result<(), Failure> {
 fn get(path: &str, file: &Path) -> Result<(), Failure> {
     let key = known(path)?;
     let layers = layers(file).map_err(wrong_config)?;
-    Config::from_layers(&layers).map_err(wrong_config)?;
+    Written::from_layers(&layers).map_err(wrong_config)?;
     let value = match (layers.get(path), key.default) {
         (Some((toml::Value::String(text), _)), _) => text,
         (Some((value, _)), _) => value.to_string(),
@@ -124,7 +124,7 @@ fn set(path: &str, value: &str, main: &Path) -> Result<(), Failure> {
     let here = place_in_file(&layers, &file, path);
     let new = strict_config::set(old, &here, &toml)
         .map_err(|why| (1, format!("{}: {path} cannot be set: {why}", file.display())))?;
-    Config::from_layers(&layers.clone().with_text(&file, &new)).map_err(|error| {
+    Written::from_layers(&layers.clone().with_text(&file, &new)).map_err(|error| {
         (EXIT_CONFIG, format!("nothing was changed, because this would be wrong: {error}"))
     })?;
     if new == old {
@@ -186,7 +186,7 @@ fn replace(file: &Path, text: &str) -> std::io::Result<()> {
 
 fn list(file: &Path, output: Output) -> Result<(), Failure> {
     let layers = layers(file).map_err(wrong_config)?;
-    Config::from_layers(&layers).map_err(wrong_config)?;
+    Written::from_layers(&layers).map_err(wrong_config)?;
     let mut lines: Vec<(String, String, String)> = layers
         .all()
         .into_iter()

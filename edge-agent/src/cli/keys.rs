@@ -1,4 +1,5 @@
-//! `edge-agent keys`: makes the record key. Until enrolment exists, its public half is told to the cloud by hand.
+//! `edge-agent keys`: makes the record key of a controller that is provisioned by hand: its public half is told to the
+//! cloud by hand too. `edge-agent enroll` does both.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

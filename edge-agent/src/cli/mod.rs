@@ -8,10 +8,12 @@ use clap::{Parser, Subcommand, ValueEnum};
 use edge_agent::config::{Config, EXIT_CONFIG};
 use edge_agent::control::{Request, Response, question_blocking};
 
+mod cert;
 mod check;
 mod clock;
 mod config;
 mod diag;
+mod enroll;
 mod keys;
 mod outbox;
 mod readers;
@@ -53,6 +55,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Get this controller's certificate and keys from the cloud, with a token that works once.
+    Enroll(enroll::Enroll),
     /// Run the agent in the foreground.
     Run {
         #[command(flatten)]
@@ -99,6 +103,11 @@ enum Verb {
         #[command(subcommand)]
         verb: readers::Verb,
     },
+    /// Look at this controller's certificate and keys, or renew them.
+    Cert {
+        #[command(subcommand)]
+        verb: cert::Verb,
+    },
     /// Make keys.
     Keys {
         #[command(subcommand)]
@@ -136,6 +145,7 @@ impl Cli {
     /// Does what was asked for.
     pub fn run(self) -> ExitCode {
         match self.verb {
+            Verb::Enroll(enroll) => enroll.run(),
             Verb::Run { config, verbose } => with_config(&config, |config| run::run(config, verbose)),
             Verb::Status { config, output } => with_config(&config, |config| status::status(&config, output)),
             Verb::Clock { config, output } => with_config(&config, |config| clock::clock(&config, output)),
@@ -146,6 +156,7 @@ impl Cli {
             Verb::Tap(tap) => tap.run(),
             Verb::Outbox { verb } => verb.run(),
             Verb::Readers { verb } => verb.run(),
+            Verb::Cert { verb } => verb.run(),
             Verb::Keys { verb } => verb.run(),
             Verb::Diag { verb } => verb.run(),
             Verb::Config { verb } => verb.run(),

@@ -4,18 +4,22 @@
 //! open.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use edge_agent::admission::{Admission, Place};
 use edge_agent::agent::{Agent, Event, Setup};
 use edge_agent::clock_watch::ClockWatch;
 use edge_agent::config::{Config, EXIT_CONFIG, ReaderConfig};
+use edge_agent::credentials::Credentials;
 use edge_agent::identity::Identity;
+use edge_agent::known_time::KnownTime;
 use edge_agent::outbox::medium::Disk;
 use edge_agent::outbox::shelf::{Owner, Shelf};
 use edge_agent::outbox::worker::{OutboxThread, mint_outbox_id};
 use edge_agent::outbox::{OutboxError, lock, mounts};
 use edge_agent::reader::{ReaderEvent, RunningReader, serial};
+use edge_agent::renewal_task::{self, Renewer};
 use edge_agent::service_manager::ServiceManager;
 use edge_agent::signal::{Lamp, LogLamp, Signals};
 use edge_agent::{broker_link, clock, control, log, metrics_out};
@@ -69,6 +73,7 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
     let (asked_in, mut asked) = channel(MAX_WAITING_EVENTS);
     let (link_in, mut link) = channel(MAX_WAITING_EVENTS);
     let (read_in, mut reads) = channel(MAX_WAITING_EVENTS);
+    let (renewal_in, mut renewals) = channel(MAX_WAITING_EVENTS);
 
     let listening = control::listen(&config.control_socket(), asked_in.clone())
         .await
@@ -99,7 +104,21 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
     let mut agent = Agent::new(setup, identity, admission, Signals::new(lamps), outbox);
     readers.iter().for_each(|reader| agent.follow(reader));
     let measuring = metrics_out::start(&config, asked_in);
-    let linking = broker_link::start(&config.broker, &config.controller, link_in)?;
+    let known_time = KnownTime::load(&config.state_dir, boot_id);
+    agent.tells_time_to(Arc::clone(&known_time));
+    let keeping_time = known_time.keep();
+    let credentials = Credentials::new(config.broker.clone(), Arc::clone(&known_time));
+    let renewing = match &config.enrolment {
+        Some(_) => {
+            let renewer = Renewer::new(config.state_dir.clone(), Arc::clone(&known_time));
+            let (renewal, task) = renewal_task::start(renewer, Arc::clone(&credentials), renewal_in.clone());
+            agent.renews_with(renewal);
+            Some(task)
+        }
+        // Files that a person named are looked at now, while the person is there.
+        None => credentials.attempt().map(|_| None).map_err(|(_, error)| error)?,
+    };
+    let linking = broker_link::start(credentials, &config.controller, link_in);
 
     let mut clock_watch = ClockWatch::start();
     let mut manager = ServiceManager::start()?;
@@ -115,6 +134,7 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
             Some(read) = reads.recv() => Event::Reader(read),
             Some(asked) = asked.recv() => Event::Asked(asked),
             Some(event) = link.recv() => Event::Link(event),
+            Some(news) = renewals.recv() => Event::Renewal(news),
             () = clock_watch.is_set() => Event::ClockSet,
             () = sleep(nap) => Event::Tick,
             _ = terminate.recv() => break,
@@ -132,6 +152,8 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
     manager.stopping();
     listening.abort();
     measuring.iter().for_each(|task| task.abort());
+    renewing.iter().for_each(|task| task.abort());
+    keeping_time.abort();
     for reader in readers {
         reader.stop().await;
     }
@@ -145,6 +167,7 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
     let _ = draining.await;
     sleep(FAREWELL).await;
     linking.abort();
+    let _ = tokio::task::spawn_blocking(move || known_time.write_last()).await;
     let _ = std::fs::remove_file(config.control_socket());
     Ok(())
 }

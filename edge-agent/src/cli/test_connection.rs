@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use edge_agent::check::Agent;
 use edge_agent::config::Config;
 use edge_agent::control::{Request, Response, question_blocking};
+use edge_agent::known_time::KnownTime;
 use edge_agent::probe::{Greeting, Problem, Step, reach};
 use edge_agent::round_trip::RoundTrip;
 use serde_json::json;
@@ -30,7 +31,7 @@ fn walk(config: &Config, agent: &Agent, report: &mut Report) -> (u8, Option<Roun
         Agent::Stopped => Greeting::AsController(&config.controller),
         _ => Greeting::None,
     };
-    for step in reach(&config.broker, greeting) {
+    for step in reach(&config.broker, greeting, &KnownTime::to_look_with(&config.state_dir)) {
         if !report.add(step) {
             return (1, None);
         }

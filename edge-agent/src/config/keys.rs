@@ -114,8 +114,8 @@ pub const KEYS: &[Key] = &[
     Key {
         path: "controller",
         kind: Kind::Text,
-        default: Default::Required,
-        meaning: "Who this controller is, for life: 1 to 63 lower-case letters, digits and inner hyphens. Also its MQTT client id. Never give two controllers the same one.",
+        default: Default::Unset,
+        meaning: "Who this controller is, for life: 1 to 63 lower-case letters, digits and inner hyphens. Also its MQTT client id. Never give two controllers the same one. Only where it is provisioned by hand, together with [broker] and [keys]: `edge-agent enroll` gets all three from the cloud.",
     },
     Key {
         path: "state_dir",
@@ -135,7 +135,12 @@ pub const KEYS: &[Key] = &[
         default: Default::Is("1500"),
         meaning: "A card at a reader is one tap until it was away for this long, milliseconds.",
     },
-    Key { path: "broker", kind: Kind::Table, default: Default::Required, meaning: "Where taps are sent." },
+    Key {
+        path: "broker",
+        kind: Kind::Table,
+        default: Default::Unset,
+        meaning: "Where taps are sent. Together with controller and [keys], or not at all.",
+    },
     Key {
         path: "broker.url",
         kind: Kind::Text,
@@ -163,8 +168,8 @@ pub const KEYS: &[Key] = &[
     Key {
         path: "keys",
         kind: Kind::Table,
-        default: Default::Required,
-        meaning: "Files of 64 hexadecimal digits each.",
+        default: Default::Unset,
+        meaning: "Files of 64 hexadecimal digits each. Together with controller and [broker], or not at all.",
     },
     Key {
         path: "keys.record_key_file",
@@ -390,7 +395,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Config, Written};
 
     /// What is needed at least.
     const LEAST: &str = "controller = 'a'\nbroker.url = 'mqtt://h'\n[keys]\nrecord_key_file = 'a'\ntoken_key_file = 'b'\nreceipt_public_key_file = 'c'\n";
@@ -407,7 +412,7 @@ mod tests {
         });
         // An inline table's content, with the braces taken off, is a document.
         let text = &text[1..text.len() - 1];
-        let error = strict_config::parse::<Config>("x", text.trim()).unwrap_err().message;
+        let error = strict_config::parse::<Written>("x", text.trim()).unwrap_err().message;
         let (_, known) = error.split_once("there is ").unwrap_or_else(|| panic!("{path}: {error}"));
         known.split(", ").map(str::to_owned).collect()
     }

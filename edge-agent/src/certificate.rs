@@ -1,13 +1,11 @@
-//! For checks: from when to when a certificate is valid. Only those two fields are read, and only to be shown: whom to trust
-//! is rustls' business.
+//! Beside the line: what a certificate says of itself: from when to when it is valid, whose it is and who made it. Only that
+//! is read, to be shown and to know when to renew; whom to trust is rustls' business. Pure.
 //!
 //! X.509 (RFC 5280) in DER: a certificate is `SEQUENCE { SEQUENCE { [0] version?, INTEGER serial, SEQUENCE algorithm,
-//! SEQUENCE issuer, SEQUENCE { Time notBefore, Time notAfter }, … } … }`.
+//! SEQUENCE issuer, SEQUENCE { Time notBefore, Time notAfter }, SEQUENCE subject, … } … }`. Issuer and subject are
+//! `SEQUENCE { SET { SEQUENCE { OBJECT type, text } … } … }`.
 
-use std::path::Path;
-
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use data_encoding::HEXLOWER;
 use serde::Serialize;
 
 /// Seconds since 1970-01-01 UTC.
@@ -19,10 +17,18 @@ pub struct Dates {
     pub not_after_s: i64,
 }
 
-/// Of the first certificate in a PEM file.
-pub fn of_file(file: &Path) -> Result<Dates, String> {
-    let certificate = CertificateDer::from_pem_file(file).map_err(|error| error.to_string())?;
-    of_der(&certificate).ok_or_else(|| "its dates cannot be read".to_owned())
+/// What is read of a certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct About {
+    /// Whose it is: the subject's common name.
+    pub subject: String,
+    /// Who made it: the issuer's common name.
+    pub issuer: String,
+    /// Its number, hexadecimal.
+    pub serial: String,
+    /// From when to when it holds.
+    #[serde(flatten)]
+    pub dates: Dates,
 }
 
 const INTEGER: u8 = 0x02;
@@ -30,18 +36,44 @@ const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 const SEQUENCE: u8 = 0x30;
 const VERSION: u8 = 0xA0;
+const SET: u8 = 0x31;
 
-fn of_der(der: &[u8]) -> Option<Dates> {
+/// `SEQUENCE { OBJECT 2.5.4.3` begins a common name: the object's five bytes.
+const COMMON_NAME: [u8; 5] = [0x06, 0x03, 0x55, 0x04, 0x03];
+
+/// Of a certificate's own bytes; `None` if they are none.
+pub fn of_der(der: &[u8]) -> Option<About> {
     let (certificate, _) = field(der, SEQUENCE)?;
     let (to_be_signed, _) = field(certificate, SEQUENCE)?;
     let rest = field(to_be_signed, VERSION).map_or(to_be_signed, |(_, rest)| rest);
-    let (_, rest) = field(rest, INTEGER)?;
+    let (serial, rest) = field(rest, INTEGER)?;
     let (_, rest) = field(rest, SEQUENCE)?;
-    let (_, rest) = field(rest, SEQUENCE)?;
-    let (validity, _) = field(rest, SEQUENCE)?;
-    let (not_before_s, rest) = time(validity)?;
-    let (not_after_s, _) = time(rest)?;
-    Some(Dates { not_before_s, not_after_s })
+    let (issuer, rest) = field(rest, SEQUENCE)?;
+    let (validity, rest) = field(rest, SEQUENCE)?;
+    let (not_before_s, more) = time(validity)?;
+    let (not_after_s, _) = time(more)?;
+    let (subject, _) = field(rest, SEQUENCE)?;
+    Some(About {
+        subject: common_name(subject).unwrap_or_default(),
+        issuer: common_name(issuer).unwrap_or_default(),
+        serial: HEXLOWER.encode(serial.strip_prefix(&[0]).unwrap_or(serial)),
+        dates: Dates { not_before_s, not_after_s },
+    })
+}
+
+/// The first common name, without what could confuse a terminal.
+fn common_name(mut names: &[u8]) -> Option<String> {
+    while !names.is_empty() {
+        let (set, rest) = field(names, SET)?;
+        let (pair, _) = field(set, SEQUENCE)?;
+        if let Some(value) = pair.strip_prefix(&COMMON_NAME) {
+            let text = value.first().and_then(|tag| field(value, *tag))?.0;
+            let text = String::from_utf8_lossy(text);
+            return Some(text.chars().filter(|letter| !letter.is_control()).collect());
+        }
+        names = rest;
+    }
+    None
 }
 
 /// Takes one field of this type off the front: its content and what follows.
@@ -100,6 +132,7 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::enrolment::sample;
 
     fn of_time(tag: u8, text: &str) -> Option<i64> {
         let der = [&[tag, text.len() as u8], text.as_bytes()].concat();
@@ -116,6 +149,22 @@ mod tests {
         assert_eq!(of_time(GENERALIZED_TIME, "99991231235959Z"), Some(253_402_300_799));
         for bad in ["", "26112112362", "261321123624Z", "26112112362xZ", "2611211236é4Z"] {
             assert_eq!(of_time(UTC_TIME, bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_says_whose_it_is_who_made_it_and_how_long_it_holds() {
+        let mut params = sample::params("hq-door-12");
+        params.serial_number = Some(vec![0x8a, 0x01].into());
+        let root = rcgen::Issuer::new(sample::params("root\u{1b}[2J"), rcgen::KeyPair::generate().unwrap());
+        let certificate = params.signed_by(&rcgen::KeyPair::generate().unwrap(), &root).unwrap();
+        let about = of_der(certificate.der()).unwrap();
+        assert_eq!((about.subject.as_str(), about.issuer.as_str()), ("hq-door-12", "root[2J"));
+        assert_eq!(about.serial, "8a01");
+        assert_eq!(about.dates, Dates { not_before_s: 1_798_761_600, not_after_s: 1_801_353_600 });
+        let cut = certificate.der().len();
+        for end in 0..cut {
+            assert!(of_der(&certificate.der()[..end]).is_none(), "{end} bytes of {cut}");
         }
     }
 
