@@ -17,6 +17,7 @@ pub mod health;
 pub mod intake;
 pub mod read_model;
 pub mod receipts;
+pub mod roster;
 pub mod seldom;
 pub mod serve;
 pub mod stop;

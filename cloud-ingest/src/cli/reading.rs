@@ -200,7 +200,7 @@ pub fn existing(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn table<const N: usize>(header: [&str; N]) -> Table {
+pub fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED).set_header(header);
     table
