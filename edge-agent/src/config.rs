@@ -145,6 +145,11 @@ impl Config {
         self.state_dir.join("outbox")
     }
 
+    /// Where the roster is kept.
+    pub fn roster_dir(&self) -> PathBuf {
+        self.state_dir.join("roster")
+    }
+
     /// Where `edge-agent status` and `edge-agent tap` find the running agent.
     pub fn control_socket(&self) -> PathBuf {
         self.runtime_dir.join("control.sock")
@@ -239,15 +244,6 @@ impl Provisioned {
             keys: sets.newest().keys_config(newest.bundle.token_key_id),
             enrolment: Some(sets),
         })
-/*XXX net 2*/
-    /// Where the roster is kept.
-    pub fn roster_dir(&self) -> PathBuf {
-        self.state_dir.join("roster")
-    }
-
-    /// Where `edge-agent status` and `edge-agent tap` find the running agent.
-    pub fn control_socket(&self) -> PathBuf {
-        self.runtime_dir.join("control.sock")
     }
 }
 

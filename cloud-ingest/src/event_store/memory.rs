@@ -24,7 +24,13 @@ use tap_protocol::time_repair::TrueTime;
 use super::boots::{self, BootNo};
 use super::meaning::{self, Meaning};
 use super::{
-    Appended, AttemptEnd, Binding, Bound, Claim, Claimed, Controller, ControllerState, DeadLetter, Deed, DeliverableTap, DeliveryCount, DeliveryState, DestinationState, Enrolment, EventDetail, EventFilter, EventRow, EventStore, GIVE_UP_ON_TIME_AFTER_MS, HelloState, Lease, MAX_ANSWER_BYTES, MAX_DEAD_LETTER_BYTES, MAX_DEAD_LETTERS, MAX_GIVEN_UP_AT_ONCE, Member, NewToken, Next, Occurred, OrderKey, OutboxMark, OutboxState, PersonId, Position, Refusal, Renewal, RevokedCertificate, SignedBatch, Site, Standing, StoreError, TapRow, Timeless, TokenId, TokenState, Totals, UtcMs, Walked, first_epoch, next_epoch, BadgeFilter, BadgeRow, RosterState, Snapshot, Stood, Which,
+    Appended, AttemptEnd, BadgeFilter, BadgeRow, Binding, Bound, Claim, Claimed, Controller, ControllerState,
+    DeadLetter, Deed, DeliverableTap, DeliveryCount, DeliveryState, DestinationState, Enrolment, EventDetail,
+    EventFilter, EventRow, EventStore, GIVE_UP_ON_TIME_AFTER_MS, HelloState, Lease, MAX_ANSWER_BYTES,
+    MAX_DEAD_LETTER_BYTES, MAX_DEAD_LETTERS, MAX_GIVEN_UP_AT_ONCE, Member, NewToken, Next, Occurred,
+    OrderKey, OutboxMark, OutboxState, PersonId, Position, Refusal, Renewal, RevokedCertificate, RosterState,
+    SignedBatch, Site, Snapshot, Standing, Stood, StoreError, TapRow, Timeless, TokenId, TokenState, Totals,
+    UtcMs, Walked, Which, first_epoch, next_epoch,
 };
 use crate::intake::admit::{self, Admission, Mark};
 

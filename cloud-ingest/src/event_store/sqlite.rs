@@ -31,7 +31,11 @@ use tap_protocol::ids::{ControllerId, EventId, OutboxId, Seq, StoreEpoch};
 
 use self::writing::Writing;
 use super::{
-    Appended, AttemptEnd, Binding, Bound, Claim, Claimed, Controller, ControllerState, DeadLetter, Deed, DeliveryCount, DestinationState, Enrolment, EventDetail, EventFilter, EventRow, EventStore, Lease, Member, NewToken, Next, OutboxMark, Refusal, Renewal, RevokedCertificate, Site, Standing, StoreError, TokenId, TokenState, Totals, UtcMs, Walked, first_epoch, BadgeFilter, BadgeRow, RosterState, Snapshot, Stood, Which,
+    Appended, AttemptEnd, BadgeFilter, BadgeRow, Binding, Bound, Claim, Claimed, Controller, ControllerState,
+    DeadLetter, Deed, DeliveryCount, DestinationState, Enrolment, EventDetail, EventFilter, EventRow,
+    EventStore, Lease, Member, NewToken, Next, OutboxMark, Refusal, Renewal, RevokedCertificate, RosterState,
+    Site, Snapshot, Standing, Stood, StoreError, TokenId, TokenState, Totals, UtcMs, Walked, Which,
+    first_epoch,
 };
 
 /// "Tapc" in ASCII: what `file` and a person with a hex editor know a store by.

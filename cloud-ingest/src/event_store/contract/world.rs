@@ -499,15 +499,6 @@ pub fn rebuilt(batch: &VerifiedBatch) -> Batch {
     }
 }
 
-fn tap(card: u8) -> Body {
-    Body::Tap(Tap {
-        reader: "in".parse().unwrap(),
-        badge: SealedBadge { key_id: TokenKeyId(1), token: token(card), ciphertext: vec![card; 7] },
-        direction: Direction::In,
-        verdict: Verdict::Known,
-    })
-}
-
 fn tap(badge: SealedBadge) -> Body {
     Body::Tap(Tap { reader: "in".parse().unwrap(), badge, direction: Direction::In, verdict: Verdict::Known })
 }
