@@ -176,7 +176,7 @@ mod tests {
                 .ok()
                 .and_then(|text| parse(&text)?.utc_ms.into())
         };
-        let mut learnt = |utc_ms, boottime_ms| {
+        let learnt = |utc_ms, boottime_ms| {
             known.learn(utc_ms, boottime_ms);
             known.write(WRITE_EVERY_MS).unwrap();
             on_disk()

@@ -6,6 +6,8 @@ use cloud_ingest::{clock::Clock, config, stop, usher};
 use edge_agent::{
     broker_link::{self, LinkEvent},
     config::{BrokerConfig, BrokerUrl},
+    credentials::Credentials,
+    known_time::KnownTime,
 };
 use tap_protocol::ids::ControllerId;
 use testbench::rig::{Identity, ShippedBroker};
@@ -33,7 +35,8 @@ impl Door {
             key_file: Some(key_file),
         };
         let (sender, events) = mpsc::channel(16);
-        let link = broker_link::start(&config, &id.parse().unwrap(), sender).unwrap();
+        let credentials = Credentials::new(config, KnownTime::to_look_with(rig.dir.path()));
+        let link = broker_link::start(credentials, &id.parse().unwrap(), sender);
         let mut door = Door { events, _link: link };
         door.until_up().await;
         door
