@@ -19,6 +19,7 @@ pub mod intake;
 pub mod lock;
 pub mod read_model;
 pub mod receipts;
+pub mod roster;
 pub mod seldom;
 pub mod serve;
 pub mod stop;

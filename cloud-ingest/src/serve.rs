@@ -32,6 +32,8 @@ use crate::health::Health;
 use crate::intake::worker::{self, Worker};
 use crate::intake::{inbox, mqtt};
 use crate::lock;
+use crate::intake::{inbox, mqtt, roster};
+use crate::roster::librarian::{self, Librarian};
 use crate::stop;
 use crate::telemetry::Metrics;
 use crate::watch::{self, Watch};
@@ -60,6 +62,7 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
     let wake = Arc::new(Notify::new());
     let (to_worker, from_broker) = inbox();
     let (connection, link) = mqtt::connection(&config.broker, to_worker, Arc::clone(&health), clock.clone())?;
+    let (desk, said) = roster::desk();
     let destination = HttpJson::new(
         &config.destination.url,
         config.destination.timeout(),
@@ -77,9 +80,10 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
     parts.spawn(worker::run(
         Worker {
             store: writer.clone(),
-            link,
+            link: link.clone(),
+            roster: desk,
             receipt_key: secrets.receipt_key,
-            control_key: secrets.control_key,
+            control_key: secrets.control_key.clone(),
             clock: clock.clone(),
             metrics: Arc::clone(&metrics),
             health: Arc::clone(&health),
@@ -100,6 +104,19 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
             health: Arc::clone(&health),
             wake,
         },
+        work_stop.clone(),
+    ));
+    parts.spawn(librarian::run(
+        Librarian {
+            writer: writer.clone(),
+            reader: reader.clone(),
+            link,
+            control_key: secrets.control_key,
+            token_keys: vec![secrets.token_key],
+            clock: clock.clone(),
+            metrics: Arc::clone(&metrics),
+        },
+        said,
         work_stop.clone(),
     ));
     parts.spawn(watch::run(

@@ -13,12 +13,13 @@ use tap_protocol::hello::Hello;
 use tap_protocol::ids::{ControllerId, StoreEpoch};
 use tap_protocol::keys::SigningKey;
 use tap_protocol::receipt::Receipt;
-use tap_protocol::report::Report;
+use tap_protocol::report::{Report, What};
 use tap_protocol::topic::{Channel, Topic};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
 use super::admit::Admission;
+use super::roster::RosterDesk;
 use super::verify::{Arrival, Reject, verify};
 use super::{BrokerLink, FromBroker, Message, Ticket};
 use crate::backoff::Backoff;
@@ -49,6 +50,8 @@ pub struct Worker<L> {
     pub link: L,
     /// Signs receipts.
     pub receipt_key: SigningKey,
+    /// Brings rosters to the doors.
+    pub roster: RosterDesk,
     /// Signs rosters and commands.
     pub control_key: SigningKey,
     /// The time.
@@ -197,6 +200,7 @@ impl<L: BrokerLink> Running<L> {
             if let Ok(marks) =
                 self.persist("note a hello", move |store| store.note_hello(&noted, received)).await?
             {
+                self.worker.roster.greeted(&hello);
                 greeted.push((hello, marks));
             }
         }
@@ -336,7 +340,14 @@ impl<L: BrokerLink> Running<L> {
 
     /// A controller asks for something, or tells what came of a command.
     async fn reported(&mut self, report: Report) -> Result<(), Stopped> {
-        tracing::debug!(controller = %report.controller, what = ?report.what, "a report");
+        match report.what {
+            What::RosterWanted { version, from, count } => {
+                self.worker.roster.wanted(report.controller, version, from, count);
+            }
+            What::CommandDone { .. } | What::HashesWanted { .. } => {
+                tracing::debug!(controller = %report.controller, what = ?report.what, "a report");
+            }
+        }
         Ok(())
     }
 

@@ -68,6 +68,7 @@ async fn world(waiting: Vec<(&str, Vec<u8>)>) -> World {
         store: store.clone(),
         link: Remembering { told: Arc::clone(&told), receipt_key: receipt_key.public() },
         receipt_key,
+        roster: crate::intake::roster::desk().0,
         control_key: SigningKey::from_seed(&[8; 32]),
         clock: Clock::from_fn(|| UtcMs(START.0 + 5)),
         metrics: Arc::new(Metrics::new(LEGACY)),
