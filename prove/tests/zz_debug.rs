@@ -1,0 +1,4 @@
+#[test]
+fn crash() {
+    prove::fuzzing::run("outbox", &std::fs::read("/tmp/outbox-crash").unwrap());
+}
