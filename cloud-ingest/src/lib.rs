@@ -23,6 +23,7 @@ pub mod lock;
 pub mod read_model;
 pub mod receipts;
 pub mod roll;
+pub mod roster;
 pub mod seldom;
 pub mod serve;
 pub mod stop;

@@ -32,10 +32,11 @@ use crate::event_store::handle::StoreHandle;
 use crate::event_store::sqlite::SqliteStore;
 use crate::health::Health;
 use crate::intake::worker::{self, Worker};
-use crate::intake::{inbox, mqtt};
+use crate::intake::{inbox, mqtt, roster};
 use crate::keyring::live::{self, LiveKeys};
 use crate::lock;
 use crate::roll::{self, Calling};
+use crate::roster::librarian::{self, Librarian};
 use crate::stop;
 use crate::telemetry::Metrics;
 use crate::usher;
@@ -80,6 +81,7 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
     let wake = Arc::new(Notify::new());
     let (to_worker, from_broker) = inbox();
     let (connection, link) = mqtt::connection(&config.broker, to_worker, Arc::clone(&health), clock.clone())?;
+    let (desk, said) = roster::desk();
     let destination = HttpJson::new(
         &config.destination.url,
         config.destination.timeout(),
@@ -101,7 +103,8 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
     parts.spawn(worker::run(
         Worker {
             store: writer.clone(),
-            link,
+            link: link.clone(),
+            roster: desk,
             keys: keys.clone(),
             roll: rolled,
             usher,
@@ -125,6 +128,18 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
             health: Arc::clone(&health),
             wake,
         },
+        work_stop.clone(),
+    ));
+    parts.spawn(librarian::run(
+        Librarian {
+            writer: writer.clone(),
+            reader: reader.clone(),
+            link,
+            keys: keys.clone(),
+            clock: clock.clone(),
+            metrics: Arc::clone(&metrics),
+        },
+        said,
         work_stop.clone(),
     ));
     parts.spawn(looking.run(work_stop.clone()));

@@ -2,6 +2,8 @@
 //! fault proxy in front of the broker and another in front of the legacy API. It knows how they are wired and started;
 //! what is done to them is the test's business.
 
+mod lines;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -21,10 +23,10 @@ use tempfile::TempDir;
 use crate::{
     fault_proxy::FaultProxy,
     legacy_sim::LegacySim,
-    rig::{
-        Authority, FakeClock, Mosquitto, MosquittoOptions, Program, Ready, Running, free_port, program_path,
-    },
+    rig::{FakeClock, Mosquitto, MosquittoOptions, Program, Ready, Running, free_port, program_path},
 };
+
+use lines::Lines;
 
 /// The one controller's id.
 pub const CONTROLLER: &str = "hq-door-1";
@@ -34,9 +36,6 @@ pub const ZONE: &str = "Europe/Berlin";
 
 /// How many badges the directory knows.
 pub const BADGES: usize = 24;
-
-/// Whom both sides trust, if the broker speaks TLS.
-const ROOT: &str = "root.pem";
 
 /// How a site is to be built.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +56,7 @@ pub struct SiteOptions {
     pub unbound: bool,
     /// edge-agent sees another clock, other boots and begins in 1970, with nobody vouching for its clock.
     pub fake_clock: bool,
-    /// The broker speaks TLS 1.3 alone, with a certificate made for it.
+    /// The broker runs as it is shipped: both sides reach it over TLS alone, by certificates that are good for two days.
     pub tls: bool,
 }
 
@@ -154,18 +153,17 @@ impl Site {
         };
         std::fs::create_dir_all(&dir)?;
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut broker_options = options.broker.clone();
-        if options.tls {
-            broker_options.more.extend(make_certificate(&dir)?);
-        }
-        let broker = Mosquitto::start(&dir, &broker_options).await?;
-        let uplink = FaultProxy::start(any, broker.addr()).await?;
+        let lines = match options.tls {
+            true => Lines::as_shipped(&dir).await?,
+            false => Lines::in_clear(&dir, &options.broker).await?,
+        };
+        let uplink = FaultProxy::start(any, lines.for_controllers).await?;
         let legacy = LegacySim::start(any).await?;
         let legacy_line = FaultProxy::start(any, legacy.addr()).await?;
         let http = SocketAddr::from(([127, 0, 0, 1], free_port()));
 
         let record_key = make_keys(&dir)?;
-        write_configs(&dir, &options, &broker, &uplink, &legacy_line, http, &record_key)?;
+        write_configs(&dir, &options, &lines, &uplink, &legacy_line, http, &record_key)?;
         let cloud_program = Program::new("cloud-ingest")?
             .args(["serve", "--config"])
             .args([dir.join("cloud-ingest.toml")])
@@ -188,7 +186,7 @@ impl Site {
         let cloud = cloud_program.start(&dir).await?;
         let edge = at_its_time(&edge_program, clock.as_ref()).start(&dir).await?;
         let site = Site {
-            broker,
+            broker: lines.broker,
             uplink,
             legacy_line,
             legacy,
@@ -437,16 +435,6 @@ pub fn run(program: &str, args: &[&str]) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Makes a root that is good for two days and the broker's certificate, and gives the broker's lines for it.
-fn make_certificate(dir: &Path) -> anyhow::Result<[String; 3]> {
-    let root = Authority::lasting("Tapline test root", 2)?;
-    std::fs::write(dir.join(ROOT), root.certificate())?;
-    let (certificate, key) = root.server()?.write(dir, "broker")?;
-    let lines = [format!("certfile {}", certificate.display()), format!("keyfile {}", key.display())];
-    let [certificate, key] = lines;
-    Ok([certificate, key, "tls_version tlsv1.3".into()])
-}
-
 /// Makes the keys of both sides, unless they are there from an earlier run, and gives the controller's public key.
 fn make_keys(dir: &Path) -> anyhow::Result<String> {
     let keys = dir.join("keys");
@@ -465,17 +453,14 @@ fn make_keys(dir: &Path) -> anyhow::Result<String> {
 fn write_configs(
     dir: &Path,
     options: &SiteOptions,
-    broker: &Mosquitto,
+    lines: &Lines,
     uplink: &FaultProxy,
     legacy_line: &FaultProxy,
     http: SocketAddr,
     record_key: &str,
 ) -> anyhow::Result<()> {
     let at = dir.display();
-    let (scheme, ca) = match options.tls {
-        true => ("mqtts", format!("ca_file = \"{at}/{ROOT}\"")),
-        false => ("mqtt", String::new()),
-    };
+    let scheme = lines.scheme;
     let timeout = options.destination_timeout_ms.map(|ms| format!("timeout_ms = {ms}")).unwrap_or_default();
     let cloud = format!(
         r#"data_dir = "{at}/cloud"
@@ -483,7 +468,7 @@ fn write_configs(
 [broker]
 url = "{scheme}://{broker}"
 client_id = "cloud-ingest"
-{ca}
+{files}
 
 [http]
 listen = "{http}"
@@ -507,7 +492,8 @@ name = "legacy"
 url = "http://{legacy_line}/checkins"
 {timeout}
 "#,
-        broker = broker.addr(),
+        broker = lines.for_cloud,
+        files = lines.clouds_files,
         legacy_line = legacy_line.addr(),
     );
     std::fs::write(dir.join("cloud-ingest.toml"), cloud)?;
@@ -518,7 +504,7 @@ runtime_dir = "{at}/run"
 
 [broker]
 url = "{scheme}://{uplink}"
-{ca}
+{files}
 
 [keys]
 record_key_file = "{at}/keys/record.key"
@@ -529,6 +515,7 @@ control_public_key_file = "{at}/keys/control-1.pub"
 {readers}
 "#,
         uplink = uplink.addr(),
+        files = lines.controllers_files,
         readers = options.readers,
     );
     std::fs::write(dir.join("edge-agent.toml"), edge)?;

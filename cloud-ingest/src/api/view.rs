@@ -247,6 +247,7 @@ pub struct Controller {
     gone_since: Option<String>,
     agent_version: Option<String>,
     clock: Option<&'static str>,
+    roster_version: Option<u64>,
     readers: Vec<Reader>,
     outboxes: Vec<Outbox>,
     trust: Option<Trust>,
@@ -298,6 +299,7 @@ impl Controller {
             gone_since: state.gone.map(time),
             agent_version: hello.map(|hello| hello.hello.agent_version.clone()),
             clock: hello.map(|hello| hello.hello.clock.name()),
+            roster_version: hello.and_then(|hello| hello.hello.roster_version),
             readers: hello
                 .iter()
                 .flat_map(|hello| &hello.hello.readers)

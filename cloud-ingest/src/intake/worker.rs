@@ -12,13 +12,14 @@ use tap_protocol::envelope::VerifiedBatch;
 use tap_protocol::hello::Hello;
 use tap_protocol::ids::{ControllerId, Seq, StoreEpoch};
 use tap_protocol::receipt::Receipt;
-use tap_protocol::report::Report;
+use tap_protocol::report::{Report, What};
 use tap_protocol::topic::{Channel, Topic};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use super::admit::Admission;
 use super::revoked;
+use super::roster::RosterDesk;
 use super::verify::{Arrival, Reject, verify};
 use super::{BrokerLink, FromBroker, Message, Ticket};
 use crate::backoff::Backoff;
@@ -56,6 +57,8 @@ pub struct Worker<L> {
     pub roll: watch::Receiver<Arc<Roll>>,
     /// Ends the sessions of those who still speak though they are revoked.
     pub usher: Bell,
+    /// Brings rosters to the doors.
+    pub roster: RosterDesk,
     /// The time.
     pub clock: Clock,
     /// Counters.
@@ -242,6 +245,7 @@ impl<L: BrokerLink> Running<L> {
             if let Ok(marks) =
                 self.persist("note a hello", move |store| store.note_hello(&noted, received)).await?
             {
+                self.worker.roster.greeted(&hello);
                 greeted.push((hello, marks));
             }
         }
@@ -381,7 +385,14 @@ impl<L: BrokerLink> Running<L> {
 
     /// A controller asks for something, or tells what came of a command.
     async fn reported(&mut self, report: Report) -> Result<(), Stopped> {
-        tracing::debug!(controller = %report.controller, what = ?report.what, "a report");
+        match report.what {
+            What::RosterWanted { version, from, count } => {
+                self.worker.roster.wanted(report.controller, version, from, count);
+            }
+            What::CommandDone { .. } | What::HashesWanted { .. } => {
+                tracing::debug!(controller = %report.controller, what = ?report.what, "a report");
+            }
+        }
         Ok(())
     }
 

@@ -75,6 +75,7 @@ async fn world(waiting: Vec<(&str, Vec<u8>)>) -> World {
         keys: keys.clone(),
         roll: rolled,
         usher,
+        roster: crate::intake::roster::desk().0,
         clock: Clock::from_fn(|| UtcMs(START.0 + 5)),
         metrics: Arc::new(Metrics::new(LEGACY)),
         health: Arc::default(),

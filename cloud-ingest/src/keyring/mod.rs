@@ -152,6 +152,11 @@ impl Keys {
         &self.token
     }
 
+    /// Those under which controllers may seal: all but the retired.
+    pub fn token_keys_in_use(&self) -> Vec<TokenKeyId> {
+        self.token_secrets.iter().map(|(id, _)| *id).collect()
+    }
+
     /// The one that seals.
     pub fn sealing_key(&self) -> &TokenKey {
         &self.token[0]

@@ -1,7 +1,7 @@
 //! After an outage: 100,000 buffered taps through Mosquitto, admitted, verified and stored; beside a bare batched insert
-//! of the same rows, and beside a plain Mosquitto bridge that moves as many messages.
+//! of the same rows, and beside a plain Mosquitto bridge that moves as many messages. And the same over TLS.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{hint::black_box, path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use edge_agent::outbox::{
@@ -13,14 +13,15 @@ use rusqlite::{Connection, OpenFlags, types::Value};
 use tap_protocol::{
     badge::{TokenKey, TokenKeyId},
     ids::{BootId, OutboxId},
+    keys::SigningKey,
     record::{Body, ClockState, PreviousStop, Record, Stamp},
     tap::{Direction, Tap, Verdict},
 };
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
-use super::{Figure, Goal, median};
+use super::{Figure, Goal, load::cpu_seconds, median};
 use crate::{
-    rig::{Mosquitto, MosquittoOptions, wait_until},
+    rig::{Mosquitto, MosquittoOptions, Running, wait_until},
     site::{BADGES, CONTROLLER, Site, SiteOptions, badge_uid},
     stopwatch::Stopwatch,
 };
@@ -37,40 +38,111 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// A tap's share of a TCP stream in a backlog, at most.
 const BYTES_A_TAP: f64 = 64.0;
 
+/// What the proof of who said it may cost.
+const MOST_SIGNATURES_PERCENT: f64 = 10.0;
+
+/// A receipt with its signature, roughly.
+const RECEIPT_BYTES: usize = 256;
+
+const SIGNATURES: usize = 501;
+
 pub(super) async fn measure() -> anyhow::Result<Vec<Figure>> {
-    let (mut drained, mut inserted, mut bridged, mut bytes) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut clear, mut secured) = (Vec::new(), Vec::new());
+    let (mut inserted, mut bridged) = (Vec::new(), Vec::new());
     let mut live = 0.0;
     for round in 1..=ROUNDS {
         eprintln!("  round {round} of {ROUNDS}");
         let mut site = site_with_backlog(BACKLOG).await?;
-        let sent_before = site.uplink.stats().up_bytes;
-        let taken = Stopwatch::start();
-        site.uplink.restore().await?;
-        wait_until("the backlog to be stored", PATIENCE, &[], async || {
-            site.cloud_ledger().await.is_ok_and(|ledger| ledger.taps >= BACKLOG)
-        })
-        .await;
-        drained.push(BACKLOG as f64 / taken.elapsed().as_secs_f64());
-        bytes.push((site.uplink.stats().up_bytes - sent_before) as f64 / BACKLOG as f64);
+        clear.push(drain(&site).await?);
         live = one_live_tap(&site).await?;
         // Stopped, so that its rows are all in the file and nobody else uses the disk.
         site.cloud.take().context("cloud-ingest runs")?.terminate(Duration::from_secs(30)).await?;
         inserted.push(bare_insert(&site.store_path(), &site.dir().join("bare.sqlite"))?);
         bridged.push(bridge(&site.dir().join("bridge")).await?);
+        drop(site);
+        let site = backlog_at(SiteOptions { tls: true, ..SiteOptions::default() }, BACKLOG).await?;
+        secured.push(drain(&site).await?);
     }
-    let drain = median(drained);
+    let of = |drains: &[Drained], what: fn(&Drained) -> f64| median(drains.iter().map(what));
+    let (in_clear, over_tls) = (of(&clear, |d| d.taps_per_s), of(&secured, |d| d.taps_per_s));
+    let inserted = median(inserted);
     Ok(vec![
-        Figure::new("drain of 100,000 buffered taps", drain, "taps/s")
-            .beside("bare insert of the same rows", median(inserted))
+        Figure::new("drain of 100,000 buffered taps", in_clear, "taps/s")
+            .beside("bare insert of the same rows", inserted)
             .goal(Goal::RatioAtLeast(0.25)),
-        Figure::new("drain of 100,000 buffered taps, mark", drain, "taps/s")
+        Figure::new("drain of 100,000 buffered taps, mark", in_clear, "taps/s")
             .beside("Mosquitto bridge, stored nowhere", median(bridged))
             .goal(Goal::ValueAtLeast(20_000.0)),
-        Figure::new("TCP payload a tap in a backlog", median(bytes), "B")
+        Figure::new("drain over TLS, both sides by certificate", over_tls, "taps/s")
+            .beside("bare insert of the same rows", inserted)
+            .goal(Goal::RatioAtLeast(0.25)),
+        Figure::new("drain over TLS, mark", over_tls, "taps/s")
+            .beside("in clear", in_clear)
+            .goal(Goal::ValueAtLeast(20_000.0)),
+        Figure::new("CPU of both sides for a drain over TLS", of(&secured, |d| d.cpu_s), "s")
+            .beside("in clear", of(&clear, |d| d.cpu_s)),
+        Figure::new("signing and verifying, of that CPU", of(&secured, Drained::signatures_percent), "%")
+            .goal(Goal::ValueAtMost(MOST_SIGNATURES_PERCENT)),
+        Figure::new("TCP payload a tap in a backlog", of(&clear, |d| d.bytes_a_tap), "B")
             .goal(Goal::ValueAtMost(BYTES_A_TAP)),
+        Figure::new("TCP payload a tap in a backlog, over TLS", of(&secured, |d| d.bytes_a_tap), "B"),
         Figure::new("TCP payload of a single live tap", live, "B"),
     ])
+}
+
+/// One drain, from the restored network to the last tap in the store.
+struct Drained {
+    taps_per_s: f64,
+    bytes_a_tap: f64,
+    /// User and system time of edge-agent and cloud-ingest, without the broker's: the share is larger so.
+    cpu_s: f64,
+    /// Signatures made and checked meanwhile, by what one takes here and now.
+    signatures_s: f64,
+}
+
+impl Drained {
+    fn signatures_percent(&self) -> f64 {
+        100.0 * self.signatures_s / self.cpu_s
+    }
+}
+
+async fn drain(site: &Site) -> anyhow::Result<Drained> {
+    let pids = [&site.edge, &site.cloud].map(|side| side.as_ref().map(Running::pid));
+    let cpu = || {
+        pids.iter().try_fold(0.0, |sum, pid| anyhow::Ok(sum + cpu_seconds(pid.context("both sides run")?)?))
+    };
+    let (cpu_before, sent_before) = (cpu()?, site.uplink.stats().up_bytes);
+    let counted_before = site.edge_status().await?.counters;
+    let taken = Stopwatch::start();
+    site.uplink.restore().await?;
+    wait_until("the backlog to be stored", PATIENCE, &[], async || {
+        site.cloud_ledger().await.is_ok_and(|ledger| ledger.taps >= BACKLOG)
+    })
+    .await;
+    let taps_per_s = BACKLOG as f64 / taken.elapsed().as_secs_f64();
+    let bytes_a_tap = (site.uplink.stats().up_bytes - sent_before) as f64 / BACKLOG as f64;
+    let cpu_s = cpu()? - cpu_before;
+    let counted = site.edge_status().await?.counters;
+    // A batch is signed at the door and checked in the cloud, a receipt the other way round.
+    let (batches, receipts) =
+        (counted.batches_sent - counted_before.batches_sent, counted.receipts - counted_before.receipts);
+    ensure!(batches > 0 && receipts > 0, "{batches} batches and {receipts} receipts were counted");
+    let bytes_a_batch = bytes_a_tap * BACKLOG as f64 / batches as f64;
+    let signatures_s = batches as f64 * signature_seconds(bytes_a_batch as usize)
+        + receipts as f64 * signature_seconds(RECEIPT_BYTES);
+    Ok(Drained { taps_per_s, bytes_a_tap, cpu_s, signatures_s })
+}
+
+/// To sign a message of this size and to check the signature, both together: the middle of many.
+fn signature_seconds(bytes: usize) -> f64 {
+    let (key, message) = (SigningKey::from_seed(&[7; 32]), vec![0x5a; bytes]);
+    let public = key.public();
+    median((0..SIGNATURES).map(|_| {
+        let taken = Stopwatch::start();
+        let signature = key.sign(black_box(&message));
+        public.verify(black_box(&message), black_box(&signature)).expect("it was signed with that key");
+        taken.elapsed().as_secs_f64()
+    }))
 }
 
 /// A site of release binaries.
@@ -82,7 +154,11 @@ pub(super) async fn release_site(options: SiteOptions) -> anyhow::Result<Site> {
 /// A site whose controller has so many unsent taps on its disk, the link being cut. The legacy API is out of reach
 /// too: delivery has its own pace and is not what is measured.
 pub(super) async fn site_with_backlog(count: u64) -> anyhow::Result<Site> {
-    let mut site = release_site(SiteOptions::default()).await?;
+    backlog_at(SiteOptions::default(), count).await
+}
+
+async fn backlog_at(options: SiteOptions, count: u64) -> anyhow::Result<Site> {
+    let mut site = release_site(options).await?;
     site.legacy_line.cut().await?;
     site.uplink.cut().await?;
     site.edge.take().context("edge-agent runs")?.terminate(Duration::from_secs(15)).await?;

@@ -73,3 +73,14 @@ pub(super) fn resident_kib(pid: Pid) -> anyhow::Result<f64> {
     let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).context("Rss in smaps_rollup")?;
     Ok(line.trim().trim_end_matches("kB").trim().parse()?)
 }
+
+/// What a process has used of the processors so far, in user and system mode: hundredths of a second, that is.
+pub(super) fn cpu_seconds(pid: Pid) -> anyhow::Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))?;
+    // After the name, which may hold anything: the state is the third field, user and system time the 14th and 15th.
+    let (_, fields) = text.rsplit_once(") ").context("the name in /proc/PID/stat")?;
+    let ticks = |nth: usize| -> anyhow::Result<u64> {
+        Ok(fields.split(' ').nth(nth - 3).context("a field of /proc/PID/stat")?.parse()?)
+    };
+    Ok((ticks(14)? + ticks(15)?) as f64 / rustix::param::clock_ticks_per_second() as f64)
+}

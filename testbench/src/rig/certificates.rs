@@ -90,7 +90,7 @@ impl Authority {
         self.root.pem()
     }
 
-    /// A broker's, or the enrolment server's: for 127.0.0.1 and localhost.
+    /// A broker's, or the enrolment server's: for 127.0.0.1 and no other name.
     ///
     /// # Errors
     ///
@@ -264,9 +264,7 @@ fn params(wish: Wish<'_>, serial: u64) -> CertificateParams {
             params.is_ca = IsCa::ExplicitNoCa;
             params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-            let localhost = "localhost".try_into().expect("it is ASCII");
-            params.subject_alt_names =
-                vec![SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)), SanType::DnsName(localhost)];
+            params.subject_alt_names = vec![SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST))];
         }
         Usage::Client => {
             params.is_ca = IsCa::ExplicitNoCa;

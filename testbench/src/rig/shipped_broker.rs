@@ -71,7 +71,15 @@ impl Pki {
     ///
     /// When a certificate cannot be made.
     pub fn new() -> anyhow::Result<Pki> {
-        let root = Authority::new("Tapline test root")?;
+        Pki::of(Authority::new("Tapline test root")?)
+    }
+
+    /// Makes the others for this root.
+    ///
+    /// # Errors
+    ///
+    /// When a certificate cannot be made.
+    pub fn of(root: Authority) -> anyhow::Result<Pki> {
         let server = root.server()?;
         Ok(Pki { root, server, service: Identity::self_signed("cloud-ingest")? })
     }
