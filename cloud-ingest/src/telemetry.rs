@@ -17,6 +17,7 @@ use crate::event_store::{DeliveryState, Totals, UtcMs};
 use crate::health::{Health, Loop};
 use crate::intake::verify::REJECT_KINDS;
 use crate::read_model::lag::{Cause, Lag};
+use crate::roster::rounds;
 
 /// What the `/metrics` answer says it is.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -50,6 +51,8 @@ pub struct Metrics {
     commit_seconds: Histogram,
     receipts: Family<Label<1>, Counter>,
     store_position: Gauge,
+    roster_badges: Gauge,
+    roster_messages: Family<Label<1>, Counter>,
     time_disputed: Gauge,
     time_unresolved: Gauge,
     backlog: Family<Label<2>, Gauge>,
@@ -108,6 +111,8 @@ impl Metrics {
             commit_seconds: seconds_histogram(),
             receipts: Family::default(),
             store_position: Gauge::default(),
+            roster_badges: Gauge::default(),
+            roster_messages: Family::default(),
             time_disputed: Gauge::default(),
             time_unresolved: Gauge::default(),
             backlog: Family::default(),
@@ -132,6 +137,10 @@ impl Metrics {
         registry.register("commit_seconds", "Time to store a group", m.commit_seconds.clone());
         registry.register("receipts", "Receipts handed to the broker, or dropped", m.receipts.clone());
         registry.register("store_position", "The last position stored", m.store_position.clone());
+        let help = "Badges on the newest roster, one for each token key in use";
+        registry.register("roster_badges", help, m.roster_badges.clone());
+        let help = "Messages about rosters that were handed to the broker";
+        registry.register("roster_messages", help, m.roster_messages.clone());
         registry.register("taps_time_disputed", "Taps whose time is in dispute", m.time_disputed.clone());
         registry.register(
             "deliveries_time_unresolved",
@@ -180,6 +189,9 @@ impl Metrics {
         for result in ["sent", "dropped"] {
             m.receipts.get_or_create(&label([("result", result)])).inc_by(0);
         }
+        for what in ["head", "chunk"] {
+            m.roster_messages.get_or_create(&label([("what", what)])).inc_by(0);
+        }
         m.lost_leases.get_or_create(&label([("destination", destination)])).inc_by(0);
         Metrics { registry, ..metrics }
     }
@@ -223,6 +235,20 @@ impl Metrics {
     /// The store could not do it.
     pub fn store_error(&self, who: Loop) {
         self.store_errors.get_or_create(&label([("loop", who.name())])).inc();
+    }
+
+    /// There is another roster.
+    pub fn roster(&self, badges: u32) {
+        self.roster_badges.set(badges.into());
+    }
+
+    /// A part of it went out.
+    pub fn roster_message(&self, what: rounds::What) {
+        let what = match what {
+            rounds::What::Head => "head",
+            rounds::What::Chunk(_) => "chunk",
+        };
+        self.roster_messages.get_or_create(&label([("what", what)])).inc();
     }
 
     /// The store's totals.

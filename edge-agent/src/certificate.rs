@@ -132,6 +132,7 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::enrolment::sample;
 
     fn of_time(tag: u8, text: &str) -> Option<i64> {
         let der = [&[tag, text.len() as u8], text.as_bytes()].concat();
@@ -148,6 +149,22 @@ mod tests {
         assert_eq!(of_time(GENERALIZED_TIME, "99991231235959Z"), Some(253_402_300_799));
         for bad in ["", "26112112362", "261321123624Z", "26112112362xZ", "2611211236é4Z"] {
             assert_eq!(of_time(UTC_TIME, bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_says_whose_it_is_who_made_it_and_how_long_it_holds() {
+        let mut params = sample::params("hq-door-12");
+        params.serial_number = Some(vec![0x8a, 0x01].into());
+        let root = rcgen::Issuer::new(sample::params("root\u{1b}[2J"), rcgen::KeyPair::generate().unwrap());
+        let certificate = params.signed_by(&rcgen::KeyPair::generate().unwrap(), &root).unwrap();
+        let about = of_der(certificate.der()).unwrap();
+        assert_eq!((about.subject.as_str(), about.issuer.as_str()), ("hq-door-12", "root[2J"));
+        assert_eq!(about.serial, "8a01");
+        assert_eq!(about.dates, Dates { not_before_s: 1_798_761_600, not_after_s: 1_801_353_600 });
+        let cut = certificate.der().len();
+        for end in 0..cut {
+            assert!(of_der(&certificate.der()[..end]).is_none(), "{end} bytes of {cut}");
         }
     }
 

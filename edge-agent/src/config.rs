@@ -520,7 +520,7 @@ serial = { port = "/dev/serial/by-id/usb-rdm6300" }
         let framings: Vec<_> = framings.collect();
         assert!(matches!(framings[..], [Framing::Em4100, Framing::Line(_), Framing::Wiegand(_)]));
         assert_eq!(framings[2], Framing::Wiegand(WiegandFormat::default()), "shown as the default");
-        assert!(Config::from_text("edge-agent.toml", sample).is_ok());
+        assert!(Written::from_layers(&Layers::of("edge-agent.toml", sample)).is_ok(), "as it is installed");
     }
 
     #[test]
@@ -599,6 +599,11 @@ serial = { port = "/dev/serial/by-id/usb-rdm6300" }
             "20: reader[1].serial.wiegand: belongs to format = \"wiegand\"",
         );
         refused("record_key_file = \"record.key\"\n", "", "8: keys.record_key_file is missing");
+        refused(
+            "controller = \"hq-door-1\"\n",
+            "",
+            "4: broker: controller is missing: controller, [broker] and [keys] go together. Say all three (provisioned by hand), or none of them (`edge-agent enroll` gets them from the cloud)",
+        );
         refused(
             "[keys]",
             "[metrics]\nlisten = \"0.0.0.0:9109\"\n[keys]",

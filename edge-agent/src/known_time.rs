@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::clock;
 use crate::enrolment::folder::give_to_owner_of;
+use crate::now::Now;
 use crate::verification_time::{CheckAt, GoodTime, VerificationTime};
 
 /// Below the state folder.
@@ -36,6 +37,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct KnownTime {
     file: PathBuf,
+    /// [`clock::read`]; another one in tests.
+    clock: fn() -> Now,
     state: Mutex<State>,
 }
 
@@ -52,7 +55,7 @@ impl KnownTime {
         let file = state_dir.join(FILE);
         let written = std::fs::read_to_string(&file).ok().and_then(|text| parse(&text));
         let time = VerificationTime::new(boot_id, written);
-        Arc::new(KnownTime { file, state: Mutex::new(State { time, written }) })
+        Arc::new(KnownTime { file, clock: clock::read, state: Mutex::new(State { time, written }) })
     }
 
     /// For a command that only looks: whatever boot this is.
@@ -67,7 +70,7 @@ impl KnownTime {
 
     /// What to check certificates against now.
     pub fn check_at(&self) -> CheckAt {
-        let now = clock::read();
+        let now = (self.clock)();
         self.with(|state| {
             if now.clock == ClockState::Synced {
                 state.time.learn(now.wall_ms, now.boottime_ms);
@@ -145,6 +148,16 @@ fn parse(text: &str) -> Option<GoodTime> {
 }
 
 #[cfg(test)]
+impl KnownTime {
+    /// In a first boot whose clock is in 2063, vouched for by nobody.
+    pub(crate) fn in_the_dark() -> KnownTime {
+        let wild = || Now { boottime_ms: 60_000, wall_ms: 2_934_748_800_000, clock: ClockState::Unsynced };
+        let time = VerificationTime::new(BootId([1; 16]), None);
+        KnownTime { file: "/nowhere".into(), clock: wild, state: Mutex::new(State { time, written: None }) }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::verification_time::BUILT_UTC_S;
@@ -176,7 +189,7 @@ mod tests {
                 .ok()
                 .and_then(|text| parse(&text)?.utc_ms.into())
         };
-        let mut learnt = |utc_ms, boottime_ms| {
+        let learnt = |utc_ms, boottime_ms| {
             known.learn(utc_ms, boottime_ms);
             known.write(WRITE_EVERY_MS).unwrap();
             on_disk()

@@ -97,7 +97,7 @@ pub fn due_utc_s(dates: &Dates, dice: u32) -> i64 {
 
 /// `of`, times dice between 0 and 1.
 fn scaled(of: u64, dice: u32) -> u64 {
-    let scaled = u128::from(of) * u128::from(dice) >> 32;
+    let scaled = (u128::from(of) * u128::from(dice)) >> 32;
     u64::try_from(scaled).unwrap_or(of)
 }
 

@@ -27,6 +27,7 @@ use crate::credentials::{Credentials, TrialNews};
 use crate::enrolment::bundle::{Checked, certificates};
 use crate::enrolment::client::{AskError, Cloud};
 use crate::enrolment::folder::{Folder, FolderError, Lock, OwnKeys, RecordKey, Set, Sets};
+use crate::enrolment::https::Patience;
 use crate::identity::{Identity, KeyError};
 use crate::known_time::KnownTime;
 use crate::renewal::{Next, Renewal, Seen, due_utc_s};
@@ -125,6 +126,7 @@ impl Renewer {
             url: newest.enrolment,
             trust: Trust::Roots(certificates(&newest.bundle.roots).expect("it was checked")),
             time: Arc::clone(&self.time),
+            patience: Patience::default(),
         };
         let came = cloud.renew(&newest.bundle.controller, &keys, &current_key).await?;
         self.time.learn(came.bundle.cloud_utc_ms, clock::boottime_ms());

@@ -179,3 +179,79 @@ pub fn about_all_of_file(file: &Path) -> Result<Vec<About>, String> {
     });
     about.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+
+    use super::*;
+    use crate::enrolment::sample;
+    use crate::verification_time::BUILT_UTC_S;
+
+    const DAY_S: i64 = 86_400;
+
+    fn at(s: i64) -> std::time::Duration {
+        std::time::Duration::from_secs(u64::try_from(s).unwrap())
+    }
+
+    fn chain(from_s: i64, to_s: i64) -> (CertificateDer<'static>, CertificateDer<'static>) {
+        let key = KeyPair::generate().unwrap();
+        let mut root = sample::params("root");
+        root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root_der = root.self_signed(&key).unwrap().der().clone();
+        let mut leaf = CertificateParams::new(vec!["cloud.example.com".into()]).unwrap();
+        leaf.not_before = date_time_ymd(1970, 1, 1) + at(from_s);
+        leaf.not_after = date_time_ymd(1970, 1, 1) + at(to_s);
+        let leaf = leaf.signed_by(&KeyPair::generate().unwrap(), &Issuer::new(root, key)).unwrap();
+        (leaf.der().clone(), root_der)
+    }
+
+    /// Whether a server with this chain is believed at what the agent believes to be `utc_s`.
+    fn believed(
+        (leaf, root): &(CertificateDer<'static>, CertificateDer<'static>),
+        trust: Trust,
+        known_utc_s: Option<i64>,
+    ) -> Result<(), Error> {
+        let time = Arc::new(KnownTime::in_the_dark());
+        if let Some(known_s) = known_utc_s {
+            time.learn(known_s * 1000, 60_000);
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let check = ServerCheck::new(trust, &time, &provider).unwrap();
+        let name = ServerName::try_from("cloud.example.com").unwrap();
+        let now = UnixTime::since_unix_epoch(at(known_utc_s.unwrap_or(BUILT_UTC_S)));
+        check.verify_server_cert(leaf, std::slice::from_ref(root), &name, &[], now).map(drop)
+    }
+
+    #[test]
+    fn who_does_not_know_the_time_takes_a_certificate_that_is_newer_than_all_it_knows() {
+        let new = chain(BUILT_UTC_S + 700 * DAY_S, BUILT_UTC_S + 730 * DAY_S);
+        let roots = || Trust::Roots(vec![new.1.clone()]);
+        assert_eq!(believed(&new, roots(), None), Ok(()));
+        assert!(matches!(
+            believed(&new, roots(), Some(BUILT_UTC_S + DAY_S)),
+            Err(Error::InvalidCertificate(CertificateError::NotValidYetContext { .. }))
+        ));
+    }
+
+    #[test]
+    fn a_certificate_that_has_ended_has_ended() {
+        let old = chain(BUILT_UTC_S - 60 * DAY_S, BUILT_UTC_S - 30 * DAY_S);
+        let result = believed(&old, Trust::Roots(vec![old.1.clone()]), None);
+        assert!(matches!(result, Err(Error::InvalidCertificate(CertificateError::ExpiredContext { .. }))));
+    }
+
+    #[test]
+    fn a_pin_is_trusted_with_what_its_root_signed_and_nothing_else() {
+        let now_s = BUILT_UTC_S + DAY_S;
+        let (ours, theirs) = (chain(BUILT_UTC_S, now_s + DAY_S), chain(BUILT_UTC_S, now_s + DAY_S));
+        let pin = Trust::Pin(pin_of(&ours.1));
+        assert_eq!(believed(&ours, pin.clone(), Some(now_s)), Ok(()));
+        let nowhere = believed(&theirs, pin.clone(), Some(now_s));
+        assert_eq!(nowhere, Err(Error::General(NOT_PINNED.into())));
+        let smuggled = (theirs.0, ours.1.clone());
+        assert!(matches!(believed(&smuggled, pin.clone(), Some(now_s)), Err(Error::InvalidCertificate(_))));
+        let as_its_own_leaf = (ours.1.clone(), ours.1.clone());
+        assert!(believed(&as_its_own_leaf, pin, Some(now_s)).is_err());
+    }
+}

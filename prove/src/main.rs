@@ -1,5 +1,6 @@
 //! `./dev prove`: runs the full figures, says what they showed, and writes it down as evidence. Or runs one state again.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,9 +11,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use prove::bait::{Bait, tape_of_sql};
 use prove::report::{Origin, Part, Report};
 use prove::scenario::{self, Scenario};
-use prove::{attacks, bit_flips, fuzzing, io_errors, life, power_loss};
+use prove::{attacks, bit_flips, fuzzing, io_errors, life, planting, power_loss};
 
-/// The proofs of the outbox, in full.
+/// The proofs of the outbox and the attacks on the protocol, in full.
 #[derive(Debug, Parser)]
 #[command(name = "prove", version)]
 struct Arguments {
@@ -37,7 +38,7 @@ struct Arguments {
     /// How many attacks of each class.
     #[arg(long, default_value_t = 84_000)]
     attacks: u64,
-    /// Writes outbox.md and outbox.json into this folder.
+    /// Writes outbox.md, attacks.md and the same as JSON into this folder.
     #[arg(long)]
     write: Option<PathBuf>,
     /// The commit that this is, for the evidence.
@@ -77,6 +78,7 @@ enum Only {
     Model,
     Baits,
     Attacks,
+    AttackBaits,
 }
 
 fn main() -> ExitCode {
@@ -95,23 +97,30 @@ fn main() -> ExitCode {
             }
         };
     }
-    let report = run(&arguments);
+    let report = match run(&arguments) {
+        Ok(report) => report,
+        Err(why) => {
+            eprintln!("{why}");
+            return ExitCode::FAILURE;
+        }
+    };
     if arguments.json {
         println!("{:#}", report.json());
     } else {
         println!("{}", report.table());
         report.broken().iter().for_each(|line| println!("{line}"));
     }
+    let is_proved = report.is_proved();
     if let Some(folder) = &arguments.write
-        && let Err(error) = write(&report, folder)
+        && let Err(error) = write(report, folder)
     {
         eprintln!("cannot write the evidence to {}: {error}", folder.display());
         return ExitCode::FAILURE;
     }
-    if report.is_proved() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if is_proved { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn run(arguments: &Arguments) -> Report {
+fn run(arguments: &Arguments) -> Result<Report, String> {
     let seed = arguments.seed;
     // A WAL's salts are SQLite's own chance.
     power_loss_vfs::make_salts_repeat(seed as i32);
@@ -169,7 +178,10 @@ fn run(arguments: &Arguments) -> Report {
             report.add(Part::attacks(class.name(), tally, took));
         }
     }
-    report
+    if wanted(Only::AttackBaits) {
+        take_checks_away(1_000, &mut report)?;
+    }
+    Ok(report)
 }
 
 /// With a bar, where somebody looks.
@@ -236,8 +248,32 @@ fn write_seeds(folder: &Path) -> std::io::Result<String> {
     Ok(format!("{} targets have their seeds", fuzzing::ALL.len()))
 }
 
-fn write(report: &Report, folder: &Path) -> std::io::Result<()> {
+/// A page each for the outbox and for the attacks; one that nothing was proved for stays as it is.
+fn write(report: Report, folder: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
-    std::fs::write(folder.join("outbox.md"), report.markdown())?;
-    std::fs::write(folder.join("outbox.json"), format!("{:#}\n", report.json()))
+    for (name, page) in report.by_page().into_iter().filter(|(_, page)| !page.is_empty()) {
+        std::fs::write(folder.join(format!("{name}.md")), page.markdown())?;
+        std::fs::write(folder.join(format!("{name}.json")), format!("{:#}\n", page.json()))?;
+    }
+    Ok(())
+}
+
+/// Takes every check away, in a copy beside what this was built into.
+fn take_checks_away(cases: u64, report: &mut Report) -> Result<(), String> {
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let target = program.ancestors().nth(2).ok_or("it is in no target folder")?;
+    let (caught, took) = timed("checks taken away", 1, |_| planting::play(target, cases));
+    let caught = caught.map_err(|error| error.to_string())?;
+    let baits = attacks::bait::all();
+    let files: BTreeSet<&str> = baits.iter().map(|bait| bait.file).collect();
+    for file in files {
+        let of_file: Vec<_> = caught.iter().filter(|caught| baits[caught.bait].file == file).collect();
+        let names: Vec<String> =
+            of_file.iter().map(|caught| format!("{} ({})", baits[caught.bait].name, caught.class)).collect();
+        let checks = baits.iter().filter(|bait| bait.file == file).count() as u64;
+        // All files together took it; each tells its share.
+        let share = took.mul_f64(of_file.len() as f64 / caught.len().max(1) as f64);
+        report.add(Part::taken_away(file, checks, &of_file, &names, share));
+    }
+    Ok(())
 }

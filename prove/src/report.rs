@@ -7,6 +7,7 @@ use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, Table};
 use serde_json::{Value, json};
 
+use crate::planting::Caught;
 use crate::{attacks, bit_flips, io_errors, life, power_loss};
 
 /// Where the figures come from.
@@ -127,7 +128,7 @@ impl Part {
     pub fn attacks(class: &str, tally: attacks::Tally, took: Duration) -> Part {
         let told = |(case, what): &(attacks::Case, String)| format!("{what}: ./dev prove --attack {case}");
         Part {
-            layer: "attacks",
+            layer: ATTACKS,
             name: class.to_owned(),
             figures: vec![
                 ("attacks", tally.cases),
@@ -138,6 +139,26 @@ impl Part {
             ],
             is_proved: tally.broken == 0 && tally.cases > 0,
             broken: tally.examples.iter().map(told).collect(),
+            took,
+        }
+    }
+
+    /// Checks that were taken away, in one file of the product.
+    pub fn taken_away(file: &str, checks: u64, caught: &[&Caught], names: &[String], took: Duration) -> Part {
+        let unnoticed = caught.iter().zip(names).filter(|(caught, _)| caught.missed == 0);
+        let broken: Vec<String> = unnoticed.map(|(_, name)| format!("nobody misses: {name}")).collect();
+        Part {
+            layer: TAKEN_AWAY,
+            name: file.to_owned(),
+            figures: vec![
+                ("checks", checks),
+                ("classes of attacks on them", caught.len() as u64),
+                ("attacks", caught.iter().map(|caught| caught.cases).sum()),
+                ("attacks that noticed", caught.iter().map(|caught| caught.missed).sum()),
+                ("classes that noticed nothing", broken.len() as u64),
+            ],
+            is_proved: broken.is_empty() && !caught.is_empty(),
+            broken,
             took,
         }
     }
@@ -181,6 +202,19 @@ impl Report {
                 .collect::<Vec<_>>()
         };
         self.parts.iter().flat_map(lines).collect()
+    }
+
+    /// The parts that are about attacks, and the others: one page each.
+    pub fn by_page(self) -> [(&'static str, Report); 2] {
+        let (attacks, outbox) =
+            self.parts.into_iter().partition(|part| part.layer == ATTACKS || part.layer == TAKEN_AWAY);
+        let page = |parts| Report { origin: self.origin.clone(), parts };
+        [("outbox", page(outbox)), ("attacks", page(attacks))]
+    }
+
+    /// Whether there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
     }
 
     /// For a terminal.
@@ -231,8 +265,13 @@ impl Report {
     pub fn markdown(&self) -> String {
         let Origin { commit, date, seed } = &self.origin;
         let verdict = if self.is_proved() { "Nothing was broken." } else { "**Something was broken.**" };
+        let is_of_attacks = self.parts.iter().all(|part| part.layer == ATTACKS || part.layer == TAKEN_AWAY);
+        let (title, meaning) = match is_of_attacks {
+            true => ("attacks", MEANING_OF_ATTACKS),
+            false => ("the outbox", MEANING),
+        };
         let mut text = format!(
-            "# Evidence: the outbox\n\nWritten by `./dev prove` at commit `{commit}`, {date}, seed {seed}, SQLite {}. {verdict}\n\n{MEANING}",
+            "# Evidence: {title}\n\nWritten by `./dev prove` at commit `{commit}`, {date}, seed {seed}, SQLite {}. {verdict}\n\n{meaning}",
             rusqlite::version()
         );
         let mut layer = "";
@@ -278,6 +317,15 @@ fn grouped(n: u64) -> String {
     }
     text
 }
+
+const ATTACKS: &str = "attacks";
+const TAKEN_AWAY: &str = "checks taken away";
+
+const MEANING_OF_ATTACKS: &str = "\
+Forged, changed, replayed and contradicting messages against the functions that production runs, on a real store and a real
+relay. What the words mean, and what is not shown, is in [README.md](README.md). Try one again with the line that a failure
+prints.
+";
 
 const MEANING: &str = "\
 The outbox runs on a disk in memory (`power-loss-vfs`) that stands where SQLite and the outbox expect their files. What

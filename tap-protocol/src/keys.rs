@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
@@ -12,13 +13,15 @@ use crate::ids::BadHex;
 /// An Ed25519 signature's length.
 pub const SIGNATURE_BYTES: usize = 64;
 
-/// The private half. `Debug` shows the public half alone.
-pub struct SigningKey(Ed25519KeyPair);
+/// The private half. `Debug` shows the public half alone; clones are the same key.
+#[derive(Clone)]
+pub struct SigningKey(Arc<Ed25519KeyPair>);
 
 impl SigningKey {
     /// From the 32 random bytes that are kept in the key file.
     pub fn from_seed(seed: &[u8; 32]) -> SigningKey {
-        SigningKey(Ed25519KeyPair::from_seed_unchecked(seed).expect("any 32 bytes are an Ed25519 seed"))
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed).expect("any 32 bytes are an Ed25519 seed");
+        SigningKey(Arc::new(pair))
     }
 
     /// The half that others check with.

@@ -7,6 +7,8 @@
 //! | [`legacy_sim`] | the slow legacy attendance API, misbehaving on request | `legacy-sim` |
 //! | [`virtual_card`] | a badge held to a PC/SC reader | `virtual-card` |
 //! | [`fault_proxy`] | a network that breaks | `fault-proxy` |
+//! | [`enrolment_server`] | the cloud's side of enrolment, misbehaving on request | |
+//! | [`authority`] | a certificate authority | |
 //! | [`rig`] | starts and stops the real servers and our own programs | |
 //! | [`site`] | a whole Tapline: all of the above, wired | |
 //! | [`oracle`] | judges what a site did, from its files | |
@@ -14,7 +16,9 @@
 //!
 //! Everything listens on loopback only and dies with the process that started it.
 
+pub mod authority;
 pub mod bench;
+pub mod enrolment_server;
 pub mod fault_proxy;
 pub mod legacy_sim;
 pub mod oracle;

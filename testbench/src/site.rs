@@ -524,9 +524,7 @@ client_id = "cloud-ingest"
 listen = "{http}"
 
 [keys]
-receipt_key_file = "{at}/keys/receipt.key"
-control_key_file = "{at}/keys/control.key"
-token_key_file = "{at}/keys/token.key"
+dir = "{at}/keys"
 
 [[site]]
 id = "hq"
@@ -554,9 +552,9 @@ url = "{scheme}://{uplink}"
 
 [keys]
 record_key_file = "{at}/keys/record.key"
-token_key_file = "{at}/keys/token.key"
-receipt_public_key_file = "{at}/keys/receipt.pub"
-control_public_key_file = "{at}/keys/control.pub"
+token_key_file = "{at}/keys/token-1.key"
+receipt_public_key_file = "{at}/keys/receipt-1.pub"
+control_public_key_file = "{at}/keys/control-1.pub"
 "#,
             scheme = lines.controllers_scheme,
             uplink = uplink.addr(),

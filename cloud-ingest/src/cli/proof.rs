@@ -75,7 +75,7 @@ struct WrittenOutbox {
 
 pub fn proof(args: ProofArgs) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?;
-    let receipt_key = config.secrets(args.config.path())?.receipt_key;
+    let receipt_key = config.secrets(args.config.path())?.keys.receipt();
     let mut store = reading::open(&args.config)?;
     let Some(controller) = store.controller(&args.id)? else {
         bail!("the store knows no controller {}", args.id);

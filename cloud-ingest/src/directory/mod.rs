@@ -1,3 +1,4 @@
 //! Beside the line: who is who. Knows badges and persons; the only part of the cloud that sees a badge's clear number.
 
 pub mod badges;
+pub mod reseal;

@@ -4,6 +4,8 @@ use tokio::sync::mpsc;
 
 pub mod admit;
 pub mod mqtt;
+mod revoked;
+pub mod roster;
 pub mod verify;
 pub mod worker;
 

@@ -1,6 +1,7 @@
 //! Beside the line: what people read off the store. Pure: the store's rows in, words out.
 
 pub mod audit;
+pub mod confirmed;
 pub mod explain;
 pub mod lag;
 pub mod ledger;

@@ -24,18 +24,23 @@ pub struct Edition {
 /// More badges than a roster can have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "there are {0} badges under the token keys in use, and a roster has room for {}: the doors keep the roster before",
-    MAX_ROSTER_CHUNKS * ROSTER_CHUNK_ENTRIES
+    "there are {badges} badges under the token keys in use, and a roster has room for {MAX_BADGES}: the doors keep the \
+     roster before"
 )]
-pub struct TooManyBadges(pub usize);
+pub struct TooManyBadges {
+    /// How many there are.
+    pub badges: usize,
+}
+
+const MAX_BADGES: usize = MAX_ROSTER_CHUNKS * ROSTER_CHUNK_ENTRIES;
 
 impl Edition {
     /// Cuts and signs.
     pub fn of(snapshot: &Snapshot, key: &SigningKey) -> Result<Edition, TooManyBadges> {
         let Snapshot { version, entries } = snapshot;
         let count = entries.len() / ENTRY_BYTES;
-        if count > MAX_ROSTER_CHUNKS * ROSTER_CHUNK_ENTRIES {
-            return Err(TooManyBadges(count));
+        if count > MAX_BADGES {
+            return Err(TooManyBadges { badges: count });
         }
         let cut = || entries.chunks(ROSTER_CHUNK_ENTRIES * ENTRY_BYTES);
         let sign = |(index, bytes): (u32, &[u8])| {
@@ -122,8 +127,8 @@ mod tests {
 
     #[test]
     fn more_badges_than_fit_are_refused_with_their_number() {
-        let most = MAX_ROSTER_CHUNKS * ROSTER_CHUNK_ENTRIES;
-        let too_many = Snapshot { version: 7, entries: vec![0; (most + 1) * ENTRY_BYTES] };
-        assert_eq!(Edition::of(&too_many, &key()), Err(TooManyBadges(most + 1)));
+        let badges = MAX_BADGES + 1;
+        let too_many = Snapshot { version: 7, entries: vec![0; badges * ENTRY_BYTES] };
+        assert_eq!(Edition::of(&too_many, &key()), Err(TooManyBadges { badges }));
     }
 }

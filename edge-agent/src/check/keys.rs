@@ -25,6 +25,7 @@ pub fn look(subject: &Subject) -> Finding {
                     "run this as root (sudo) or as the user edge-agent"
                 }
                 KeyError::TooOpen { .. } => "do that, then `systemctl restart edge-agent`",
+                _ if config.enrolment.is_some() => "enrol again: a new token, then `edge-agent enroll`",
                 _ => "make a record key with `edge-agent keys create`; copy token.key and receipt.pub from the cloud",
             };
             let meaning = "without its keys the agent does not start";

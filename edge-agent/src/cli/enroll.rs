@@ -11,7 +11,7 @@ use edge_agent::config::{EXIT_CONFIG, Written, layers};
 use edge_agent::enrolment::bundle::Checked;
 use edge_agent::enrolment::client::Cloud;
 use edge_agent::enrolment::folder::{Folder, Lock, OwnKeys, RecordKey};
-use edge_agent::enrolment::https::HttpsUrl;
+use edge_agent::enrolment::https::{HttpsUrl, Patience};
 use edge_agent::known_time::KnownTime;
 use edge_agent::outbox::Outbox;
 use edge_agent::renewal_task::due_of;
@@ -81,7 +81,12 @@ impl Enroll {
         let lock = folder.lock().map_err(|error| failed(&error))?;
         let keys = folder.keys_to_ask_with(&lock, RecordKey::New).map_err(|error| failed(&error))?;
         let time = KnownTime::to_look_with(&written.state_dir);
-        let cloud = Cloud { url: self.url.clone(), trust: Trust::Pin(token.root_pin), time };
+        let cloud = Cloud {
+            url: self.url.clone(),
+            trust: Trust::Pin(token.root_pin),
+            time,
+            patience: Patience::default(),
+        };
         let came = asked(&cloud, &token, &keys)?;
         if let Some(owner) = owner_of_records(&written.state_dir)
             && owner != came.bundle.controller

@@ -464,7 +464,7 @@ mod tests {
     #[test]
     fn the_sample_configuration_shows_every_key() {
         let sample = include_str!("../../../packaging/edge-agent.toml");
-        Config::from_text("edge-agent.toml", sample).unwrap();
+        Written::from_layers(&strict_config::Layers::of("edge-agent.toml", sample)).unwrap();
         for key in KEYS {
             let name = key.path.rsplit('.').next().unwrap().trim_end_matches("[]");
             let is_shown = [format!("{name} = "), format!("[{name}]"), format!("`{name}`")]

@@ -108,6 +108,12 @@ fn scrub_for(config: Option<&Config>, agent: &Agent) -> Scrub {
                 secrets.extend([BASE64.encode(&key), BASE64URL.encode(&key), hex]);
             }
         }
+        let newest = config.enrolment.as_ref().and_then(|sets| sets.newest().read().ok());
+        for entry in newest.iter().flat_map(|newest| &newest.bundle.token_keys) {
+            if let Ok(key) = HEXLOWER.decode(entry.key.to_lowercase().as_bytes()) {
+                secrets.extend([BASE64.encode(&key), BASE64URL.encode(&key), HEXLOWER.encode(&key)]);
+            }
+        }
         let outboxes = std::fs::read_dir(config.outbox_dir()).into_iter().flatten().flatten();
         known.extend(
             outboxes.filter_map(|file| Some(file.path().file_stem()?.to_string_lossy().into_owned())),

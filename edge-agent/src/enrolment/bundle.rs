@@ -106,3 +106,46 @@ impl Checked {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample;
+    use super::*;
+
+    /// Any point: nobody signs with it here.
+    const POINT: [u8; 65] = [4; 65];
+
+    #[track_caller]
+    fn refused(change: impl FnOnce(&mut Bundle), why: &str) {
+        let mut bundle = sample::bundle(&POINT);
+        change(&mut bundle);
+        let error = check(bundle).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+
+    #[test]
+    fn a_whole_bundle_is_taken_with_the_key_that_seals() {
+        let checked = check(sample::bundle(&POINT)).unwrap();
+        assert_eq!(checked.token_key, [0x22; 32]);
+        assert_eq!(checked.broker.port, 8883);
+        assert_eq!(checked.enrolment.to_string(), "https://cloud.example.com:8443");
+    }
+
+    #[test]
+    fn each_odd_part_is_refused_for_its_own_reason() {
+        refused(|bundle| bundle.certificate.clear(), "the certificate is no PEM");
+        refused(|bundle| bundle.certificate = bundle.roots.clone(), "the certificate is for \"root\"");
+        refused(|bundle| bundle.not_after_utc_ms += 1_000, "ends at another time");
+        refused(|bundle| bundle.roots = "-".into(), "the roots are no PEM");
+        refused(|bundle| bundle.broker_url = "mqtt://broker".into(), "must begin with mqtts://");
+        refused(|bundle| bundle.broker_url = "broker".into(), "broker_url: \"broker\" is not");
+        refused(|bundle| bundle.enrolment_url = "http://cloud".into(), "enrolment_url");
+        refused(|bundle| bundle.token_key_id = 9, "the token key that seals is not among them");
+        refused(|bundle| bundle.token_keys[0].key.push('0'), "a token key is not 64");
+        refused(|bundle| bundle.receipt_keys.clear(), "there is no receipt key");
+        refused(|bundle| bundle.receipt_keys.push("zz".into()), "a receipt key is not 64");
+        refused(|bundle| bundle.control_keys.push("\n".into()), "a control key is not 64");
+        refused(|bundle| bundle.token_keys = vec![bundle.token_keys[1].clone(); 33], "too many");
+        refused(|bundle| bundle.roots = bundle.roots.repeat(33), "the roots are no PEM");
+    }
+}

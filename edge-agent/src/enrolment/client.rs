@@ -15,7 +15,7 @@ use tap_protocol::keys::SigningKey;
 
 use super::bundle::{self, BadBundle, Checked};
 use super::folder::OwnKeys;
-use super::https::{Answer, HttpsError, HttpsUrl, ask};
+use super::https::{Answer, HttpsError, HttpsUrl, Patience, ask};
 use crate::known_time::KnownTime;
 use crate::tls::{ClientIdentity, Trust, client_config};
 
@@ -34,6 +34,8 @@ pub struct Cloud {
     pub trust: Trust,
     /// What its certificate is checked against.
     pub time: Arc<KnownTime>,
+    /// How long is waited for it.
+    pub patience: Patience,
 }
 
 /// Nothing was given.
@@ -157,7 +159,7 @@ impl Cloud {
 
     async fn ask(&self, path: &str, body: Option<Vec<u8>>) -> Result<Answer, AskError> {
         let tls = client_config(self.trust.clone(), None, &self.time).map_err(AskError::Unfit)?;
-        Ok(ask(&self.url, Arc::new(tls), path, body).await?)
+        Ok(ask(&self.url, Arc::new(tls), path, body, self.patience).await?)
     }
 
     fn looked_at(&self, bundle: Bundle, keys: &OwnKeys) -> Result<Checked, AskError> {

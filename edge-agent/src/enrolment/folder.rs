@@ -450,3 +450,141 @@ fn pem_of(pkcs8: &[u8]) -> String {
     let lines = text.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line) + "\n");
     format!("-----BEGIN PRIVATE KEY-----\n{}-----END PRIVATE KEY-----\n", lines.collect::<String>())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::enrolment::sample;
+
+    fn folder(dir: &Path) -> Folder {
+        Folder::of(dir)
+    }
+
+    /// One enrolment or renewal, from keys to the switch.
+    fn renew(folder: &Folder, record: RecordKey) -> Result<Set, FolderError> {
+        let lock = folder.lock()?;
+        let keys = folder.keys_to_ask_with(&lock, record)?;
+        let set = folder.keep(&lock, &sample::checked(keys.tls_point()))?;
+        folder.promote(&set)?;
+        Ok(set)
+    }
+
+    fn record_key(set: &Set) -> String {
+        set.record_key().unwrap().public().to_string()
+    }
+
+    #[test]
+    fn what_was_kept_is_read_again_and_private_to_its_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = folder(dir.path());
+        assert_eq!(folder.sets().unwrap(), None);
+        let set = renew(&folder, RecordKey::New).unwrap();
+        assert_eq!(folder.sets().unwrap(), Some(Sets { current: set.clone(), trial: None }));
+        assert_eq!(set.read().unwrap().certificate.subject, sample::CONTROLLER);
+        assert!(crate::identity::Identity::load(&set.keys_config(2)).is_ok());
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(folder.path()), mode(&set.path)), (0o700, 0o700));
+        for file in std::fs::read_dir(&set.path).unwrap() {
+            assert_eq!(mode(&file.unwrap().path()), 0o600);
+        }
+    }
+
+    /// The steps are calls to the file system; each that changes something ends with its sync before the next begins.
+    #[test]
+    fn a_power_cut_at_any_step_leaves_the_old_set_or_the_new_one_whole() {
+        let mut cuts = 0;
+        for steps in 0.. {
+            let dir = tempfile::tempdir().unwrap();
+            let old = renew(&folder(dir.path()), RecordKey::New).unwrap();
+            let old_key = record_key(&old);
+            let cut = folder(dir.path());
+            cut.steps_left.set(steps);
+            let ended = renew(&cut, RecordKey::New);
+            let sets = folder(dir.path()).sets().unwrap().expect("there is a set at any moment");
+            for set in [Some(&sets.current), sets.trial.as_ref()].into_iter().flatten() {
+                let read = set.read().expect("a set on the disk is whole");
+                let key = read_keys(&set.path).unwrap();
+                assert_eq!(read.certificate.subject, sample::CONTROLLER);
+                assert!(sample::is_for(&read, key.tls_point()), "certificate and key belong together");
+            }
+            assert!(sets.current == old || ended.is_ok() || sets.current.number == old.number + 1);
+            if sets.current == old {
+                assert_eq!(record_key(&sets.current), old_key);
+            }
+            if ended.is_ok() {
+                break;
+            }
+            cuts += 1;
+            let next = renew(&folder(dir.path()), RecordKey::Same).expect("after the cut it goes on");
+            assert_eq!(folder(dir.path()).sets().unwrap(), Some(Sets { current: next, trial: None }));
+        }
+        assert!(cuts > 25, "only {cuts} steps were cut");
+    }
+
+    #[test]
+    fn the_first_set_counts_even_if_the_power_went_before_the_link() {
+        for steps in 0.. {
+            let dir = tempfile::tempdir().unwrap();
+            let cut = folder(dir.path());
+            cut.steps_left.set(steps);
+            let ended = renew(&cut, RecordKey::New);
+            if let Some(sets) = folder(dir.path()).sets().unwrap() {
+                sets.current.read().expect("a set on the disk is whole");
+                let way = folder(dir.path()).way_to(&sets.current);
+                assert!(way.join("roots.pem").exists());
+            }
+            if ended.is_ok() {
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn a_question_without_an_answer_is_asked_again_with_the_same_keys() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = folder(dir.path());
+        let lock = folder.lock().unwrap();
+        let keys = folder.keys_to_ask_with(&lock, RecordKey::New).unwrap();
+        let again = folder.keys_to_ask_with(&lock, RecordKey::New).unwrap();
+        assert_eq!(keys.tls_point(), again.tls_point());
+        assert_eq!(keys.record.public(), again.record.public());
+    }
+
+    #[test]
+    fn a_renewal_keeps_the_record_key_unless_another_is_wanted() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = folder(dir.path());
+        let first = record_key(&renew(&folder, RecordKey::New).unwrap());
+        assert_eq!(record_key(&renew(&folder, RecordKey::Same).unwrap()), first);
+        let lock = folder.lock().unwrap();
+        let same = folder.keys_to_ask_with(&lock, RecordKey::Same).unwrap();
+        assert_eq!(same.record.public().to_string(), first);
+        let other = folder.keys_to_ask_with(&lock, RecordKey::New).unwrap();
+        assert_ne!(other.record.public().to_string(), first, "an old question does not stand in the way");
+    }
+
+    #[test]
+    fn two_who_write_at_once_are_one_too_many() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = folder(dir.path());
+        let lock = folder.lock().unwrap();
+        assert!(matches!(folder.lock(), Err(FolderError::Busy { .. })));
+        drop(lock);
+        assert!(folder.lock().is_ok());
+    }
+
+    #[test]
+    fn the_set_before_the_current_one_is_kept_and_older_ones_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = folder(dir.path());
+        let sets: Vec<Set> = (0..4)
+            .map(|_| renew(&folder, RecordKey::Same))
+            .collect::<Result<_, _>>()
+            .unwrap_or_else(|_| Vec::new());
+        assert_eq!(sets.len(), 4);
+        let there: Vec<bool> = sets.iter().map(|set| set.path.exists()).collect();
+        assert_eq!(there, [false, false, true, true]);
+    }
+}

@@ -19,11 +19,20 @@ use tokio_rustls::TlsConnector;
 
 use crate::tls::NOT_PINNED;
 
-/// To an open connection and through the handshake: seconds over a bad mobile line.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long is waited.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// To an open connection, and again through the handshake: seconds over a bad mobile line.
+    pub connect: Duration,
+    /// From the request to the last byte of its answer. The cloud signs one certificate.
+    pub answer: Duration,
+}
 
-/// From the request to the last byte of its answer. The cloud signs one certificate.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+impl Default for Patience {
+    fn default() -> Self {
+        Patience { connect: Duration::from_secs(10), answer: Duration::from_secs(30) }
+    }
+}
 
 /// A bundle has some ten kilobytes.
 const MAX_ANSWER_BYTES: usize = 128 * 1024;
@@ -167,22 +176,23 @@ pub async fn ask(
     tls: Arc<ClientConfig>,
     path: &str,
     body: Option<Vec<u8>>,
+    patience: Patience,
 ) -> Result<Answer, HttpsError> {
     let address = url.authority();
     let slow =
         |what, after: Duration| HttpsError::Slow { address: address.clone(), what, seconds: after.as_secs() };
-    let connecting = timeout(CONNECT_TIMEOUT, connect(url, &address)).await;
-    let stream = connecting.map_err(|_| slow("connecting", CONNECT_TIMEOUT))??;
+    let connecting = timeout(patience.connect, connect(url, &address)).await;
+    let stream = connecting.map_err(|_| slow("connecting", patience.connect))??;
     let name = ServerName::try_from(url.host.clone()).map_err(|error| HttpsError::Tls {
         address: address.clone(),
         why: format!("{} is no name of a server: {error}", url.host),
     })?;
-    let shaking = timeout(CONNECT_TIMEOUT, TlsConnector::from(tls).connect(name, stream)).await;
-    let stream = shaking.map_err(|_| slow("the TLS handshake", CONNECT_TIMEOUT))?;
+    let shaking = timeout(patience.connect, TlsConnector::from(tls).connect(name, stream)).await;
+    let stream = shaking.map_err(|_| slow("the TLS handshake", patience.connect))?;
     let stream = stream.map_err(|error| explain(&address, &error))?;
-    timeout(ANSWER_TIMEOUT, exchange(&address, stream, path, body))
+    timeout(patience.answer, exchange(&address, stream, path, body))
         .await
-        .map_err(|_| slow("the answer", ANSWER_TIMEOUT))?
+        .map_err(|_| slow("the answer", patience.answer))?
 }
 
 async fn connect(url: &HttpsUrl, address: &str) -> Result<TcpStream, HttpsError> {
@@ -269,4 +279,23 @@ fn explain(address: &str, error: &std::io::Error) -> HttpsError {
         _ => "is it the enrolment server?",
     };
     HttpsError::Tls { address, why: format!("{inner}: {told}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_and_shown_and_nothing_else_is_one() {
+        let read = |text: &str| text.parse::<HttpsUrl>().map(|url| url.to_string());
+        assert_eq!(read("https://cloud.example.com").unwrap(), "https://cloud.example.com:443");
+        assert_eq!(read(" https://10.0.0.1:8443/ ").unwrap(), "https://10.0.0.1:8443");
+        assert_eq!(read("https://[::1]:8443").unwrap(), "https://[::1]:8443");
+        assert_eq!(read("https://[::1]").unwrap(), "https://[::1]:443");
+        for bad in
+            ["", "https://", "http://x", "cloud", "https://x/y", "https://x:y", "https://x@y", "https://a b"]
+        {
+            assert!(read(bad).is_err(), "{bad:?}");
+        }
+    }
 }

@@ -61,7 +61,7 @@ pub fn verify(topic: &str, message: &[u8], keys_of: impl FnOnce(&ControllerId) -
 
 /// What the cloud makes of a list of badges.
 pub fn read_badges(file: &[u8]) -> Result<Vec<Binding>, BadBadges> {
-    cloud_ingest::directory::badges::read_badges(file, &TokenKey::new(TokenKeyId(1), [0x33; 32]))
+    cloud_ingest::directory::badges::read_badges(file, &[TokenKey::new(TokenKeyId(1), [0x33; 32])])
 }
 
 /// Intake and an event store in a file of its own.

@@ -36,7 +36,8 @@ pub fn legacy_answer(bytes: &[u8]) {
 
 pub fn badge_list(bytes: &[u8]) {
     if let Ok(bindings) = production::read_badges(bytes) {
-        let mut tokens: Vec<_> = bindings.iter().map(|binding| binding.token).collect();
+        let mut tokens: Vec<_> =
+            bindings.iter().flat_map(|binding| &binding.seals).map(|seal| seal.token).collect();
         tokens.sort();
         tokens.dedup();
         assert_eq!(tokens.len(), bindings.len(), "one badge is bound once");

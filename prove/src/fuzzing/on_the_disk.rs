@@ -80,13 +80,15 @@ fn read_all(outbox: &Outbox) {
     let mut from = outbox.pruned_through().next();
     while from <= outbox.last_seq() {
         let Ok(chunk) = outbox.read(from) else { return };
+        if chunk.records.is_empty() && !outbox.stage().is_sound() {
+            // The rest is known to be gone: it will be filled when the cloud has said what it has.
+            return;
+        }
         assert!(
             chunk.first_seq == from && !chunk.records.is_empty(),
-            "what is there is read in order: {from} {} {} {:?} {:?}",
-            chunk.first_seq,
+            "{from} is there and is not read: {} records from {} on",
             chunk.records.len(),
-            outbox.last_seq(),
-            outbox.pruned_through()
+            chunk.first_seq
         );
         from = from.plus(chunk.records.len() as u64);
     }
