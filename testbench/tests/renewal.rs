@@ -178,7 +178,7 @@ async fn a_new_certificate_that_the_broker_refuses_changes_nothing_and_is_named(
     door.start(None).await;
     door.wait("the first session", |status| status.broker.connected).await;
     let before = door.cert().await;
-    // The broker takes only those that live longer than the ones that are made from now on.
+    // One that has ended before it came: the broker takes it from nobody.
     door.cloud.give(|gift| gift.life = Life::over());
     let renewed = door.cli(&["cert", "renew"]).await;
     assert!(renewed.status.success(), "{}", said(&renewed));
