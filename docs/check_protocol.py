@@ -5,19 +5,22 @@ Decodes every golden file, compares each value with what the document says, reco
 sealed badge and the signatures, and compares the document's annotated bytes with the files. Prints a table; exit 1 on
 any difference.
 
-Python 3 and its standard library. Ed25519 and AES-SIV need the package `cryptography` (PyPI, or Debian's
-python3-cryptography); without it those two checks are skipped, and that is said.
+Python 3 and its standard library. Ed25519, ECDSA and AES-SIV need the package `cryptography` (PyPI, or Debian's
+python3-cryptography); without it those checks are skipped, and that is said.
 
     docs/check_protocol.py [--dump]      --dump prints each golden file byte by byte
 """
 
 import hashlib
+import json
 import re
 import sys
 from pathlib import Path
 
 try:
     from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
     from cryptography.hazmat.primitives.ciphers.aead import AESSIV
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -517,6 +520,42 @@ def check_signature(name, seed):
     check(f"{name}: signature made anew", key.sign(signed), message[-64:])
 
 
+def check_enrolment():
+    """The transcripts, remade from the requests, and every signature over them."""
+    folder = GOLDEN / "enrolment"
+    body = lambda name: json.loads((folder / f"{name}.json").read_text())
+    challenge = body("enrol-challenge")["challenge"]
+    enrol, renew = body("enrol-request"), body("renew-request")
+    for name, label, who, request in [
+        ("enrol", b"tapline/enroll/v1\0", enrol["token_id"], enrol),
+        ("renew", b"tapline/renew/v1\0", renew["controller"], renew),
+    ]:
+        keys = request["keys"]
+        point, record_key = bytes.fromhex(keys["tls_public_key"]), bytes.fromhex(keys["record_public_key"])
+        parts = [challenge.encode(), who.encode(), point, record_key]
+        transcript = label + b"".join(len(part).to_bytes(2, "big") + part for part in parts)
+        frozen = (folder / f"{name}-transcript.hex").read_text().strip()
+        check(f"{name}: transcript", transcript.hex(), frozen, f"{len(transcript)} bytes")
+        check(f"{name}: challenge", request["challenge"], challenge, "c4 × 32")
+        if AESSIV is None:
+            skip(f"{name}: proofs")
+            continue
+        tls_key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+        proofs = [lambda: tls_key.verify(bytes.fromhex(keys["tls_proof"]), transcript, ec.ECDSA(hashes.SHA256())),
+                  lambda: Ed25519PublicKey.from_public_bytes(record_key).verify(bytes.fromhex(keys["record_proof"]), transcript)]
+        if "current_proof" in request:
+            known = Ed25519PrivateKey.from_private_bytes(b"\x44" * 32).public_key()
+            proofs.append(lambda: known.verify(bytes.fromhex(request["current_proof"]), transcript))
+        good = 0
+        for proof in proofs:
+            try:
+                proof()
+                good += 1
+            except InvalidSignature:
+                pass
+        check(f"{name}: proofs that hold", good, len(proofs))
+
+
 def main():
     dumps = {}
     for name, expected in RECORDS.items():
@@ -574,6 +613,8 @@ def main():
         check_signature("roster-head", CONTROL_KEY)
         check_signature("roster-chunk", CONTROL_KEY)
         check_signature("report-roster-wanted", RECORD_KEY)
+
+    check_enrolment()
 
     refused = 0
     for name in RECORDS:
