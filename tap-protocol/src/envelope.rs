@@ -323,4 +323,20 @@ mod tests {
         let too_much = batch(1, &[large.as_slice(); 33]).sign(&key());
         assert_eq!(open(&too_much), Err(DecodeError::Rule("a batch's records have at most 32 KiB").into()));
     }
+
+    #[test]
+    fn a_proved_batch_can_be_cut_after_any_of_its_records() {
+        let message = batch(5, &[b"a", b"b", b"c"]).sign(&key());
+        let door = "hq-door-12".parse().unwrap();
+        let all = UnverifiedBatch::parse(&message).unwrap().verify(&door, &key().public()).unwrap();
+        for whole in [7, 8, u64::MAX - 1] {
+            assert_eq!(all.clone().up_to(Seq(whole)), Some(all.clone()));
+        }
+        let first = all.clone().up_to(Seq(5)).unwrap();
+        assert_eq!((first.first_seq(), first.last_seq()), (Seq(5), Seq(5)));
+        assert_eq!(first.hash_at(Seq(5)), all.hash_at(Seq(5)));
+        for none in [0, 4] {
+            assert_eq!(all.clone().up_to(Seq(none)), None);
+        }
+    }
 }
