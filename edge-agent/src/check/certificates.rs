@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::credentials::tls;
 use crate::known_time::KnownTime;
 use crate::tls::about_file;
+use crate::verification_time::CheckAt;
 
 /// A device certificate is renewed long before; one that is not needs a person.
 const SOON_S: i64 = 10 * 86_400;
@@ -40,7 +41,7 @@ pub fn look(subject: &Subject) -> Finding {
             )
             .with(evidence);
         }
-        let now_s = time.check_at().utc_ms / 1000;
+        let at = time.check_at();
         let whose = |file: &Path| match (&config.enrolment, &broker.cert_file) {
             (None, _) => Whose::Named,
             (Some(_), Some(own)) if own == file => Whose::Renewed,
@@ -48,7 +49,7 @@ pub fn look(subject: &Subject) -> Finding {
         };
         let judged = found
             .iter()
-            .filter_map(|(file, about)| Some(judge(file, &about.as_ref().ok()?.dates, now_s, whose(file))));
+            .filter_map(|(file, about)| Some(judge(file, &about.as_ref().ok()?.dates, at, whose(file))));
         let open_key = broker
             .key_file
             .iter()
@@ -97,7 +98,10 @@ enum Whose {
     Fetched,
 }
 
-fn judge(file: &Path, dates: &Dates, now_s: i64, whose: Whose) -> Finding {
+fn judge(file: &Path, dates: &Dates, at: CheckAt, whose: Whose) -> Finding {
+    // As a connection does: who does not know the time cannot say that it is too early.
+    let earliest_s = if at.may_be_later() { dates.not_before_s } else { i64::MIN };
+    let now_s = (at.utc_ms / 1000).max(earliest_s);
     let shown = file.display();
     let days = (dates.not_after_s - now_s) / 86_400;
     let (soon_s, remedy) = match whose {
@@ -140,10 +144,25 @@ mod tests {
     use super::*;
     use crate::check::State;
 
+    fn known(utc_s: i64) -> CheckAt {
+        CheckAt { utc_ms: utc_s * 1000, is_known: true }
+    }
+
+    #[test]
+    fn who_does_not_know_the_time_does_not_say_that_it_is_too_early() {
+        let dates = Dates { not_before_s: 1_000, not_after_s: 1_000 + 3 * SOON_S };
+        let at = |utc_s: i64| CheckAt { utc_ms: utc_s * 1000, is_known: false };
+        assert_eq!(judge(Path::new("ca.pem"), &dates, at(0), Whose::Named).state, State::Ok);
+        assert_eq!(
+            judge(Path::new("ca.pem"), &dates, at(2_000 + 3 * SOON_S), Whose::Named).state,
+            State::Error
+        );
+    }
+
     #[test]
     fn a_certificate_is_judged_by_its_dates() {
         let dates = Dates { not_before_s: 1_000, not_after_s: 1_000 + 3 * SOON_S };
-        let at = |now_s| judge(Path::new("ca.pem"), &dates, now_s, Whose::Named).state;
+        let at = |now_s| judge(Path::new("ca.pem"), &dates, known(now_s), Whose::Named).state;
         assert_eq!(at(999), State::Error);
         assert_eq!(at(1_000), State::Ok);
         assert_eq!(at(1_001 + 2 * SOON_S), State::Warning);
@@ -154,7 +173,7 @@ mod tests {
     fn one_that_renews_itself_is_worth_a_word_only_when_the_last_door_should_have_done_it() {
         let day_s = 86_400;
         let dates = Dates { not_before_s: 0, not_after_s: 30 * day_s };
-        let at = |day: i64| judge(Path::new("own.pem"), &dates, day * day_s + 1, Whose::Renewed);
+        let at = |day: i64| judge(Path::new("own.pem"), &dates, known(day * day_s + 1), Whose::Renewed);
         assert_eq!(at(23).state, State::Ok);
         assert_eq!(at(24).state, State::Warning);
         assert!(at(24).remedy.unwrap().contains("edge-agent cert renew"));
