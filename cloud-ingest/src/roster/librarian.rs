@@ -59,7 +59,6 @@ pub async fn run<L: BrokerLink>(librarian: Librarian<L>, mut said: mpsc::Receive
         burst: None,
         look_at: UtcMs(i64::MIN),
         complaints: Seldom::new(),
-        is_sealed: false,
     };
     loop {
         running.look().await;
@@ -85,8 +84,6 @@ struct Running<L> {
     burst: Option<(u64, UtcMs)>,
     look_at: UtcMs,
     complaints: Seldom<&'static str>,
-    /// Whether every badge has a seal under every key in use.
-    is_sealed: bool,
 }
 
 impl<L: BrokerLink> Running<L> {
@@ -117,9 +114,6 @@ impl<L: BrokerLink> Running<L> {
     }
 
     async fn try_to_look(&mut self, now: UtcMs) -> Result<(), StoreError> {
-        if !self.is_sealed {
-            self.seal_under_all_keys().await?;
-        }
         let state = self.librarian.reader.run(|store| store.roster_state()).await?;
         // As long as nobody has a badge every door would call everybody unknown: it does better without a roster.
         if state.changes == 0 {
@@ -130,6 +124,7 @@ impl<L: BrokerLink> Running<L> {
             self.newest.as_ref().is_some_and(|edition| !is_newest(edition.version(), claimed, now));
         if self.newest.is_none() || is_outrun || self.is_over(state, now) {
             self.burst = None;
+            self.seal_under_all_keys().await?;
             self.make(claimed, now).await?;
         }
         Ok(())
@@ -167,7 +162,7 @@ impl<L: BrokerLink> Running<L> {
         Ok(())
     }
 
-    /// After a token key was added, every badge gets a seal under it; with one key there is nothing to do.
+    /// While there are several token keys every badge gets a seal under each; with one there is nothing to do.
     async fn seal_under_all_keys(&mut self) -> Result<(), StoreError> {
         let keys = self.librarian.token_keys.clone();
         for new_key in keys.iter().filter(|_| keys.len() > 1) {
@@ -189,7 +184,6 @@ impl<L: BrokerLink> Running<L> {
                 }
             }
         }
-        self.is_sealed = true;
         Ok(())
     }
 
@@ -214,3 +208,7 @@ impl<L: BrokerLink> Running<L> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "librarian_tests.rs"]
+mod tests;
