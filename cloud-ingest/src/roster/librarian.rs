@@ -135,6 +135,7 @@ impl<L: BrokerLink> Running<L> {
             self.newest.as_ref().is_some_and(|edition| !is_newest(edition.version(), claimed, now));
         if self.newest.is_none() || is_outrun || self.is_over(state, now) {
             self.burst = None;
+            self.seal_under_all_keys().await?;
             self.make(claimed, now).await?;
         }
         Ok(())
@@ -178,6 +179,11 @@ impl<L: BrokerLink> Running<L> {
         let in_use = keys.token_keys_in_use();
         let keys = keys.token_keys().to_vec();
         for new_key in keys.iter().filter(|key| keys.len() > 1 && in_use.contains(&key.id())) {
+/*XXX net 2*/
+    /// While there are several token keys every badge gets a seal under each; with one there is nothing to do.
+    async fn seal_under_all_keys(&mut self) -> Result<(), StoreError> {
+        let keys = self.librarian.token_keys.clone();
+        for new_key in keys.iter().filter(|_| keys.len() > 1) {
             let (key, mut after) = (new_key.id().0, None);
             loop {
                 let (keys, new_key) = (keys.clone(), new_key.clone());
@@ -221,3 +227,7 @@ impl<L: BrokerLink> Running<L> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "librarian_tests.rs"]
+mod tests;
