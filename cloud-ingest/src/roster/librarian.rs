@@ -179,11 +179,6 @@ impl<L: BrokerLink> Running<L> {
         let in_use = keys.token_keys_in_use();
         let keys = keys.token_keys().to_vec();
         for new_key in keys.iter().filter(|key| keys.len() > 1 && in_use.contains(&key.id())) {
-/*XXX net 2*/
-    /// While there are several token keys every badge gets a seal under each; with one there is nothing to do.
-    async fn seal_under_all_keys(&mut self) -> Result<(), StoreError> {
-        let keys = self.librarian.token_keys.clone();
-        for new_key in keys.iter().filter(|_| keys.len() > 1) {
             let (key, mut after) = (new_key.id().0, None);
             loop {
                 let (keys, new_key) = (keys.clone(), new_key.clone());
