@@ -5,19 +5,22 @@ Decodes every golden file, compares each value with what the document says, reco
 sealed badge and the signatures, and compares the document's annotated bytes with the files. Prints a table; exit 1 on
 any difference.
 
-Python 3 and its standard library. Ed25519 and AES-SIV need the package `cryptography` (PyPI, or Debian's
-python3-cryptography); without it those two checks are skipped, and that is said.
+Python 3 and its standard library. Ed25519, ECDSA and AES-SIV need the package `cryptography` (PyPI, or Debian's
+python3-cryptography); without it those checks are skipped, and that is said.
 
     docs/check_protocol.py [--dump]      --dump prints each golden file byte by byte
 """
 
 import hashlib
+import json
 import re
 import sys
 from pathlib import Path
 
 try:
     from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
     from cryptography.hazmat.primitives.ciphers.aead import AESSIV
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -31,6 +34,8 @@ DOCUMENT = HERE / "protocol.md"
 MAX_RECORD, MAX_RECORDS, MAX_RECORD_BYTES, MAX_MESSAGE = 1024, 256, 32 * 1024, 64 * 1024
 MAX_SEQ = 2**48 - 1
 LABELS = {name: f"tapline/{name}/v1\0".encode() for name in ("batch", "hello", "receipt")}
+LABELS |= {f"roster-{part}": b"tapline/roster/v1\0" for part in ("head", "chunk")}
+LABELS["report-roster-wanted"] = b"tapline/report/v1\0"
 
 CLOCKS = ["synced", "unsynced", "stepped"]
 STOPS = ["none", "clean", "unclean"]
@@ -39,6 +44,7 @@ DIRECTIONS = ["in", "out", "unspecified"]
 VERDICTS = ["known", "unknown", "revoked", "no_roster"]
 READER_KINDS = ["pcsc", "serial", "simulated"]
 READER_STATES = ["starting", "up", "down"]
+STANDINGS = {0: "known", 1: "revoked"}
 
 
 class Refused(Exception):
@@ -300,6 +306,42 @@ def check_proof():
     for record in [golden("record-agent-started"), golden("record-tap")]:
         end = chain_next(end, record)
     check("proof: a receipt for exactly its records", receipt, {**RECEIPT, "hash": end, "echo": None})
+def read_roster(r):
+    if r.choice(["head", "chunk"], "message") == "head":
+        head = {
+            "controller": r.slug(63, "controller"),
+            "version": r.varint(64, "version"),
+            "issued_utc_ms": r.zigzag(64, "issued_utc_ms"),
+            "expires_utc_ms": r.zigzag(64, "expires_utc_ms"),
+            "entries": r.varint(32, "entries"),
+            "chunks": r.many("chunks", lambda i: r.fixed(32, f"hash of chunk {i}")),
+        }
+        if len(head["chunks"]) > 600 or len(head["chunks"]) != -(-head["entries"] // 1900):
+            raise Refused("a roster has as many chunks as its entries need, at most 600")
+        return head
+    chunk = {"version": r.varint(64, "version"), "index": r.varint(32, "index"), "entries": []}
+    start, size = r.at, r.raw_varint(64)
+    r.note(start, "entries: bytes", size)
+    if size % 17 or size > 1900 * 17:
+        raise Refused("a chunk has whole entries, at most 1900")
+    for i in range(size // 17):
+        token = r.fixed(16, f"token {i}")
+        chunk["entries"].append((token, STANDINGS.get(r.byte("standing"), "?")))
+    tokens = [token for token, _ in chunk["entries"]]
+    if tokens != sorted(set(tokens)) or any(standing == "?" for _, standing in chunk["entries"]):
+        raise Refused("entries ascend by their tokens, and their standing is known")
+    return chunk
+
+
+def read_report(r):
+    """As far as rosters go."""
+    report = {
+        "controller": r.slug(63, "controller"),
+        "boot_id": r.fixed(16, "boot_id"),
+        "boottime_ms": r.varint(64, "boottime_ms"),
+        "what": r.choice(["roster_wanted"], "what"),
+    }
+    return report | {"version": r.varint(64, "version"), "from": r.varint(32, "from"), "count": r.varint(32, "count")}
 
 
 def read_message(data, read_body):
@@ -383,10 +425,24 @@ RECEIPT = {
     "cloud_utc_ms": WALL + 40,
 }
 
+ROSTER_CHUNK = {"version": WALL, "index": 0, "entries": [(TOKEN, "known"), (b"\xcc" * 16, "revoked")]}
+
+ROSTER_HEAD = {
+    "controller": "hq-door-12", "version": WALL, "issued_utc_ms": WALL, "expires_utc_ms": WALL + 7 * 86_400_000,
+    "entries": 2, "chunks": [hashlib.sha256(TOKEN + b"\0" + b"\xcc" * 16 + b"\1").digest()],
+}
+
+ROSTER_WANTED = {
+    "controller": "hq-door-12", "boot_id": BOOT, "boottime_ms": 60_000, "what": "roster_wanted", "version": WALL,
+    "from": 0, "count": 1,
+}
+
 RECORD_KEY, RECEIPT_KEY, TOKEN_KEY = b"\x11" * 32, b"\x22" * 32, b"\x33" * 32
+CONTROL_KEY = b"\x44" * 32
 PUBLIC_KEYS = {
     RECORD_KEY: "d04ab232742bb4ab3a1368bd4615e4e6d0224ab71a016baf8520a332c9778737",
     RECEIPT_KEY: "a09aa5f47a6759802ff955f8dc2d2a14a5c99d23be97f864127ff9383455a4f0",
+    CONTROL_KEY: "d759793bbc13a2819a827c76adb6fba8a49aee007f49f2d0992d99b825ad2c48",
 }
 
 
@@ -464,6 +520,42 @@ def check_signature(name, seed):
     check(f"{name}: signature made anew", key.sign(signed), message[-64:])
 
 
+def check_enrolment():
+    """The transcripts, remade from the requests, and every signature over them."""
+    folder = GOLDEN / "enrolment"
+    body = lambda name: json.loads((folder / f"{name}.json").read_text())
+    challenge = body("enrol-challenge")["challenge"]
+    enrol, renew = body("enrol-request"), body("renew-request")
+    for name, label, who, request in [
+        ("enrol", b"tapline/enroll/v1\0", enrol["token_id"], enrol),
+        ("renew", b"tapline/renew/v1\0", renew["controller"], renew),
+    ]:
+        keys = request["keys"]
+        point, record_key = bytes.fromhex(keys["tls_public_key"]), bytes.fromhex(keys["record_public_key"])
+        parts = [challenge.encode(), who.encode(), point, record_key]
+        transcript = label + b"".join(len(part).to_bytes(2, "big") + part for part in parts)
+        frozen = (folder / f"{name}-transcript.hex").read_text().strip()
+        check(f"{name}: transcript", transcript.hex(), frozen, f"{len(transcript)} bytes")
+        check(f"{name}: challenge", request["challenge"], challenge, "c4 × 32")
+        if AESSIV is None:
+            skip(f"{name}: proofs")
+            continue
+        tls_key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+        proofs = [lambda: tls_key.verify(bytes.fromhex(keys["tls_proof"]), transcript, ec.ECDSA(hashes.SHA256())),
+                  lambda: Ed25519PublicKey.from_public_bytes(record_key).verify(bytes.fromhex(keys["record_proof"]), transcript)]
+        if "current_proof" in request:
+            known = Ed25519PrivateKey.from_private_bytes(b"\x44" * 32).public_key()
+            proofs.append(lambda: known.verify(bytes.fromhex(request["current_proof"]), transcript))
+        good = 0
+        for proof in proofs:
+            try:
+                proof()
+                good += 1
+            except InvalidSignature:
+                pass
+        check(f"{name}: proofs that hold", good, len(proofs))
+
+
 def main():
     dumps = {}
     for name, expected in RECORDS.items():
@@ -479,6 +571,10 @@ def main():
     check("hello", hello, HELLO, size("hello"))
     receipt, dumps["receipt"] = read_message(golden("receipt"), read_receipt)
     check("receipt", receipt, RECEIPT, size("receipt"))
+    for name, read, expected in [("roster-head", read_roster, ROSTER_HEAD), ("roster-chunk", read_roster, ROSTER_CHUNK),
+                                 ("report-roster-wanted", read_report, ROSTER_WANTED)]:
+        message, dumps[name] = read_message(golden(name), read)
+        check(name, message, expected, size(name))
     export = golden("export")
     length = int.from_bytes(export[16:20], "big")
     check("export: its header", export[:16], b"tapline/export\0\x01", size("export"))
@@ -514,6 +610,11 @@ def main():
         check_signature("batch", RECORD_KEY)
         check_signature("hello", RECORD_KEY)
         check_signature("receipt", RECEIPT_KEY)
+        check_signature("roster-head", CONTROL_KEY)
+        check_signature("roster-chunk", CONTROL_KEY)
+        check_signature("report-roster-wanted", RECORD_KEY)
+
+    check_enrolment()
 
     refused = 0
     for name in RECORDS:
@@ -528,7 +629,8 @@ def main():
     if "--dump" in sys.argv[1:]:
         for name, notes in dumps.items():
             dump(name, notes)
-    compare_document(["record-tap", "record-agent-started", "batch", "hello", "receipt"])
+    compare_document(["record-tap", "record-agent-started", "batch", "hello", "receipt", "roster-head", "roster-chunk",
+                      "report-roster-wanted"])
     print(f"\n{failures} differences" if failures else "\nall as the document says")
     return 1 if failures else 0
 

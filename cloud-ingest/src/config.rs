@@ -2,17 +2,19 @@
 //! the names and the bounds; opens no connection.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
-use tap_protocol::badge::{TokenKey, TokenKeyId};
 use tap_protocol::ids::ControllerId;
-use tap_protocol::keys::{PublicKey, SigningKey};
+use tap_protocol::keys::PublicKey;
 
 use crate::event_store::{Controller, RecordKey, Site};
+use crate::keyring::Keys;
+use crate::telemetry::with_causes;
 
 pub use strict_config::ConfigError;
 use strict_config::{closest, error_at, parse};
@@ -36,8 +38,10 @@ pub struct Config {
     pub broker: Broker,
     /// Where people and monitoring look.
     pub http: Http,
-    /// Where the secret keys are.
-    pub keys: Keys,
+    /// Where the cloud's keys are.
+    pub keys: KeysFolder,
+    /// How controllers come by certificates; without it nobody is enrolled here.
+    pub enrolment: Option<EnrolmentEntry>,
     /// Places.
     #[serde(rename = "site", default)]
     pub sites: Vec<SiteEntry>,
@@ -83,16 +87,75 @@ pub struct Http {
     pub listen: SocketAddr,
 }
 
-/// Key files, as `cloud-ingest keys create` makes them: 64 hexadecimal digits each.
+/// Where the keys are.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Keys {
-    /// The Ed25519 seed that signs receipts.
-    pub receipt_key_file: PathBuf,
-    /// The Ed25519 seed that signs rosters and commands.
-    pub control_key_file: PathBuf,
-    /// The AES-SIV key that seals badges.
-    pub token_key_file: PathBuf,
+pub struct KeysFolder {
+    /// As `cloud-ingest keys create` and `cloud-ingest ca init` make it.
+    pub dir: PathBuf,
+}
+
+/// The `[enrolment]`: how controllers come by their certificates.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrolmentEntry {
+    /// Address and port of the HTTPS listener.
+    pub listen: SocketAddr,
+    /// `https://host:port` as controllers reach it.
+    pub url: String,
+    /// Further names that its certificate is good for, beside the one in `url`.
+    #[serde(default)]
+    pub names: Vec<String>,
+    /// `mqtts://host:port` as controllers reach the broker.
+    pub broker_url: BrokerUrl,
+    /// How long a controller's certificate is good.
+    #[serde(default = "default_certificate_days")]
+    pub certificate_days: u32,
+    /// How long a record key stays good after the controller brought a new one.
+    #[serde(default = "default_record_key_overlap_days")]
+    pub record_key_overlap_days: u32,
+    /// Where the broker reads who is out of trust.
+    pub crl_file: Option<PathBuf>,
+}
+
+/// No certificate is good for longer.
+pub const MAX_CERTIFICATE_DAYS: u32 = 30;
+
+fn default_certificate_days() -> u32 {
+    MAX_CERTIFICATE_DAYS
+}
+
+fn default_record_key_overlap_days() -> u32 {
+    7
+}
+
+impl EnrolmentEntry {
+    /// All names of the listener's certificate.
+    pub fn all_names(&self) -> Vec<String> {
+        let host = reqwest::Url::parse(&self.url).ok();
+        let host = host.as_ref().and_then(reqwest::Url::host_str).unwrap_or_default();
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let others = self.names.iter().filter(|name| **name != host).cloned();
+        std::iter::once(host.clone()).chain(others).collect()
+    }
+
+    fn complaint(&self) -> Option<(&'static str, String)> {
+        let url = reqwest::Url::parse(&self.url);
+        let plain = |url: &reqwest::Url| {
+            url.scheme() == "https" && url.has_host() && url.path() == "/" && url.query().is_none()
+        };
+        if !url.as_ref().is_ok_and(plain) {
+            Some(("url", format!("{} is no address like https://enrol.example:8444", self.url)))
+        } else if !self.broker_url.tls {
+            Some(("broker_url", "controllers with certificates need mqtts://".into()))
+        } else if !(1..=MAX_CERTIFICATE_DAYS).contains(&self.certificate_days) {
+            Some(("certificate_days", format!("use 1 to {MAX_CERTIFICATE_DAYS}")))
+        } else if !(1..=90).contains(&self.record_key_overlap_days) {
+            Some(("record_key_overlap_days", "use 1 to 90".into()))
+        } else {
+            None
+        }
+    }
 }
 
 /// One `[[site]]`.
@@ -155,14 +218,10 @@ impl Destination {
     }
 }
 
-/// The secrets that the key files hold.
+/// The secrets that the files hold.
 pub struct Secrets {
-    /// Signs receipts.
-    pub receipt_key: SigningKey,
-    /// Signs rosters and commands.
-    pub control_key: SigningKey,
-    /// Seals badges.
-    pub token_key: TokenKey,
+    /// The cloud's keys.
+    pub keys: Keys,
     /// The `Authorization` header towards the destination.
     pub authorization: Option<String>,
 }
@@ -212,24 +271,19 @@ impl Config {
     pub fn secrets(&self, path: &Path) -> Result<Secrets, ConfigError> {
         let text = read(path).unwrap_or_default();
         let complain = |key: &str, why: String| error_at(&path.display().to_string(), &text, key, &why);
-        let receipt_seed =
-            read_key(&self.keys.receipt_key_file).map_err(|why| complain("keys.receipt_key_file", why))?;
-        let control_seed =
-            read_key(&self.keys.control_key_file).map_err(|why| complain("keys.control_key_file", why))?;
-        let token_key =
-            read_key(&self.keys.token_key_file).map_err(|why| complain("keys.token_key_file", why))?;
+        let keys = Keys::load(&self.keys.dir).map_err(|error| complain("keys.dir", with_causes(&error)))?;
+        if self.enrolment.is_some() && keys.signing_root().is_none() {
+            let dir = self.keys.dir.display();
+            let why = format!("there is no root in {dir}: make it with `cloud-ingest ca init --dir {dir}`");
+            return Err(complain("keys.dir", why));
+        }
         let authorization = match &self.destination.authorization_file {
             None => None,
             Some(file) => Some(
                 read(file).map_err(|why| complain("destination.authorization_file", why))?.trim().to_owned(),
             ),
         };
-        Ok(Secrets {
-            receipt_key: SigningKey::from_seed(&receipt_seed),
-            control_key: SigningKey::from_seed(&control_seed),
-            token_key: TokenKey::new(TokenKeyId(1), token_key),
-            authorization,
-        })
+        Ok(Secrets { keys, authorization })
     }
 
     /// The first thing that can be read and makes no sense: where, and what.
@@ -274,6 +328,9 @@ impl Config {
         }
         if !broker.url.tls && (broker.ca_file.is_some() || broker.cert_file.is_some()) {
             return Some(("broker.url".into(), "certificates need mqtts://".into()));
+        }
+        if let Some((key, message)) = self.enrolment.as_ref().and_then(EnrolmentEntry::complaint) {
+            return Some((format!("enrolment.{key}"), message));
         }
         self.destination.complaint().map(|(key, message)| (format!("destination.{key}"), message))
     }
@@ -324,6 +381,18 @@ impl FromStr for BrokerUrl {
     }
 }
 
+impl fmt::Display for BrokerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "mqtts" } else { "mqtt" };
+        let BrokerUrl { host, port, .. } = self;
+        if host.contains(':') {
+            write!(f, "{scheme}://[{host}]:{port}")
+        } else {
+            write!(f, "{scheme}://{host}:{port}")
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for BrokerUrl {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from_text(from)
@@ -336,15 +405,6 @@ where
     D: Deserializer<'de>,
 {
     String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
-}
-
-/// A key file's 32 bytes. The message never shows what stands in the file.
-fn read_key(path: &Path) -> Result<[u8; 32], String> {
-    data_encoding::HEXLOWER_PERMISSIVE
-        .decode(read(path)?.trim().as_bytes())
-        .ok()
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or_else(|| format!("{} does not hold 64 hexadecimal digits", path.display()))
 }
 
 fn read(path: &Path) -> Result<String, String> {
@@ -366,9 +426,12 @@ client_id = "cloud-ingest"
 listen = "127.0.0.1:8080"
 
 [keys]
-receipt_key_file = "/etc/cloud-ingest/receipt.key"
-control_key_file = "/etc/cloud-ingest/control.key"
-token_key_file = "/etc/cloud-ingest/token.key"
+dir = "/etc/cloud-ingest/keys"
+
+[enrolment]
+listen = "0.0.0.0:8444"
+url = "https://enrol.example:8444"
+broker_url = "mqtts://broker.example"
 
 [[site]]
 id = "hq"
@@ -406,7 +469,7 @@ url = "http://127.0.0.1:9000/attendance"
     fn what_makes_no_sense_is_named_with_its_line() {
         check(
             ("name = \"legacy\"", "name = \"legacy\"\nmax_inflight = 3"),
-            "c.toml:29: unknown key destination.max_inflight: did you mean max_in_flight?",
+            "c.toml:32: unknown key destination.max_inflight: did you mean max_in_flight?",
         );
         check(
             ("[http]\nlisten = \"127.0.0.1:8080\"", "[http]\nlisten = 8080"),
@@ -414,31 +477,43 @@ url = "http://127.0.0.1:9000/attendance"
         );
         check(
             ("Europe/Berlin", "Europe/Berln"),
-            "c.toml:19: site[0].zone: Europe/Berln is no time zone of this system: write it like Europe/Berlin",
+            "c.toml:22: site[0].zone: Europe/Berln is no time zone of this system: write it like Europe/Berlin",
         );
         check(
             ("site = \"hq\"", "site = \"hqq\""),
-            "c.toml:24: controller[0].site: there is no site hqq: did you mean hq?",
+            "c.toml:27: controller[0].site: there is no site hqq: did you mean hq?",
         );
         check(
             ("hq-door-12", "HQ"),
-            "c.toml:22: controller[0].id: controller id \"HQ\" is not a slug: use 1 to 63 lower-case letters, digits and hyphens, starting and ending with a letter or digit",
+            "c.toml:25: controller[0].id: controller id \"HQ\" is not a slug: use 1 to 63 lower-case letters, digits and hyphens, starting and ending with a letter or digit",
         );
         check(
             ("3d4017", "3d40"),
-            "c.toml:25: controller[0].record_key: a public key must be 64 hexadecimal digits",
+            "c.toml:28: controller[0].record_key: a public key must be 64 hexadecimal digits",
         );
         check(
             ("mqtt://127.0.0.1", "http://127.0.0.1"),
             "c.toml:5: broker.url: \"http://127.0.0.1\" is no broker address: write mqtt://host:1883 or mqtts://host:8883",
         );
         check(
+            ("https://enrol.example:8444", "http://enrol.example:8444"),
+            "c.toml:16: enrolment.url: http://enrol.example:8444 is no address like https://enrol.example:8444",
+        );
+        check(
+            ("mqtts://broker.example", "mqtt://broker.example"),
+            "c.toml:17: enrolment.broker_url: controllers with certificates need mqtts://",
+        );
+        check(
+            ("url = \"https", "certificate_days = 31\nurl = \"https"),
+            "c.toml:16: enrolment.certificate_days: use 1 to 30",
+        );
+        check(
             ("http://127.0.0.1:9000", "ftp://127.0.0.1:9000"),
-            "c.toml:29: destination.url: ftp://127.0.0.1:9000/attendance is no http:// or https:// address",
+            "c.toml:32: destination.url: ftp://127.0.0.1:9000/attendance is no http:// or https:// address",
         );
         check(
             ("name = \"legacy\"", "name = \"legacy\"\ntimeout_ms = 60000"),
-            "c.toml:29: destination.timeout_ms: use 1 to 20000",
+            "c.toml:32: destination.timeout_ms: use 1 to 20000",
         );
         check(
             ("client_id = \"cloud-ingest\"", "client_id = \"c\"\nca_file = \"/ca.pem\""),

@@ -11,6 +11,8 @@ use tap_protocol::tap::{Direction, Tap, Verdict};
 
 use crate::event_store::memory::MemoryStore;
 use crate::event_store::{Binding, Controller, EventStore, PersonId, RecordKey, Site, UtcMs};
+use crate::keyring::live::LiveKeys;
+use crate::keyring::{self, Keys};
 
 /// 2026-03-02 07:00:00 UTC: when the door was started.
 pub const START: UtcMs = UtcMs(1_772_434_800_000);
@@ -50,6 +52,12 @@ pub fn store() -> MemoryStore {
         .collect();
     store.bind_badges(&bindings, START).unwrap();
     store
+}
+
+/// The keys of a cloud with a root, as from a folder.
+pub fn keys() -> LiveKeys {
+    let dir = keyring::tests::folder();
+    LiveKeys::fixed(Keys::load(dir.path()).unwrap())
 }
 
 pub fn token_key() -> TokenKey {

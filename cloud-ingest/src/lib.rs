@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod api;
 pub mod backoff;
+pub mod ca;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -10,15 +11,18 @@ pub mod crash;
 pub mod delivery;
 pub mod destination;
 pub mod directory;
+pub mod enrolment;
 pub mod event_store;
 #[cfg(test)]
 mod fixture;
 pub mod health;
 pub mod import;
 pub mod intake;
+pub mod keyring;
 pub mod lock;
 pub mod read_model;
 pub mod receipts;
+pub mod roll;
 pub mod roster;
 pub mod seldom;
 pub mod serve;

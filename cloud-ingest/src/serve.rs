@@ -16,26 +16,31 @@ use anyhow::Context;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use crate::api::{self, Served};
 use crate::clock::Clock;
-use crate::config::{Config, Secrets};
+use crate::config::{Config, EnrolmentEntry, Secrets};
 use crate::delivery::dispatch::{self, Dispatcher};
 use crate::destination::http_json::HttpJson;
+use crate::enrolment::listener::TlsListener;
+use crate::enrolment::{self, Enrolling};
 use crate::event_store::EventStore;
 use crate::event_store::handle::StoreHandle;
 use crate::event_store::sqlite::SqliteStore;
 use crate::health::Health;
 use crate::intake::worker::{self, Worker};
 use crate::intake::{inbox, mqtt, roster};
+use crate::keyring::live::{self, LiveKeys};
 use crate::lock;
+use crate::roll::{self, Calling};
 use crate::roster::librarian::{self, Librarian};
 use crate::stop;
 use crate::telemetry::Metrics;
-use crate::watch::{self, Watch};
+use crate::usher;
+use crate::watch::{self as health_watch, Watch};
 
 /// Open HTTP connections may finish for so long.
 const HTTP_GOODBYE: Duration = Duration::from_secs(2);
@@ -56,6 +61,21 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
     let (writer, writer_thread) = StoreHandle::spawn("store-writer", store)?;
     let (reader, reader_thread) = StoreHandle::spawn("store-reader", SqliteStore::open_reader(&path)?)?;
 
+    let (keys, looking) = live::open(config.keys.dir.clone(), secrets.keys);
+    let (roll, rolled) = watch::channel(Arc::default());
+    let (usher, calls) = usher::bell();
+    let mut calling = Calling {
+        store: reader.clone(),
+        keys: keys.clone(),
+        clock: clock.clone(),
+        crl_file: config.enrolment.as_ref().and_then(|enrolment| enrolment.crl_file.clone()),
+        roll,
+        usher: usher.clone(),
+        written: None,
+    };
+    // Before the first message is taken, it is known who is revoked.
+    calling.call().await.context("cannot find out who is revoked")?;
+
     let metrics = Arc::new(Metrics::new(&config.destination.name));
     let health = Arc::new(Health::default());
     let wake = Arc::new(Notify::new());
@@ -72,6 +92,10 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on {}", config.http.listen))?;
     let address = listener.local_addr()?;
+    let enrolment = match config.enrolment.clone() {
+        Some(settings) => Some(open_enrolment(settings, &keys, &writer, &clock).await?),
+        None => None,
+    };
 
     let (work_stopper, work_stop) = stop::pair();
     let (line_stopper, line_stop) = stop::pair();
@@ -81,8 +105,9 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
             store: writer.clone(),
             link: link.clone(),
             roster: desk,
-            receipt_key: secrets.receipt_key,
-            control_key: secrets.control_key.clone(),
+            keys: keys.clone(),
+            roll: rolled,
+            usher,
             clock: clock.clone(),
             metrics: Arc::clone(&metrics),
             health: Arc::clone(&health),
@@ -110,15 +135,17 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
             writer: writer.clone(),
             reader: reader.clone(),
             link,
-            control_key: secrets.control_key,
-            token_keys: vec![secrets.token_key],
+            keys: keys.clone(),
             clock: clock.clone(),
             metrics: Arc::clone(&metrics),
         },
         said,
         work_stop.clone(),
     ));
-    parts.spawn(watch::run(
+    parts.spawn(looking.run(work_stop.clone()));
+    parts.spawn(roll::run(calling, work_stop.clone()));
+    parts.spawn(usher::run(config.broker.clone(), calls, clock.clone(), work_stop.clone()));
+    parts.spawn(health_watch::run(
         Watch {
             writer,
             reader: reader.clone(),
@@ -130,6 +157,10 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
     ));
     let mut line = tokio::spawn(connection.run(line_stop.clone()));
     let router = api::router(Served { store: reader, metrics, health, clock });
+    let enrolling = enrolment.map(|(listener, enrolling)| {
+        let mut stop = line_stop.clone();
+        tokio::spawn(enrolment::serve(listener, enrolling, async move { stop.said().await }))
+    });
     let mut http_stop = line_stop;
     let http = tokio::spawn(async move {
         axum::serve(listener, router).with_graceful_shutdown(async move { http_stop.said().await }).await
@@ -163,6 +194,11 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
     if timeout(HTTP_GOODBYE, http).await.is_err() {
         tracing::debug!("some HTTP connections were cut");
     }
+    if let Some(enrolling) = enrolling
+        && timeout(HTTP_GOODBYE, enrolling).await.is_err()
+    {
+        tracing::debug!("some connections for enrolment were cut");
+    }
     reader_thread.close().await;
     writer_thread.close().await;
     match failed {
@@ -171,13 +207,37 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
     }
 }
 
+/// The listener where controllers come by their certificates.
+async fn open_enrolment(
+    settings: EnrolmentEntry,
+    keys: &LiveKeys,
+    store: &StoreHandle,
+    clock: &Clock,
+) -> anyhow::Result<(TlsListener, Enrolling)> {
+    let tcp = TcpListener::bind(settings.listen)
+        .await
+        .with_context(|| format!("cannot listen on {} for enrolment", settings.listen))?;
+    let listener = TlsListener::new(tcp, settings.all_names(), keys.clone(), clock.clone())
+        .context("cannot make the enrolment listener's certificate")?;
+    let enrolling = Enrolling::new(store.clone(), keys.clone(), settings, clock.clone())?;
+    Ok((listener, enrolling))
+}
+
 /// What the configuration names is known to the store before anything runs.
 fn introduce(store: &mut dyn EventStore, config: &Config) -> anyhow::Result<()> {
     for site in config.sites() {
         store.put_site(&site)?;
     }
     for controller in config.controllers() {
-        store.put_controller(&controller)?;
+        let known = store.member(&controller.id)?;
+        if known.is_some_and(|member| member.certificate.is_some()) {
+            tracing::warn!(
+                controller = %controller.id,
+                "was enrolled: its [[controller]] in the configuration counts no more, take it out"
+            );
+        } else {
+            store.put_controller(&controller)?;
+        }
     }
     store.put_destination(&config.destination.name)?;
     Ok(())

@@ -51,6 +51,14 @@ pub fn bell() -> (Bell, Calls) {
     (Bell(sender), Calls(receiver))
 }
 
+#[cfg(test)]
+impl Calls {
+    /// Who was called for next, if anybody was.
+    pub fn heard(&mut self) -> Option<ControllerId> {
+        self.0.try_recv().ok()
+    }
+}
+
 impl Bell {
     /// This controller is out of trust: its session is to end, if it has one.
     pub fn ring(&self, controller: &ControllerId) {

@@ -86,7 +86,8 @@ pub enum Verdict {
     Rewound,
     /// The cloud has other records under these numbers. Nothing is pruned.
     Forked,
-    /// The cloud was restored to before what this outbox still has. Nothing is believed; a person must look.
+    /// The cloud was restored to before what this outbox still has. It is sent no more until the numbers that are gone are
+    /// filled with tombstones.
     HistoryGone,
     /// For an outbox that is not on this disk.
     Foreign,

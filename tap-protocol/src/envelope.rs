@@ -188,6 +188,13 @@ impl VerifiedBatch {
         self.records.iter().enumerate().map(|(i, record)| (self.first_seq.plus(i as u64), record))
     }
 
+    /// Its records up to that one; `None` if it has none of them.
+    pub fn up_to(mut self, last: Seq) -> Option<VerifiedBatch> {
+        let kept = last.next().0.saturating_sub(self.first_seq.0);
+        self.records.truncate(usize::try_from(kept).unwrap_or(usize::MAX));
+        (!self.records.is_empty()).then_some(self)
+    }
+
     /// `h(seq)` according to this batch, for `first_seq − 1 ≤ seq ≤ last_seq`.
     pub fn hash_at(&self, seq: Seq) -> Option<ChainHash> {
         if seq.next() == self.first_seq {

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use data_encoding::HEXLOWER;
-use tap_protocol::badge::{SealedBadge, TokenKey, TokenKeyId};
+use tap_protocol::badge::{SealedBadge, Token, TokenKey, TokenKeyId};
 use tap_protocol::chain::ChainHash;
 use tap_protocol::envelope::{Batch, UnverifiedBatch};
 use tap_protocol::export::{PROOF, PartKind, part};
@@ -13,6 +13,8 @@ use tap_protocol::ids::{BootId, ControllerId, OutboxId, Seq, StoreEpoch};
 use tap_protocol::keys::SigningKey;
 use tap_protocol::receipt::{Echo, Receipt};
 use tap_protocol::record::{AnchorSource, Body, ClockState, LossReason, PreviousStop, Record, Stamp};
+use tap_protocol::report::{Report, What};
+use tap_protocol::roster::{RosterChunk, RosterHead, RosterMessage, Standing, chunk_hash, entry};
 use tap_protocol::tap::{Direction, Tap, Verdict};
 
 const OUTBOX: OutboxId = OutboxId([0x0b; 16]);
@@ -151,6 +153,33 @@ fn receipt() -> Receipt {
     }
 }
 
+/// The cloud's control key signs rosters.
+fn control_key() -> SigningKey {
+    SigningKey::from_seed(&[0x44; 32])
+}
+
+/// The golden badge is known; another one was revoked.
+fn roster_chunk() -> RosterChunk {
+    let entries = [entry(badge().token, Standing::Known), entry(Token([0xcc; 16]), Standing::Revoked)];
+    RosterChunk { version: 1_795_248_000_000, index: 0, bytes: entries.concat() }
+}
+
+fn roster_head() -> RosterHead {
+    RosterHead {
+        controller: controller(),
+        version: 1_795_248_000_000,
+        issued_utc_ms: 1_795_248_000_000,
+        expires_utc_ms: 1_795_852_800_000,
+        entries: 2,
+        chunks: vec![chunk_hash(&roster_chunk().bytes)],
+    }
+}
+
+fn roster_wanted() -> Report {
+    let what = What::RosterWanted { version: 1_795_248_000_000, from: 0, count: 1 };
+    Report { controller: controller(), boot_id: BOOT, boottime_ms: 60_000, what }
+}
+
 /// Compares with the frozen file; a file that is not there yet is written once, and must then be committed.
 #[track_caller]
 fn check(name: &str, bytes: &[u8]) {
@@ -207,6 +236,22 @@ fn the_proof_is_as_frozen() {
         part(PartKind::Receipt, &receipt.sign(&receipt_key())),
     ];
     check("proof", &proof.concat());
+}
+
+#[test]
+fn the_rosters_messages_are_as_frozen_and_read_back() {
+    for (name, sent) in [
+        ("roster-head", RosterMessage::Head(roster_head())),
+        ("roster-chunk", RosterMessage::Chunk(roster_chunk())),
+    ] {
+        let message = sent.sign(&control_key());
+        check(name, &message);
+        assert_eq!(RosterMessage::open(&message, &controller(), &[control_key().public()]), Ok(sent));
+        assert!(RosterMessage::open(&message, &controller(), &[receipt_key().public()]).is_err());
+    }
+    let message = roster_wanted().sign(&record_key());
+    check("report-roster-wanted", &message);
+    assert_eq!(Report::open(&message, &controller(), &record_key().public()), Ok(roster_wanted()));
 }
 
 #[test]

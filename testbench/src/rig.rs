@@ -32,6 +32,6 @@ pub use ports::free_port;
 pub use program::{Program, Ready, Running, program_path};
 pub use pty::PtyPair;
 pub use raw_mqtt::{Accepted, Connect, Delivered, Level, Publish, RawMqtt, Refused, Will};
-pub use shipped_broker::{Edit, Pki, SHIPPED, ShippedBroker};
+pub use shipped_broker::{Edit, FILES, Pki, SHIPPED, ShippedBroker};
 pub use syscall_fault::SyscallFault;
 pub use waiting::{wait_for, wait_until};

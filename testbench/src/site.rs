@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use crate::{
     fault_proxy::FaultProxy,
     legacy_sim::LegacySim,
-    rig::{FakeClock, Mosquitto, MosquittoOptions, Program, Ready, Running, free_port, program_path},
+    rig::{FILES, FakeClock, Mosquitto, MosquittoOptions, Program, Ready, Running, free_port, program_path},
 };
 
 use lines::Lines;
@@ -58,6 +58,8 @@ pub struct SiteOptions {
     pub fake_clock: bool,
     /// The broker runs as it is shipped: both sides reach it over TLS alone, by certificates that are good for two days.
     pub tls: bool,
+    /// The same broker, with certificates and keys as cloud-ingest hands them out: the controller is enrolled.
+    pub enrolled: bool,
 }
 
 /// The running site.
@@ -153,16 +155,17 @@ impl Site {
         };
         std::fs::create_dir_all(&dir)?;
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let lines = match options.tls {
-            true => Lines::as_shipped(&dir).await?,
-            false => Lines::in_clear(&dir, &options.broker).await?,
+        let record_key = make_keys(&dir)?;
+        let lines = match (options.tls, options.enrolled) {
+            (_, true) => Lines::for_enrolled(&dir).await?,
+            (true, false) => Lines::as_shipped(&dir).await?,
+            (false, false) => Lines::in_clear(&dir, &options.broker).await?,
         };
         let uplink = FaultProxy::start(any, lines.for_controllers).await?;
         let legacy = LegacySim::start(any).await?;
         let legacy_line = FaultProxy::start(any, legacy.addr()).await?;
         let http = SocketAddr::from(([127, 0, 0, 1], free_port()));
 
-        let record_key = make_keys(&dir)?;
         write_configs(&dir, &options, &lines, &uplink, &legacy_line, http, &record_key)?;
         let cloud_program = Program::new("cloud-ingest")?
             .args(["serve", "--config"])
@@ -184,6 +187,9 @@ impl Site {
             clock.shows(0, false)?;
         }
         let cloud = cloud_program.start(&dir).await?;
+        if options.enrolled {
+            enroll(&dir)?;
+        }
         let edge = at_its_time(&edge_program, clock.as_ref()).start(&dir).await?;
         let site = Site {
             broker: lines.broker,
@@ -204,6 +210,16 @@ impl Site {
             site.bind_badges()?;
         }
         Ok(site)
+    }
+
+    /// Enrols the controller again, with another token, as a person at the door would. edge-agent does not run meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// When either side refuses; its message is in the error.
+    pub fn enroll_again(&self) -> anyhow::Result<()> {
+        ensure!(self.edge.is_none(), "edge-agent was stopped before");
+        enroll(&self.dir)
     }
 
     /// Tells the directory whose the badges are.
@@ -450,6 +466,20 @@ fn make_keys(dir: &Path) -> anyhow::Result<String> {
     Ok(record_key.trim().to_owned())
 }
 
+/// Gets a token and enrols the controller with it, as a person at the door would.
+fn enroll(dir: &Path) -> anyhow::Result<()> {
+    let [cloud, edge] =
+        ["cloud-ingest.toml", "edge-agent.toml"].map(|name| dir.join(name).display().to_string());
+    let door = ["--controller", CONTROLLER, "--site", "hq", "--label", "Main entrance"];
+    let create =
+        [&["enroll-token", "create", "--config", &cloud, "--output", "json"], door.as_slice()].concat();
+    let made: serde_json::Value = serde_json::from_str(&run("cloud-ingest", &create)?)?;
+    let command =
+        made.pointer("/0/command").and_then(|command| command.as_str()).context("the command to type")?;
+    let typed: Vec<&str> = command.split_whitespace().skip_while(|word| *word != "enroll").collect();
+    run("edge-agent", &[typed.as_slice(), &["--config", &edge]].concat()).map(drop)
+}
+
 fn write_configs(
     dir: &Path,
     options: &SiteOptions,
@@ -460,7 +490,27 @@ fn write_configs(
     record_key: &str,
 ) -> anyhow::Result<()> {
     let at = dir.display();
-    let scheme = lines.scheme;
+    let known = match options.enrolled {
+        false => format!(
+            r#"[[controller]]
+id = "{CONTROLLER}"
+label = "Main entrance"
+site = "hq"
+record_key = "{record_key}"
+"#
+        ),
+        true => format!(
+            r#"[enrolment]
+listen = "{enrolment}"
+url = "https://{enrolment}"
+broker_url = "{scheme}://{uplink}"
+crl_file = "{at}/{FILES}/crl.pem"
+"#,
+            enrolment = SocketAddr::from(([127, 0, 0, 1], free_port())),
+            scheme = lines.controllers_scheme,
+            uplink = uplink.addr(),
+        ),
+    };
     let timeout = options.destination_timeout_ms.map(|ms| format!("timeout_ms = {ms}")).unwrap_or_default();
     let cloud = format!(
         r#"data_dir = "{at}/cloud"
@@ -474,50 +524,52 @@ client_id = "cloud-ingest"
 listen = "{http}"
 
 [keys]
-receipt_key_file = "{at}/keys/receipt.key"
-control_key_file = "{at}/keys/control.key"
-token_key_file = "{at}/keys/token.key"
+dir = "{at}/keys"
 
 [[site]]
 id = "hq"
 label = "Headquarters"
 zone = "{ZONE}"
 
-[[controller]]
-id = "{CONTROLLER}"
-label = "Main entrance"
-site = "hq"
-record_key = "{record_key}"
-
+{known}
 [destination]
 name = "legacy"
 url = "http://{legacy_line}/checkins"
 {timeout}
 "#,
+        scheme = lines.clouds_scheme,
         broker = lines.for_cloud,
         files = lines.clouds_files,
         legacy_line = legacy_line.addr(),
     );
     std::fs::write(dir.join("cloud-ingest.toml"), cloud)?;
-    let edge = format!(
-        r#"controller = "{CONTROLLER}"
-state_dir = "{at}/state"
-runtime_dir = "{at}/run"
-
-[broker]
+    let identity = match options.enrolled {
+        true => String::new(),
+        false => format!(
+            r#"[broker]
 url = "{scheme}://{uplink}"
 {files}
 
 [keys]
 record_key_file = "{at}/keys/record.key"
-token_key_file = "{at}/keys/token.key"
-receipt_public_key_file = "{at}/keys/receipt.pub"
-control_public_key_file = "{at}/keys/control.pub"
+token_key_file = "{at}/keys/token-1.key"
+receipt_public_key_file = "{at}/keys/receipt-1.pub"
+control_public_key_file = "{at}/keys/control-1.pub"
+"#,
+            scheme = lines.controllers_scheme,
+            uplink = uplink.addr(),
+            files = lines.controllers_files,
+        ),
+    };
+    let name = (!options.enrolled).then(|| format!("controller = \"{CONTROLLER}\"")).unwrap_or_default();
+    let edge = format!(
+        r#"{name}
+state_dir = "{at}/state"
+runtime_dir = "{at}/run"
 
+{identity}
 {readers}
 "#,
-        uplink = uplink.addr(),
-        files = lines.controllers_files,
         readers = options.readers,
     );
     std::fs::write(dir.join("edge-agent.toml"), edge)?;

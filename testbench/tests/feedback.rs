@@ -31,7 +31,9 @@ impl Door {
             port.display()
         );
         let site =
-            Site::start(SiteOptions { readers, verbose: true, ..SiteOptions::default() }).await.unwrap();
+            Site::start(SiteOptions { readers, verbose: true, unbound: true, ..SiteOptions::default() })
+                .await
+                .unwrap();
         let door = Door { site, serial, _dir: dir };
         door.becomes("up", |status| reader(status).state == ReaderState::Up).await;
         door

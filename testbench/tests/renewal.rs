@@ -5,9 +5,14 @@ use std::{fs, path::Path, process::Output, sync::Arc, time::Duration};
 
 use edge_agent::{
     control::{Request, Response, question},
+    outbox::Outbox,
     status::Status,
 };
-use tap_protocol::tap::Direction;
+use tap_protocol::{
+    ids::Seq,
+    record::{Body, Record},
+    tap::Direction,
+};
 use testbench::{
     authority::{Authority, Life},
     enrolment_server::{EnrolmentServer, Gift},
@@ -127,6 +132,17 @@ impl Door {
         fs::write(self.dir.path().join("clients.pem"), roots).unwrap();
     }
 
+    /// The number of the token key that each tap in the outbox is sealed with.
+    fn token_keys_of_taps(&self) -> Vec<u16> {
+        let mut files =
+            fs::read_dir(self.state().join("state/outbox")).unwrap().map(|file| file.unwrap().path());
+        let file = files.find(|file| file.extension().is_some_and(|end| end == "outbox")).unwrap();
+        let chunk = Outbox::open_to_read(&file).unwrap().read(Seq(1)).unwrap();
+        let bodies = chunk.records.iter().map(|bytes| Record::decode(bytes).unwrap().body);
+        let taps = bodies.filter_map(|body| if let Body::Tap(tap) = body { Some(tap) } else { None });
+        taps.map(|tap| tap.badge.key_id.0).collect()
+    }
+
     fn state(&self) -> &Path {
         self.dir.path()
     }
@@ -167,7 +183,8 @@ async fn a_certificate_is_renewed_under_a_running_agent_and_no_tap_is_lost() {
     assert!(!log.contains("already connected"), "no session was pushed out: {log}");
     let verified = door.cli(&["outbox", "verify"]).await;
     assert!(verified.status.success(), "{}", said(&verified));
-    // The third tap's token is another: the new key seals.
+    let sealed_with = door.token_keys_of_taps();
+    assert_eq!((sealed_with.first(), sealed_with.last()), (Some(&1), Some(&2)), "the new key seals at once");
     let status = door.status().await.unwrap();
     assert!(status.problems.iter().all(|problem| !problem.contains("certificate")), "{:?}", status.problems);
 }
@@ -178,7 +195,7 @@ async fn a_new_certificate_that_the_broker_refuses_changes_nothing_and_is_named(
     door.start(None).await;
     door.wait("the first session", |status| status.broker.connected).await;
     let before = door.cert().await;
-    // The broker takes only those that live longer than the ones that are made from now on.
+    // One that has ended before it came: the broker takes it from nobody.
     door.cloud.give(|gift| gift.life = Life::over());
     let renewed = door.cli(&["cert", "renew"]).await;
     assert!(renewed.status.success(), "{}", said(&renewed));

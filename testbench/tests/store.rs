@@ -2,8 +2,10 @@
 //! without the word that says so. Real taps, real processes, the whole chain.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::Value;
+use tap_protocol::record::{Body, LossReason, Record};
 use testbench::{
     oracle::check_promise,
     rig::wait_until,
@@ -140,4 +142,61 @@ async fn a_backup_that_was_put_back_in_silence_is_noticed_and_healed_by_the_word
         site.get_text("/health/ready").await.is_ok_and(|(status, _)| status == 200)
     })
     .await;
+}
+
+/// What a controller deleted because the cloud had confirmed it is gone when the cloud forgets it: it is named, number by
+/// number, and everything that is left comes once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_pruned_before_the_cloud_was_restored_is_named_as_lost() {
+    let mut site = Site::start(SiteOptions::default()).await.unwrap();
+    tap(&site, 40).await;
+    receipted(&site).await;
+    let backup = back_up(&site);
+    tap(&site, 60).await;
+    receipted(&site).await;
+    delivered(&site, 100).await;
+    let mut edge = site.edge.take().expect("edge-agent runs");
+    edge.terminate(Duration::from_secs(15)).await.unwrap();
+    let pruned = site.edge_cli(&["outbox", "prune", "--yes", "--output", "json"]).unwrap();
+    let pruned: Value = serde_json::from_slice(&pruned.stdout).unwrap();
+    assert!(pruned["records"].as_u64().unwrap() >= 100, "{pruned}");
+
+    put_back(&mut site, &backup);
+    let stored = json(&site.cloud_cli(&["store", "restored", "--output", "json"]).unwrap());
+    let from = stored["outboxes"][0]["from"].as_u64().unwrap();
+    site.start_cloud(&[]).await.unwrap();
+    site.start_edge().await.unwrap();
+    tap(&site, 25).await;
+    let logs = site.logs();
+    let logs: Vec<_> = logs.iter().map(|log| log.as_path()).collect();
+    wait_until("what is gone to be named and the rest to be stored", HEALS_WITHIN, &logs, async || {
+        let all =
+            site.edge_status().await.is_ok_and(|status| status.pending == 0 && status.outboxes.len() == 2);
+        all && site.cloud_ledger().await.is_ok_and(|ledger| ledger.taps >= 65)
+    })
+    .await;
+    let status = site.edge_status().await.unwrap();
+    let told =
+        status.problems.iter().any(|problem| problem.contains("was put back from a backup that lacks"));
+    assert!(told, "{status:?}");
+    let ledger = site.cloud_ledger().await.unwrap();
+    assert_eq!((ledger.taps, ledger.balanced), (65, true), "{ledger:?}");
+    let lost = lost_records(&site);
+    let last = *lost.last().unwrap();
+    assert_eq!(lost, (from..=last).collect::<Vec<_>>(), "number by number, none left out");
+    assert!(lost.len() >= 60, "{lost:?}");
+    assert_eq!(json(&site.cloud_cli(&["events", "verify", "--output", "json"]).unwrap())["holds"], true);
+}
+
+/// The numbers at which the store has a tombstone for what was pruned.
+fn lost_records(site: &Site) -> Vec<u64> {
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let store = rusqlite::Connection::open_with_flags(site.store_path(), flags).unwrap();
+    let mut rows = store.prepare("SELECT seq, bytes FROM events WHERE kind = 'lost' ORDER BY seq").unwrap();
+    let rows = rows.query_map([], |row| Ok((row.get::<_, u64>(0)?, row.get::<_, Vec<u8>>(1)?))).unwrap();
+    let lost = rows.map(Result::unwrap).filter(|(seq, bytes)| {
+        let record = Record::decode(bytes).unwrap();
+        matches!(record.body, Body::Lost { from, why: LossReason::Pruned, .. } if from.0 == *seq)
+    });
+    lost.map(|(seq, _)| seq).collect()
 }

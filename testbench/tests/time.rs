@@ -261,3 +261,15 @@ async fn after_a_day_a_tap_without_time_is_set_aside_and_told_when_its_time_come
     wait_for_state(&site, "delivered", 1).await;
     is_told_truly(&site, &tapped);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_clock_in_1970_the_broker_is_reached_over_tls_and_what_a_receipt_tells_is_known_after_the_next_start()
+ {
+    let options = SiteOptions { fake_clock: true, tls: true, ..SiteOptions::default() };
+    let mut site = Site::start(options).await.unwrap();
+    wait(&site, "a receipt", async || site.edge_status().await.is_ok_and(|s| s.counters.receipts > 0)).await;
+    site.edge.take().unwrap().terminate(Duration::from_secs(20)).await.unwrap();
+    let kept = std::fs::read_to_string(site.dir().join("state/last-good-time")).unwrap();
+    let utc_ms: i64 = kept.split(' ').next().unwrap().parse().unwrap();
+    assert!((true_utc_ms() - utc_ms).abs() < 60_000, "{kept}");
+}

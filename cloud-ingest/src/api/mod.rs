@@ -99,8 +99,8 @@ async fn event(State(served): State<Served>, Path(id): Path<String>) -> Result<R
 }
 
 async fn controllers(State(served): State<Served>) -> Result<Response, Problem> {
-    let states = served.store.run(|store| store.controllers()).await?;
-    Ok(axum::Json(view::Controllers::of(&states, served.clock.now())).into_response())
+    let (states, fleet) = served.store.run(|store| Ok((store.controllers()?, store.fleet()?))).await?;
+    Ok(axum::Json(view::Controllers::of(&states, &fleet, served.clock.now())).into_response())
 }
 
 async fn the_ledger(State(served): State<Served>) -> Result<Response, Problem> {

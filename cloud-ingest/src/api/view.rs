@@ -1,14 +1,15 @@
 //! Beside the line: the shapes of the API's answers. Pure. Badges show as tokens, never clear; times are RFC 3339 in
 //! UTC.
 
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use serde::Serialize;
 use tap_protocol::hello::{ReaderKind, ReaderState};
 use tap_protocol::ids::{ControllerId, EventId, OutboxId, ReaderName, Seq, TraceId};
 
 use crate::event_store::{
-    ControllerState, DeliveryRow, DeliveryState, DestinationState, EventDetail, EventRow, HeldFor, Position,
-    TapRow, Timeless, UtcMs,
+    ControllerState, DeliveryRow, DeliveryState, DestinationState, EventDetail, EventRow, HeldFor, Member,
+    Position, Standing, TapRow, Timeless, UtcMs,
 };
 use crate::read_model::explain::{self, Stage};
 use crate::read_model::lag;
@@ -47,6 +48,7 @@ pub struct Event {
     seq: Seq,
     kind: String,
     stored_at: String,
+    after_revocation: bool,
     #[serde(flatten)]
     tap: Option<Tap>,
 }
@@ -89,6 +91,7 @@ impl Event {
             seq: row.seq,
             kind: row.kind.clone(),
             stored_at: time(row.received),
+            after_revocation: row.after_revocation,
             tap: row.tap.as_ref().map(Tap::of),
         }
     }
@@ -220,8 +223,13 @@ pub struct Controllers {
 
 impl Controllers {
     /// The states in the API's words.
-    pub fn of(states: &[ControllerState], now: UtcMs) -> Controllers {
-        Controllers { controllers: states.iter().map(|state| Controller::of(state, now)).collect() }
+    pub fn of(states: &[ControllerState], fleet: &[Member], now: UtcMs) -> Controllers {
+        let trust = |state: &ControllerState| fleet.iter().find(|m| m.controller.id == state.controller.id);
+        let controllers = states.iter().map(|state| {
+            let controller = Controller::of(state, now);
+            trust(state).into_iter().fold(controller, Controller::with_trust)
+        });
+        Controllers { controllers: controllers.collect() }
     }
 }
 
@@ -242,6 +250,20 @@ pub struct Controller {
     roster_version: Option<u64>,
     readers: Vec<Reader>,
     outboxes: Vec<Outbox>,
+    trust: Option<Trust>,
+}
+
+/// What trust in a controller rests on.
+#[derive(Debug, Serialize)]
+struct Trust {
+    standing: Standing,
+    standing_since: Option<String>,
+    standing_why: Option<String>,
+    certificate_serial: Option<String>,
+    certificate_until: Option<String>,
+    record_keys: Vec<String>,
+    fetched_at: Option<String>,
+    holds: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -294,6 +316,55 @@ impl Controller {
                     last_occurred_at: o.last_occurred.map(time),
                 })
                 .collect(),
+            trust: None,
         }
+    }
+
+    /// With what trust in it rests on.
+    #[must_use]
+    pub fn with_trust(self, member: &Member) -> Controller {
+        let keys = &member.controller.record_keys;
+        let trust = Trust {
+            standing: member.standing,
+            standing_since: member.decided.as_ref().map(|(since, _)| time(*since)),
+            standing_why: member.decided.as_ref().map(|(_, why)| why.clone()),
+            certificate_serial: member.certificate.map(|known| HEXLOWER.encode(&known.serial)),
+            certificate_until: member.certificate.map(|known| time(known.not_after)),
+            record_keys: keys.iter().map(|known| known.key.to_string()).collect(),
+            fetched_at: member.fetched.as_ref().map(|fetched| time(fetched.at)),
+            holds: member.fetched.as_ref().map(|fetched| fetched.holds.clone()).unwrap_or_default(),
+        };
+        Controller { trust: Some(trust), ..self }
+    }
+
+    /// Line by line, for people.
+    pub fn in_words(&self) -> Vec<(&'static str, String)> {
+        let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".into());
+        let mut lines = vec![
+            ("controller", self.id.to_string()),
+            ("label", self.label.clone()),
+            ("site", self.site.clone()),
+            ("status", self.explain.to_owned()),
+            ("records to come", self.lag_records.to_string()),
+            ("last hello", or_none(&self.last_hello)),
+        ];
+        if let Some(trust) = &self.trust {
+            let standing = match (&trust.standing_since, &trust.standing_why) {
+                (Some(since), Some(why)) => format!("{} since {since}: {why}", trust.standing.name()),
+                _ => trust.standing.name().to_owned(),
+            };
+            lines.extend([
+                ("standing", standing),
+                ("certificate until", or_none(&trust.certificate_until)),
+                ("certificate number", or_none(&trust.certificate_serial)),
+                ("last bundle", or_none(&trust.fetched_at)),
+                ("has", trust.holds.join(" ")),
+                ("record keys", trust.record_keys.join(" ")),
+            ]);
+        }
+        lines.extend(self.outboxes.iter().map(|outbox| {
+            ("outbox", format!("{}: stored {} of {}", outbox.outbox, outbox.stored_through, outbox.last_seq))
+        }));
+        lines
     }
 }

@@ -259,7 +259,7 @@ fn of(badge: &Credential, keys: &[TokenKey]) -> Which {
     Which::Badge(seals(badge, keys).into_iter().map(|seal| seal.token).collect())
 }
 
-/// All token keys in use.
+/// All token keys there ever were: a badge is known under each, because old taps are.
 fn token_keys(config: &ConfigFile) -> anyhow::Result<Vec<TokenKey>> {
-    Ok(vec![config.load()?.secrets(config.path())?.token_key])
+    Ok(config.load()?.secrets(config.path())?.keys.token_keys().to_vec())
 }

@@ -1,91 +1,230 @@
-//! Beside the line: makes the cloud's keys. Never overwrites one: a lost receipt key means enrolling every controller
-//! anew, a lost token key means that no badge can be opened again.
+//! Beside the line: the verbs that make the cloud's keys and let one take over from another. Never overwrites a key: a lost
+//! receipt key means enrolling every controller anew, a lost token key means that no badge can be opened again.
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
-use clap::Subcommand;
-use data_encoding::HEXLOWER;
-use ring::rand::{SecureRandom, SystemRandom};
-use tap_protocol::keys::SigningKey;
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::deed::{self, Why};
+use super::reading::{open, table};
+use super::{ConfigFile, Form, Output, print_json};
+use crate::api::view;
+use crate::clock::Clock;
+use crate::event_store::sqlite::SqliteStore;
+use crate::event_store::{EventStore, Member, UtcMs};
+use crate::keyring::ring::{self, Entry, Kind, Reach, Ring};
+use crate::keyring::{make_files, read_or_begin, read_ring, write_ring};
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Make receipt.key, control.key, their public halves and token.key
+    /// Make the first receipt, control and token key
     Create {
-        /// Where to
-        #[arg(long)]
-        dir: PathBuf,
+        #[command(flatten)]
+        dir: KeysDir,
+    },
+    /// All keys, since when each is what it is, and how many controllers have it
+    Status {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Make the next key of a kind; controllers hear of it with their next renewal
+    Rotate {
+        /// receipt, control or token
+        kind: Kind,
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Let the next key take over, once every active controller has it
+    Activate {
+        /// receipt, control or token
+        kind: Kind,
+        #[command(flatten)]
+        insist: Insist,
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Tell controllers of an old key no more
+    Retire {
+        /// receipt, control or token
+        kind: Kind,
+        /// Which of them
+        number: u16,
+        #[command(flatten)]
+        insist: Insist,
+        #[command(flatten)]
+        config: ConfigFile,
     },
 }
 
-/// Only its owner may read a secret.
-const SECRET: u32 = 0o600;
-const PUBLIC: u32 = 0o644;
+/// The folder, for verbs that need nothing else.
+#[derive(Debug, Args)]
+pub struct KeysDir {
+    /// The folder of the keys
+    #[arg(long, default_value = "/etc/cloud-ingest/keys")]
+    pub dir: PathBuf,
+}
+
+/// For steps that may leave controllers behind.
+#[derive(Debug, Args)]
+pub struct Insist {
+    /// Do it though some controllers are left behind; needs --reason
+    #[arg(long, requires = "reason")]
+    pub yes: bool,
+    /// Why, for the log
+    #[arg(long)]
+    pub reason: Option<String>,
+}
 
 pub fn run(verb: Verb) -> anyhow::Result<ExitCode> {
-    let Verb::Create { dir } = verb;
-    create(&dir)?;
-    println!("made receipt.key, receipt.pub, control.key, control.pub and token.key in {}", dir.display());
-    println!("controllers need receipt.pub, control.pub and token.key; the other two stay here");
+    match verb {
+        Verb::Create { dir } => {
+            create(&dir.dir, &[Kind::Receipt, Kind::Control, Kind::Token], Clock::system().now())?;
+            let dir = dir.dir.display();
+            println!("made receipt-1, control-1 and token-1 in {dir}");
+            println!("next, for controllers with certificates: cloud-ingest ca init --dir {dir}");
+        }
+        Verb::Status { config, output } => return status(&config, output.output, &KEYS),
+        Verb::Rotate { kind, config } => {
+            let made = rotate(&config, kind)?;
+            println!("made {}: controllers hear of it with their next renewal", made.name());
+            println!(
+                "when `cloud-ingest keys status` says all have it: cloud-ingest keys activate {}",
+                kind.name()
+            );
+        }
+        Verb::Activate { kind, insist, config } => {
+            let active = activate(&config, kind, insist)?;
+            println!("{} is active; the service uses it within seconds", active.name());
+        }
+        Verb::Retire { kind, number, insist, config } => {
+            let retired = retire(&config, kind, number, insist)?;
+            println!("{} is retired: bundles carry it no more", retired.name());
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-fn create(dir: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    for name in ["receipt.key", "receipt.pub", "control.key", "control.pub", "token.key"] {
-        let path = dir.join(name);
-        ensure!(!path.exists(), "{} is there already; nothing was changed", path.display());
+const KEYS: [Kind; 3] = [Kind::Receipt, Kind::Control, Kind::Token];
+
+/// Makes the first key of each of these kinds, or none.
+pub fn create(dir: &Path, kinds: &[Kind], now: UtcMs) -> anyhow::Result<()> {
+    let mut ring = read_or_begin(dir)?;
+    if let Some(there) = kinds.iter().find_map(|kind| ring.of(*kind).next()) {
+        anyhow::bail!("{} is in {} already; nothing was changed", there.name(), dir.display());
     }
-    for signer in ["receipt", "control"] {
-        let seed = random()?;
-        let public = SigningKey::from_seed(&seed).public();
-        write_new(&dir.join(format!("{signer}.key")), SECRET, &HEXLOWER.encode(&seed))?;
-        write_new(&dir.join(format!("{signer}.pub")), PUBLIC, &public.to_string())?;
+    for kind in kinds {
+        let entry = ring.create(*kind, now);
+        make_files(dir, &entry)?;
     }
-    write_new(&dir.join("token.key"), SECRET, &HEXLOWER.encode(&random()?))
+    Ok(write_ring(dir, &ring)?)
 }
 
-fn random() -> anyhow::Result<[u8; 32]> {
-    let mut bytes = [0; 32];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| anyhow::anyhow!("the system gives no randomness"))?;
-    Ok(bytes)
+/// A key of the table.
+#[derive(Debug, Serialize)]
+struct Row {
+    key: String,
+    kind: Kind,
+    number: u16,
+    state: ring::State,
+    since: String,
+    /// How many active controllers have it.
+    reach: Reach,
 }
 
-fn write_new(path: &Path, mode: u32, text: &str) -> anyhow::Result<()> {
-    let doing = || format!("cannot write {}", path.display());
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).mode(mode).open(path).with_context(doing)?;
-    writeln!(file, "{text}").with_context(doing)?;
-    file.sync_all().with_context(doing)
+pub fn status(config: &ConfigFile, form: Form, kinds: &[Kind]) -> anyhow::Result<ExitCode> {
+    let loaded = config.load()?;
+    let ring = read_ring(&loaded.keys.dir)?;
+    let fleet = match loaded.database().exists() {
+        true => open(config)?.fleet()?,
+        false => Vec::new(),
+    };
+    let row = |key: &Entry| Row {
+        key: key.name(),
+        kind: key.kind,
+        number: key.number,
+        state: key.state,
+        since: view::time(UtcMs(key.since_ms)),
+        reach: ring::reach(&key.name(), &fleet),
+    };
+    let rows: Vec<Row> = kinds.iter().flat_map(|kind| ring.of(*kind)).map(row).collect();
+    if form == Form::Json {
+        print_json(&rows)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut table =
+        table(["key", "state", "since", "active controllers that have it", "not yet, among them"]);
+    for row in rows {
+        let lacking = row.reach.lacking.join(" ");
+        table.add_row([row.key, row.state.name().into(), row.since, row.reach.to_string(), lacking]);
+    }
+    println!("{table}");
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn rotate(config: &ConfigFile, kind: Kind) -> anyhow::Result<Entry> {
+    let dir = config.load()?.keys.dir;
+    change(config, "rotate", String::new(), |ring, _, now| {
+        ensure!(ring.of(kind).next().is_some(), "there is no {} key yet", kind.name());
+        let entry = ring.rotate(kind, now)?;
+        make_files(&dir, &entry)?;
+        Ok(entry)
+    })
+}
+
+pub fn activate(config: &ConfigFile, kind: Kind, insist: Insist) -> anyhow::Result<Entry> {
+    let yes = insist.yes;
+    change(config, "activate", insist.reason.unwrap_or_default(), |ring, fleet, now| {
+        Ok(ring.activate(kind, fleet, now, yes)?)
+    })
+}
+
+pub fn retire(config: &ConfigFile, kind: Kind, number: u16, insist: Insist) -> anyhow::Result<Entry> {
+    let yes = insist.yes;
+    change(config, "retire", insist.reason.unwrap_or_default(), |ring, fleet, now| {
+        Ok(ring.retire(kind, number, fleet, now, yes)?)
+    })
+}
+
+/// One step of a rotation: decided over the ring and the fleet, written down, and put into the log.
+fn change(
+    config: &ConfigFile,
+    what: &str,
+    reason: String,
+    step: impl FnOnce(&mut Ring, &[Member], UtcMs) -> anyhow::Result<Entry>,
+) -> anyhow::Result<Entry> {
+    let loaded = config.load()?;
+    let now = Clock::system().now();
+    let path = loaded.database();
+    super::reading::existing(&path)?;
+    let mut store =
+        SqliteStore::open(&path, now).with_context(|| format!("cannot write to {}", path.display()))?;
+    let mut ring = read_ring(&loaded.keys.dir)?;
+    let entry = step(&mut ring, &store.fleet()?, now)?;
+    // The log first: a step that nobody can account for is worse than an account of one that failed.
+    store.note_deed(&deed::deed(now, what, &entry.name(), Why(reason)))?;
+    write_ring(&loaded.keys.dir, &ring)?;
+    Ok(entry)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn keys_are_made_once_and_secrets_are_their_owners() {
+    fn first_keys_are_made_once_and_the_root_beside_them() {
         let dir = tempfile::tempdir().unwrap();
-        create(dir.path()).unwrap();
-        let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
-        let mode =
-            |name: &str| std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode("receipt.key"), mode("token.key")), (SECRET, SECRET));
-        let seed: [u8; 32] =
-            HEXLOWER.decode(read("receipt.key").trim().as_bytes()).unwrap().try_into().unwrap();
-        assert_eq!(SigningKey::from_seed(&seed).public().to_string(), read("receipt.pub").trim());
-        assert_ne!(read("receipt.key"), read("token.key"));
-
-        let before = read("token.key");
-        std::fs::remove_file(dir.path().join("receipt.key")).unwrap();
-        assert!(create(dir.path()).is_err());
-        assert_eq!(read("token.key"), before);
-        assert!(!dir.path().join("receipt.key").exists(), "nothing is made beside keys that are there");
+        let now = UtcMs(1_772_434_800_000);
+        create(dir.path(), &KEYS, now).unwrap();
+        let before = std::fs::read_to_string(dir.path().join("token-1.key")).unwrap();
+        assert!(create(dir.path(), &KEYS, now).unwrap_err().to_string().contains("nothing was changed"));
+        create(dir.path(), &[Kind::Root], now).unwrap();
+        assert!(create(dir.path(), &[Kind::Root], now).is_err());
+        assert_eq!(std::fs::read_to_string(dir.path().join("token-1.key")).unwrap(), before);
+        assert_eq!(read_ring(dir.path()).unwrap().keys.len(), 4);
     }
 }

@@ -11,6 +11,10 @@ use crate::config::{Config, ConfigError, EXIT_CONFIG};
 use crate::telemetry::with_causes;
 
 mod badges;
+mod ca;
+mod deed;
+mod enroll_token;
+mod fleet;
 mod import;
 mod keys;
 mod logging;
@@ -37,9 +41,15 @@ enum Verb {
         #[arg(short, long)]
         verbose: bool,
     },
-    /// Make keys
+    /// Make keys, and let one take over from another
     #[command(subcommand)]
     Keys(keys::Verb),
+    /// Vouch for controllers and servers
+    #[command(subcommand)]
+    Ca(ca::Verb),
+    /// Let controllers in
+    #[command(subcommand)]
+    EnrollToken(enroll_token::Verb),
     /// Say whose badge is whose
     #[command(subcommand)]
     Badges(badges::Verb),
@@ -49,7 +59,7 @@ enum Verb {
     /// Look at events
     #[command(subcommand)]
     Events(reading::EventsVerb),
-    /// Look at door controllers
+    /// Look at door controllers, and decide whether they are trusted
     #[command(subcommand)]
     Controllers(reading::ControllersVerb),
     /// Take in what controllers exported to files, as if it had come over the network; exit code 1 if something is left out
@@ -133,6 +143,8 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Verb::Keys(verb) => keys::run(verb),
+        Verb::Ca(verb) => ca::run(verb),
+        Verb::EnrollToken(verb) => enroll_token::run(verb),
         Verb::Badges(verb) => badges::run(verb),
         Verb::Config(ConfigVerb::Check { config }) => {
             let loaded = config.load()?;

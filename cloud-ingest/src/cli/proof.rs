@@ -75,7 +75,7 @@ struct WrittenOutbox {
 
 pub fn proof(args: ProofArgs) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?;
-    let receipt_key = config.secrets(args.config.path())?.receipt_key;
+    let receipt_key = config.secrets(args.config.path())?.keys.receipt();
     let mut store = reading::open(&args.config)?;
     let Some(controller) = store.controller(&args.id)? else {
         bail!("the store knows no controller {}", args.id);
@@ -100,12 +100,12 @@ pub fn proof(args: ProofArgs) -> anyhow::Result<ExitCode> {
     });
     let proved = walked.map_err(anyhow::Error::from).and_then(|()| {
         wrote.with_context(doing)?;
-        let (bytes, proved, signers) = writing.end()?;
-        file.write_all(&bytes).and_then(|()| file.sync_all()).with_context(doing)?;
-        Ok((proved, signers))
+        let end = writing.end()?;
+        file.write_all(&end.last_bytes).and_then(|()| file.sync_all()).with_context(doing)?;
+        Ok(end)
     });
-    let (proved, signers) = match proved {
-        Ok(proved) => proved,
+    let end = match proved {
+        Ok(end) => end,
         Err(error) => {
             // Half a proof is none.
             let _ = std::fs::remove_file(&args.out);
@@ -115,8 +115,9 @@ pub fn proof(args: ProofArgs) -> anyhow::Result<ExitCode> {
     let written = Written {
         file: args.out,
         receipt_key: receipt_key.public().to_string(),
-        record_keys: signers.iter().map(ToString::to_string).collect(),
-        outboxes: proved
+        record_keys: end.signers.iter().map(ToString::to_string).collect(),
+        outboxes: end
+            .proved
             .into_iter()
             .map(|proved| WrittenOutbox { outbox: proved.outbox, from: proved.from, to: proved.to })
             .collect(),

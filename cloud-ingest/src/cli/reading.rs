@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use comfy_table::{CellAlignment, Table, presets};
 use tap_protocol::ids::{ControllerId, EventId};
 
-use super::{ConfigFile, Form, Output, print_json};
+use super::{ConfigFile, Form, Output, fleet, print_json};
 use crate::api::filter::MAX_LIMIT;
 use crate::api::view;
 use crate::clock::Clock;
@@ -66,6 +66,23 @@ pub enum ControllersVerb {
         #[command(flatten)]
         output: Output,
     },
+    /// One, with all that is known of it
+    Get {
+        /// Which
+        id: ControllerId,
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Call it something else, or say that it hangs elsewhere
+    Rename(fleet::Rename),
+    /// It was taken down: give it no certificate any more
+    Retire(fleet::OutOfTrust),
+    /// It was stolen or is suspect: end its session and put new records aside
+    Revoke(fleet::OutOfTrust),
+    /// Who decided what about controllers, tokens and keys, when and why
+    Log(fleet::Log),
     /// Write a file that proves a controller's records to anybody who has the public keys
     Proof(super::proof::ProofArgs),
 }
@@ -136,21 +153,39 @@ fn get(id: EventId, config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode>
 pub fn controllers(verb: ControllersVerb) -> anyhow::Result<ExitCode> {
     let (config, output) = match verb {
         ControllersVerb::List { config, output } => (config, output),
+        ControllersVerb::Get { id, config, output } => return fleet::get(&id, &config, output.output),
+        ControllersVerb::Rename(args) => return fleet::rename(args),
+        ControllersVerb::Retire(args) => return fleet::retire(args),
+        ControllersVerb::Revoke(args) => return fleet::revoke(args),
+        ControllersVerb::Log(args) => return fleet::log(args),
         ControllersVerb::Proof(args) => return super::proof::proof(args),
     };
-    let states = open(&config)?.controllers()?;
+    let mut store = open(&config)?;
+    let (states, fleet) = (store.controllers()?, store.fleet()?);
     let now = Clock::system().now();
     if output.output == Form::Json {
-        print_json(&view::Controllers::of(&states, now))?;
+        print_json(&view::Controllers::of(&states, &fleet, now))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut table = table(["controller", "label", "site", "status", "to come", "lag s", "last hello"]);
-    for state in &states {
+    let mut table = table([
+        "controller",
+        "label",
+        "site",
+        "standing",
+        "certificate until",
+        "status",
+        "to come",
+        "lag s",
+        "last hello",
+    ]);
+    for (state, member) in states.iter().zip(&fleet) {
         let lag = lag::of(state, now);
         table.add_row([
             state.controller.id.to_string(),
             state.controller.label.clone(),
             state.controller.site.clone(),
+            member.standing.name().to_owned(),
+            member.certificate.map_or("none".into(), |certificate| view::time(certificate.not_after)),
             lag.cause.name().to_owned(),
             lag.records.to_string(),
             (lag.ms / 1000).to_string(),

@@ -32,6 +32,8 @@ pub use self::badges::{BadgeFilter, BadgeRow, Revocation, RosterState, Snapshot,
 use crate::intake::admit::Admission;
 
 pub use self::proof::{SignedBatch, StoredRecord, Walked};
+pub use meaning::cut;
+
 pub use fleet::{
     CERTIFICATES_KEPT_MS, Certificate, Deed, DeviceKeys, Enrolment, Fetched, Issue, Member, NewToken,
     Refusal, Renewal, RevokedCertificate, Serial, Standing, TokenId, TokenState, may_enroll, may_renew,

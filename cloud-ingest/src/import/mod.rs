@@ -100,7 +100,7 @@ pub fn import(
     for (file, source) in sources.into_iter().enumerate() {
         let mut portions = Portions::new(source);
         let mut group = Vec::new();
-        while let Some(portion) = portions.next() {
+        for portion in portions.by_ref() {
             match portion {
                 Ok(portion) => {
                     told(portion.content.len() as u64 + 4);

@@ -4,6 +4,7 @@ use tokio::sync::mpsc;
 
 pub mod admit;
 pub mod mqtt;
+mod revoked;
 pub mod roster;
 pub mod verify;
 pub mod worker;

@@ -42,13 +42,14 @@ pub struct Reject {
 }
 
 /// All kinds of [`Reject`], for counters that start at zero.
-pub const REJECT_KINDS: [&str; 7] = [
+pub const REJECT_KINDS: [&str; 8] = [
     "oversized",
     "unknown_topic",
     "unknown_controller",
     "undecodable",
     "unauthentic",
     "fork",
+    "revoked",
     "refused_by_store",
 ];
 

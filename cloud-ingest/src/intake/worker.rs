@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use tap_protocol::envelope::VerifiedBatch;
 use tap_protocol::hello::Hello;
-use tap_protocol::ids::{ControllerId, StoreEpoch};
-use tap_protocol::keys::SigningKey;
+use tap_protocol::ids::{ControllerId, Seq, StoreEpoch};
 use tap_protocol::receipt::Receipt;
 use tap_protocol::report::{Report, What};
 use tap_protocol::topic::{Channel, Topic};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use super::admit::Admission;
+use super::revoked;
 use super::roster::RosterDesk;
 use super::verify::{Arrival, Reject, verify};
 use super::{BrokerLink, FromBroker, Message, Ticket};
@@ -31,10 +31,13 @@ use crate::event_store::{
     good_keys,
 };
 use crate::health::{Health, Loop};
+use crate::keyring::live::LiveKeys;
 use crate::receipts::{self, Stamp};
+use crate::roll::Roll;
 use crate::seldom::Seldom;
 use crate::stop::Stop;
 use crate::telemetry::{Intake, Metrics, with_causes};
+use crate::usher::Bell;
 
 /// One group has at most so many messages …
 pub const MAX_GROUP_MESSAGES: usize = 64;
@@ -48,12 +51,14 @@ pub struct Worker<L> {
     pub store: StoreHandle,
     /// The broker.
     pub link: L,
-    /// Signs receipts.
-    pub receipt_key: SigningKey,
+    /// Signs receipts, rosters and commands.
+    pub keys: LiveKeys,
+    /// Who is revoked, as far as this process has noticed.
+    pub roll: watch::Receiver<Arc<Roll>>,
+    /// Ends the sessions of those who still speak though they are revoked.
+    pub usher: Bell,
     /// Brings rosters to the doors.
     pub roster: RosterDesk,
-    /// Signs rosters and commands.
-    pub control_key: SigningKey,
     /// The time.
     pub clock: Clock,
     /// Counters.
@@ -143,7 +148,10 @@ impl<L: BrokerLink> Running<L> {
                 FromBroker::Connected => group.connected = true,
                 FromBroker::Message(message) => {
                     group.tickets.extend(message.ticket);
-                    match self.prove(&message).await? {
+                    let arrival = self.prove(&message).await?;
+                    let (arrival, rest) = self.as_far_as_trusted(arrival).await?;
+                    group.rejected.extend(rest.map(|reject| (reject, message.clone())));
+                    match arrival {
                         Arrival::Records(batch) => {
                             records += batch.records().count();
                             group.batches.push((batch, message));
@@ -168,6 +176,11 @@ impl<L: BrokerLink> Running<L> {
         let Ok(topic) = message.topic.parse::<Topic>() else {
             return Ok(verify(&message.topic, &message.payload, |_| vec![]));
         };
+        if self.worker.roll.has_changed().unwrap_or(false) {
+            // Keys may have changed with it.
+            self.worker.roll.mark_unchanged();
+            self.keys.clear();
+        }
         let now = self.worker.clock.now();
         let known = self.keys.get(&topic.controller).map_or(vec![], |keys| good_keys(keys, now));
         let arrival = verify(&message.topic, &message.payload, |_| known.clone());
@@ -185,6 +198,38 @@ impl<L: BrokerLink> Running<L> {
         let good = good_keys(&keys, now);
         self.keys.insert(topic.controller, keys);
         Ok(if known == good { arrival } else { verify(&message.topic, &message.payload, |_| good) })
+    }
+
+    /// Of what a revoked controller says, only records that it had spoken of before are taken. Gives what is left, and
+    /// why the rest is put aside.
+    async fn as_far_as_trusted(&mut self, arrival: Arrival) -> Result<(Arrival, Option<Reject>), Stopped> {
+        let controller = match &arrival {
+            Arrival::Records(batch) => batch.controller(),
+            Arrival::Hello(hello) => &hello.controller,
+            Arrival::Report(report) => &report.controller,
+            Arrival::Gone(_) | Arrival::Reject(_) => return Ok((arrival, None)),
+        };
+        if !self.worker.roll.borrow().revoked.contains(controller) {
+            return Ok((arrival, None));
+        }
+        self.worker.usher.ring(controller);
+        let Arrival::Records(batch) = arrival else {
+            return Ok((Arrival::Reject(revoked::not_heard(controller)), None));
+        };
+        let (controller, outbox) = (batch.controller().clone(), batch.outbox());
+        let through = self
+            .persist("see how far a controller is trusted", move |store| {
+                store.trusted_through(&controller, outbox)
+            })
+            .await?;
+        // By now it may be trusted again; what the store cannot say is not trusted.
+        let Some(through) = through.unwrap_or(Some(Seq::ZERO)) else {
+            return Ok((Arrival::Records(batch), None));
+        };
+        Ok(match revoked::divide(batch, through) {
+            (Some(trusted), rest) => (Arrival::Records(trusted), rest),
+            (None, rest) => (Arrival::Reject(rest.expect("what is not trusted has a reason")), None),
+        })
     }
 
     async fn store_and_answer(&mut self, group: Group) -> Result<(), Stopped> {
@@ -353,9 +398,10 @@ impl<L: BrokerLink> Running<L> {
 
     /// A receipt that finds no room is sent again at the next hello.
     fn publish(&self, receipts: Vec<Receipt>) {
+        let receipt_key = self.worker.keys.now().receipt();
         for receipt in receipts {
             let topic = Topic::new(&receipt.controller, Channel::Receipt).to_string();
-            let sent = self.worker.link.publish(topic, receipt.sign(&self.worker.receipt_key));
+            let sent = self.worker.link.publish(topic, receipt.sign(&receipt_key));
             self.worker.metrics.receipt(sent);
         }
     }

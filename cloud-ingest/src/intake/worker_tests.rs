@@ -3,15 +3,16 @@
 use std::sync::Mutex;
 
 use tap_protocol::ids::Seq;
-use tap_protocol::keys::PublicKey;
+use tap_protocol::keys::{PublicKey, SigningKey};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::event_store::RecordKey;
 use crate::event_store::handle::StoreThread;
+use crate::event_store::{Deed, EventFilter, RecordKey, Standing};
 use crate::fixture::{self, Door, LEGACY, START};
 use crate::intake::inbox;
 use crate::stop::{self, Stopper};
+use crate::usher::{self, Calls};
 
 /// What the worker told the connection, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +52,8 @@ struct World {
     thread: StoreThread,
     stopper: Stopper,
     running: JoinHandle<()>,
+    roll: watch::Sender<Arc<Roll>>,
+    calls: Calls,
 }
 
 /// A worker that finds these messages waiting; packet ids count from 1.
@@ -61,22 +64,25 @@ async fn world(waiting: Vec<(&str, Vec<u8>)>) -> World {
         let ticket = Some(Ticket { connection: 1, packet_id: i as u16 + 1 });
         inbox.send(FromBroker::Message(Message { topic: topic.into(), payload, ticket })).await.unwrap();
     }
-    let receipt_key = SigningKey::from_seed(&[9; 32]);
+    let keys = fixture::keys();
+    let (roll, rolled) = watch::channel(Arc::default());
+    let (usher, calls) = usher::bell();
     let told = Arc::default();
     let (stopper, stop) = stop::pair();
     let worker = Worker {
         store: store.clone(),
-        link: Remembering { told: Arc::clone(&told), receipt_key: receipt_key.public() },
-        receipt_key,
+        link: Remembering { told: Arc::clone(&told), receipt_key: keys.now().receipt().public() },
+        keys: keys.clone(),
+        roll: rolled,
+        usher,
         roster: crate::intake::roster::desk().0,
-        control_key: SigningKey::from_seed(&[8; 32]),
         clock: Clock::from_fn(|| UtcMs(START.0 + 5)),
         metrics: Arc::new(Metrics::new(LEGACY)),
         health: Arc::default(),
         wake: Arc::default(),
     };
     let running = tokio::spawn(run(worker, from_broker, stop));
-    World { inbox, told, store, thread, stopper, running }
+    World { inbox, told, store, thread, stopper, running, roll, calls }
 }
 
 impl World {
@@ -246,4 +252,80 @@ async fn nothing_is_acknowledged_while_the_store_is_away() {
     stopper.stop();
     running.await.unwrap();
     assert_eq!(*told.lock().unwrap(), []);
+}
+
+/// Revoked, in the store and on the roll.
+async fn revoke(world: &World) {
+    let deed = Deed::by_itself(START, "revoke", "door-1");
+    let id: ControllerId = "door-1".parse().unwrap();
+    let revoked = id.clone();
+    world.store.run(move |store| store.set_standing(&id, Standing::Revoked, &deed)).await.unwrap();
+    world.roll.send_replace(Arc::new(Roll { deeds: 1, revoked: [revoked].into() }));
+}
+
+#[tokio::test]
+async fn what_a_revoked_controller_had_spoken_of_is_stored_and_the_rest_put_aside() {
+    let door = door_with(4);
+    let mut world = world(vec![(RECORDS, door.message(1, 3))]).await;
+    while world.told.lock().unwrap().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    let mut spoken = Door::new(1);
+    spoken.tap(0).tap(1).tap(2);
+    let hello = Hello::open(&spoken.hello(), &door.id, &door.key.public()).unwrap();
+    world.store.run(move |store| store.note_hello(&hello, START)).await.unwrap();
+    revoke(&world).await;
+    for (id, (topic, payload)) in
+        [(RECORDS, door.message(4, 5)), (HELLO, door.hello())].into_iter().enumerate()
+    {
+        let ticket = Some(Ticket { connection: 1, packet_id: id as u16 + 2 });
+        let message = Message { topic: topic.into(), payload, ticket };
+        world.inbox.send(FromBroker::Message(message)).await.unwrap();
+    }
+    let called = loop {
+        match world.calls.heard() {
+            Some(called) => break called,
+            None => tokio::task::yield_now().await,
+        }
+    };
+    assert_eq!(called.as_str(), "door-1");
+    let (told, store, thread) = world.told().await;
+    let receipts: Vec<_> = told.iter().filter(|told| matches!(told, Told::Receipt(..))).collect();
+    assert_eq!(receipts.last(), Some(&&Told::Receipt(1, 4, false, None)), "of the two it had spoken of one");
+    for packet in [2, 3] {
+        assert!(told.contains(&Told::Acknowledged(packet)), "the broker is rid of it: {told:?}");
+    }
+    let letters = store.run(|store| store.dead_letters(9)).await.unwrap();
+    let kinds: Vec<_> = letters.iter().map(|letter| letter.kind.as_ref()).collect();
+    assert_eq!(kinds, ["revoked", "revoked"]);
+    assert!(letters.iter().any(|letter| letter.reason.contains("up to 4 of this outbox alone: 5 to 5")));
+    let rows =
+        store.run(|store| store.events(&EventFilter { limit: 9, ..EventFilter::default() })).await.unwrap();
+    let flagged: Vec<bool> = rows.iter().map(|row| row.after_revocation).collect();
+    assert_eq!(flagged, [true, true, true, true], "all came at one moment of this test's clock");
+    thread.close().await;
+}
+
+#[tokio::test]
+async fn a_key_that_ended_is_not_taken_from_memory() {
+    let door = door_with(2);
+    let world = world(vec![(RECORDS, door.message(1, 1))]).await;
+    while world.told.lock().unwrap().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    let other = SigningKey::from_seed(&[56; 32]).public();
+    let put = move |store: &mut dyn EventStore| {
+        let mut controller = store.controller(&"door-1".parse().unwrap())?.unwrap();
+        controller.record_keys = vec![RecordKey::new(other)];
+        store.put_controller(&controller)
+    };
+    world.store.run(put).await.unwrap();
+    world.roll.send_replace(Arc::new(Roll { deeds: 1, ..Roll::default() }));
+    let ticket = Some(Ticket { connection: 1, packet_id: 2 });
+    let message = Message { topic: RECORDS.into(), payload: door.message(2, 2), ticket };
+    world.inbox.send(FromBroker::Message(message)).await.unwrap();
+    let (_, store, thread) = world.told().await;
+    let letters = store.run(|store| store.dead_letters(9)).await.unwrap();
+    assert_eq!(letters[0].kind, "unauthentic");
+    thread.close().await;
 }

@@ -110,6 +110,17 @@ pub struct Proved {
     pub to: Seq,
 }
 
+/// What a proof came to.
+#[derive(Debug)]
+pub struct Written {
+    /// What is still to be written.
+    pub last_bytes: Vec<u8>,
+    /// What is proved.
+    pub proved: Vec<Proved>,
+    /// The record keys that signed it.
+    pub signers: Vec<PublicKey>,
+}
+
 /// The second walk: writes what was chosen.
 pub struct Writing<'k> {
     chosen: Chosen,
@@ -180,8 +191,8 @@ impl<'k> Writing<'k> {
         std::mem::take(&mut self.bytes)
     }
 
-    /// The last bytes, what is proved, and the record keys that signed it.
-    pub fn end(mut self) -> Result<(Vec<u8>, Vec<Proved>, Vec<PublicKey>), NoProof> {
+    /// Everything is written but the last bytes.
+    pub fn end(mut self) -> Result<Written, NoProof> {
         self.receipt();
         // A signature that is not there at all shows as an end that came too early.
         for (outbox, (_, last)) in &self.chosen {
@@ -193,7 +204,7 @@ impl<'k> Writing<'k> {
         }
         match self.failed {
             Some(failed) => Err(failed),
-            None => Ok((self.bytes, self.proved, self.signers)),
+            None => Ok(Written { last_bytes: self.bytes, proved: self.proved, signers: self.signers }),
         }
     }
 
@@ -307,9 +318,9 @@ mod tests {
         let key = receipt_key();
         let mut writing = Writing::new(choosing.end(), &key, StoreEpoch(5), START);
         store.walk(Some(&door), &mut |walked| writing.take(walked)).unwrap();
-        let (bytes, proved, signers) = writing.end()?;
+        let Written { last_bytes, proved, signers } = writing.end()?;
         assert!(signers.len() <= 1);
-        Ok((bytes, proved))
+        Ok((last_bytes, proved))
     }
 
     /// Kind and message of each part.

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tap_protocol::badge::{TokenKey, TokenKeyId};
-use tap_protocol::keys::SigningKey;
+use tap_protocol::badge::TokenKeyId;
+use tap_protocol::keys::PublicKey;
 use tap_protocol::topic::{Channel, Topic};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -22,6 +22,8 @@ use crate::event_store::handle::StoreHandle;
 use crate::event_store::{EventStore, RosterState, StoreError, UtcMs};
 use crate::intake::BrokerLink;
 use crate::intake::roster::Said;
+use crate::keyring::Keys;
+use crate::keyring::live::LiveKeys;
 use crate::seldom::Seldom;
 use crate::stop::Stop;
 use crate::telemetry::{Metrics, with_causes};
@@ -40,10 +42,8 @@ pub struct Librarian<L> {
     pub reader: StoreHandle,
     /// The broker.
     pub link: L,
-    /// Signs rosters.
-    pub control_key: SigningKey,
-    /// All token keys in use.
-    pub token_keys: Vec<TokenKey>,
+    /// Sign rosters, and seal badges.
+    pub keys: LiveKeys,
     /// The time.
     pub clock: Clock,
     /// Counters.
@@ -59,7 +59,7 @@ pub async fn run<L: BrokerLink>(librarian: Librarian<L>, mut said: mpsc::Receive
         burst: None,
         look_at: UtcMs(i64::MIN),
         complaints: Seldom::new(),
-        is_sealed: false,
+        made_with: None,
     };
     loop {
         running.look().await;
@@ -85,8 +85,8 @@ struct Running<L> {
     burst: Option<(u64, UtcMs)>,
     look_at: UtcMs,
     complaints: Seldom<&'static str>,
-    /// Whether every badge has a seal under every key in use.
-    is_sealed: bool,
+    /// Under which token keys every badge has a seal, and which key signs.
+    made_with: Option<(Vec<TokenKeyId>, PublicKey)>,
 }
 
 impl<L: BrokerLink> Running<L> {
@@ -117,8 +117,13 @@ impl<L: BrokerLink> Running<L> {
     }
 
     async fn try_to_look(&mut self, now: UtcMs) -> Result<(), StoreError> {
-        if !self.is_sealed {
-            self.seal_under_all_keys().await?;
+        let keys = self.librarian.keys.now();
+        let with = (keys.token_keys_in_use(), keys.control().public());
+        if self.made_with.as_ref() != Some(&with) {
+            self.seal_under_all_keys(&keys).await?;
+            // What was made under other keys is made anew: doors may seal with a key that it does not know.
+            self.newest = None;
+            self.made_with = Some(with);
         }
         let state = self.librarian.reader.run(|store| store.roster_state()).await?;
         // As long as nobody has a badge every door would call everybody unknown: it does better without a roster.
@@ -147,9 +152,10 @@ impl<L: BrokerLink> Running<L> {
     }
 
     async fn make(&mut self, claimed: Option<u64>, now: UtcMs) -> Result<(), StoreError> {
-        let keys: Vec<TokenKeyId> = self.librarian.token_keys.iter().map(TokenKey::id).collect();
+        let live = self.librarian.keys.now();
+        let keys = live.token_keys_in_use();
         let snapshot = self.librarian.writer.run(move |store| store.roster(&keys, claimed, now)).await?;
-        let key = self.librarian.control_key.clone();
+        let key = live.control();
         // A million badges take a while to sign, and receipts are not to wait for it.
         let Ok(edition) = tokio::task::spawn_blocking(move || Edition::of(&snapshot, &key)).await else {
             return Ok(());
@@ -168,9 +174,10 @@ impl<L: BrokerLink> Running<L> {
     }
 
     /// After a token key was added, every badge gets a seal under it; with one key there is nothing to do.
-    async fn seal_under_all_keys(&mut self) -> Result<(), StoreError> {
-        let keys = self.librarian.token_keys.clone();
-        for new_key in keys.iter().filter(|_| keys.len() > 1) {
+    async fn seal_under_all_keys(&mut self, keys: &Keys) -> Result<(), StoreError> {
+        let in_use = keys.token_keys_in_use();
+        let keys = keys.token_keys().to_vec();
+        for new_key in keys.iter().filter(|key| keys.len() > 1 && in_use.contains(&key.id())) {
             let (key, mut after) = (new_key.id().0, None);
             loop {
                 let (keys, new_key) = (keys.clone(), new_key.clone());
@@ -189,17 +196,17 @@ impl<L: BrokerLink> Running<L> {
                 }
             }
         }
-        self.is_sealed = true;
         Ok(())
     }
 
     /// Sends what may go now.
     fn send(&mut self) {
         let now = self.librarian.clock.now();
+        let control_key = self.librarian.keys.now().control();
         while let Some(send) = self.rounds.next(now) {
             let Some(edition) = &self.newest else { return };
             let message = match send.what {
-                What::Head => Some(edition.head(&send.controller, now, &self.librarian.control_key)),
+                What::Head => Some(edition.head(&send.controller, now, &control_key)),
                 What::Chunk(index) => edition.chunk(index).map(<[u8]>::to_vec),
             };
             let Some(message) = message else { continue };

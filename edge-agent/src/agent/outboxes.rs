@@ -123,6 +123,11 @@ impl Agent {
                 tracing::error!("{text}");
                 self.problems.insert("lost", text);
             }
+            News::HistoryGone { range: (from, to), .. } => {
+                *self.counters.lost.entry("pruned".into()).or_default() += to.0 - from.0 + 1;
+                tracing::error!("{text}");
+                self.problems.insert("lost", text);
+            }
             News::Lost { .. } | News::Salvaged(_) => tracing::warn!("{text}"),
             News::Room(verdict) => match verdict.level {
                 Level::Fine => {

@@ -129,11 +129,8 @@ impl Agent {
                 }
             }
             Verdict::HistoryGone => {
-                let what = "the cloud was restored to before what is still kept here: somebody must look";
-                self.problems.insert("history", format!("outbox {}: {what}", receipt.outbox));
-                if let Some(count) = self.complaints.due("history", now.boottime_ms) {
-                    tracing::error!(outbox = %receipt.outbox, count, "{what}");
-                }
+                // Without room for the job, the next receipt says it again.
+                let _ = self.outbox.submit(Job::Refill { receipt: Box::new(receipt.clone()) });
             }
             Verdict::Foreign => self.counters.messages_refused += 1,
         }

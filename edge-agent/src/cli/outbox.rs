@@ -185,6 +185,12 @@ fn list(config: &Config, output: Output) -> Result<ExitCode, Failed> {
 struct Verified {
     file: PathBuf,
     records: u64,
+    /// What was proved, if nothing is wrong: the chain from the record after this one on …
+    after: Option<Seq>,
+    /// … to this one …
+    last: Option<Seq>,
+    /// … whose hash stands for all of them.
+    hash: Option<String>,
     /// What is wrong; empty if nothing is.
     found: Vec<String>,
 }
@@ -192,7 +198,7 @@ struct Verified {
 fn verify(config: &Config, output: Output) -> Result<ExitCode, Failed> {
     let mut verified = Vec::new();
     for file in files(config)?.into_iter().filter(|file| Aside::of(file.clone()).is_none()) {
-        let (mut records, mut found) = (0, Vec::new());
+        let (mut records, mut found, mut whole) = (0, Vec::new(), None);
         match Outbox::open_to_read(&file).map_err(|error| with_causes(&error)) {
             Ok(outbox) => {
                 found.extend(outbox.quick_check().unwrap_or_else(|error| vec![with_causes(&error)]));
@@ -204,26 +210,51 @@ fn verify(config: &Config, output: Output) -> Result<ExitCode, Failed> {
                 while let Some(from) = next {
                     progress("verified", from.0, outbox.last_seq().0);
                     // What is pruned meanwhile is no damage.
-                    next = outbox.check(from, VERIFY_STEP).unwrap_or_else(|error| {
+                    next = outbox.prove(from, VERIFY_STEP).unwrap_or_else(|error| {
                         found.push(with_causes(&error));
                         None
                     });
                 }
+                whole = outbox.whole().map_err(|error| found.push(with_causes(&error))).ok();
             }
             Err(why) => found.push(why),
         }
-        verified.push(Verified { file, records, found });
+        let whole = whole.filter(|_| found.is_empty());
+        verified.push(Verified {
+            file,
+            records,
+            after: whole.map(|whole| whole.after),
+            last: whole.map(|whole| whole.last),
+            hash: whole.map(|whole| whole.hash.to_string()),
+            found,
+        });
     }
     progress_ended();
     let is_fine = verified.iter().all(|verified| verified.found.is_empty());
     show(output, &verified, || {
         let line = |verified: &Verified| match verified.found.as_slice() {
-            [] => format!("{} is fine: {} records\n", verified.file.display(), verified.records),
+            [] => proved(verified),
             found => format!("{} is damaged: {}\n", verified.file.display(), found.join("; ")),
         };
         verified.iter().map(line).collect()
     });
     Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn proved(Verified { file, records, after, last, hash, .. }: &Verified) -> String {
+    let chain = match (after, last, hash) {
+        (Some(_), Some(Seq::ZERO), _) | (None, ..) | (_, None, _) | (.., None) => String::new(),
+        (Some(Seq::ZERO), Some(last), Some(hash)) => {
+            format!(
+                ", each in its place in the chain from the first on, each with its own check; h({last}) = {hash}"
+            )
+        }
+        (Some(after), Some(last), Some(hash)) => format!(
+            ", each in its place in the chain from h({after}) on (what is before is confirmed and deleted), each with its \
+             own check; h({last}) = {hash}"
+        ),
+    };
+    format!("{} is fine: {records} records{chain}\n", file.display())
 }
 
 #[derive(Debug, Serialize)]

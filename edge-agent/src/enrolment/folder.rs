@@ -234,24 +234,31 @@ impl Folder {
         self.path.join(CURRENT)
     }
 
-    /// What is there; `None` where nobody has enrolled.
+    /// What is there; `None` where nobody has enrolled. A newer set that cannot be read is none: the door goes on with the
+    /// one that works, and another is fetched.
     pub fn sets(&self) -> Result<Option<Sets>, FolderError> {
-        let mut sets = Vec::new();
+        let mut sets = self.all()?;
+        let proven = std::fs::read_link(self.current_link()).ok().and_then(|target| number(&target));
+        // Without the link the power went in the middle of the first enrolment; the set is whole.
+        let current = sets.iter().rfind(|set| proven.is_none_or(|proven| set.number == proven));
+        let Some(current) = current.or(sets.last()).cloned() else { return Ok(None) };
+        let trial = sets.pop().filter(|newest| newest.number > current.number && newest.read().is_ok());
+        Ok(Some(Sets { current, trial }))
+    }
+
+    /// Every folder that is called a set, oldest first.
+    fn all(&self) -> Result<Vec<Set>, FolderError> {
         let entries = match std::fs::read_dir(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(|source| self.error(source))?,
         };
+        let mut sets = Vec::new();
         for entry in entries {
             let path = entry.map_err(|source| self.error(source))?.path();
             sets.extend(number(&path).map(|number| Set { number, path }));
         }
         sets.sort_by_key(|set| set.number);
-        let proven = std::fs::read_link(self.current_link()).ok().and_then(|target| number(&target));
-        // Without the link the power went in the middle of the first enrolment; the set is whole.
-        let current = sets.iter().rfind(|set| proven.is_none_or(|proven| set.number == proven));
-        let Some(current) = current.or(sets.last()).cloned() else { return Ok(None) };
-        let trial = sets.pop().filter(|newest| newest.number > current.number);
-        Ok(Some(Sets { current, trial }))
+        Ok(sets)
     }
 
     /// The right to write, for one enrolment or renewal.
@@ -312,8 +319,7 @@ impl Folder {
 
     /// Keeps what came for the keys that were asked with, as the newest set: on trial if there is another.
     pub fn keep(&self, _: &Lock, came: &Checked) -> Result<Set, FolderError> {
-        let newest = self.sets()?.map_or(0, |sets| sets.newest().number);
-        let number = newest + 1;
+        let number = self.all()?.last().map_or(0, |newest| newest.number) + 1;
         let path = self.path.join(format!("{SET}{number}"));
         let keep = || {
             let asking = self.path.join(ASKING);
@@ -563,6 +569,22 @@ mod tests {
         assert_eq!(same.record.public().to_string(), first);
         let other = folder.keys_to_ask_with(&lock, RecordKey::New).unwrap();
         assert_ne!(other.record.public().to_string(), first, "an old question does not stand in the way");
+    }
+
+    #[test]
+    fn a_newer_set_that_cannot_be_read_shuts_no_door() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = folder(dir.path());
+        let works = renew(&folder, RecordKey::New).unwrap();
+        let lock = folder.lock().unwrap();
+        let keys = folder.keys_to_ask_with(&lock, RecordKey::Same).unwrap();
+        let damaged = folder.keep(&lock, &sample::checked(keys.tls_point())).unwrap();
+        assert_eq!(folder.sets().unwrap().unwrap().newest(), &damaged);
+        std::fs::write(damaged.file("bundle.json"), "\0\0\0").unwrap();
+        assert_eq!(folder.sets().unwrap(), Some(Sets { current: works, trial: None }));
+        drop(lock);
+        let next = renew(&folder, RecordKey::Same).expect("another is fetched beside it");
+        assert_eq!(folder.sets().unwrap(), Some(Sets { current: next, trial: None }));
     }
 
     #[test]

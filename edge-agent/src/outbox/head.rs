@@ -5,6 +5,7 @@ use ring::digest;
 use rusqlite::{Connection, params};
 use tap_protocol::chain::ChainHash;
 use tap_protocol::ids::{ControllerId, OutboxId, Seq, StoreEpoch};
+use tap_protocol::record::LossReason;
 
 use crate::relay::Mark;
 
@@ -21,13 +22,24 @@ pub enum Stage {
     Mending = 3,
     /// It is an outbox like any other again.
     Mended = 4,
+    /// It was never damaged: the cloud was put back to before what was deleted here, and those numbers are being filled.
+    Refilling = 5,
 }
 
 impl Stage {
     fn from_number(number: u8) -> Option<Stage> {
-        [Stage::Whole, Stage::Found, Stage::Told, Stage::Mending, Stage::Mended]
+        [Stage::Whole, Stage::Found, Stage::Told, Stage::Mending, Stage::Mended, Stage::Refilling]
             .into_iter()
             .nth(number.into())
+    }
+
+    /// Whether its holes are being filled, and what is said at the numbers that are gone.
+    pub fn fills_with(self) -> Option<LossReason> {
+        match self {
+            Stage::Mending => Some(LossReason::Damaged),
+            Stage::Refilling => Some(LossReason::Pruned),
+            Stage::Whole | Stage::Found | Stage::Told | Stage::Mended => None,
+        }
     }
 
     /// Whether it can be sent: its records are numbered without a gap.

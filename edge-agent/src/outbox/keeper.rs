@@ -274,8 +274,11 @@ impl Keeper {
         }
     }
 
-    /// See [`Outbox::read`]. `None` if there is no such outbox any more.
+    /// See [`Outbox::read`]. `None` if there is no such outbox any more, or it has holes by now.
     pub fn read(&mut self, id: OutboxId, from: Seq, now: Now) -> Result<Option<Chunk>, OutboxError> {
+        if self.shelf.find(id).is_some_and(|outbox| !outbox.stage().is_sound()) {
+            return Ok(None);
+        }
         self.look(id, now, |outbox| outbox.read(from))
     }
 
@@ -299,6 +302,16 @@ impl Keeper {
             outbox.receipted_at(receipt.stored_through, receipt.cloud_utc_ms);
         }
         Ok(own)
+    }
+
+    /// The receipt is of a cloud that was put back to before what was deleted here: see [`Outbox::refill`].
+    pub fn refill(&mut self, receipt: &Receipt, now: Now) -> Result<(), OutboxError> {
+        let mark = Mark { receipted_through: receipt.stored_through, store_epoch: Some(receipt.store_epoch) };
+        self.repair_failed = false;
+        self.undamaged(now, |keeper| {
+            keeper.shelf.refill(receipt.outbox, mark, receipt.hash)?;
+            keeper.boot_started(now).map(drop)
+        })
     }
 
     /// See [`Outbox::set_mark`].

@@ -373,3 +373,77 @@ fn after_a_flipped_bit_every_record_is_as_written_or_told_as_lost() {
         }
     }
 }
+
+/// Thirty records and the run's start, confirmed up to 25 by the store's first life and pruned up to there; gives what was
+/// written, and h(5).
+fn pruned(keeper: &mut Keeper) -> (OutboxId, Vec<(OutboxId, Seq, Record)>, ChainHash) {
+    let written = write(keeper, 30);
+    let id = written[0].0;
+    let hash = keeper.shelf.find(id).unwrap().hash_at(Seq(5)).unwrap().unwrap();
+    keeper.set_mark(id, Mark { receipted_through: Seq(25), store_epoch: Some(StoreEpoch(1)) });
+    while keeper.shelf.prune_for_room(100).unwrap() > 0 {}
+    assert_eq!(keeper.shelf.find(id).unwrap().pruned_through(), Seq(25));
+    (id, written, hash)
+}
+
+fn restored(id: OutboxId, hash: ChainHash) -> Receipt {
+    Receipt { store_epoch: StoreEpoch(2), ..receipt(id, Seq(5), hash) }
+}
+
+#[test]
+fn what_a_restored_cloud_lacks_and_was_pruned_is_told_at_its_numbers_and_the_rest_is_said_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut keeper = keeper(folder.path());
+    let (id, written, hash) = pruned(&mut keeper);
+    keeper.refill(&restored(id, hash), NOW).unwrap();
+    let news = keeper.take_news();
+    assert!(news.contains(&News::HistoryGone { outbox: id, range: (Seq(6), Seq(25)) }), "{news:?}");
+    assert!(write(&mut keeper, 1)[0].0 != id, "nothing is written behind a hole");
+    // What was asked for before the cloud's word came.
+    assert_eq!(keeper.read(id, Seq(26), NOW).unwrap(), None);
+    assert_eq!(keeper.take_news(), [], "a hole that we made is no damage");
+    repair(&mut keeper);
+    keeper.refill(&restored(id, hash), NOW).unwrap();
+
+    let mark = keeper.shelf.find(id).unwrap().mark();
+    assert_eq!(mark, Mark { receipted_through: Seq(5), store_epoch: Some(StoreEpoch(2)) });
+    let again = read_all(&mut keeper, id);
+    assert_eq!(again.iter().map(|(seq, _)| seq.0).collect::<Vec<_>>(), (6..=31).collect::<Vec<_>>());
+    let (gone, left) = again.split_at(20);
+    assert!(gone.iter().all(|(seq, record)| record.body
+        == Body::Lost { outbox: id, from: *seq, to: *seq, why: LossReason::Pruned }));
+    let kept = written.iter().filter(|(_, seq, _)| *seq > Seq(25)).map(|(_, seq, record)| (*seq, record));
+    assert!(left.iter().map(|(seq, record)| (*seq, record)).eq(kept));
+    let chunk = keeper.read(id, Seq(6), NOW).unwrap().unwrap();
+    assert_eq!(chunk.hash_before, hash, "it continues what the cloud has");
+}
+
+#[test]
+fn refilling_goes_on_after_a_restart_and_is_done_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = keeper(folder.path());
+    let (id, _, hash) = pruned(&mut first);
+    first.refill(&restored(id, hash), NOW).unwrap();
+    drop(first);
+    let mut second = keeper(folder.path());
+    assert!(!second.shelf.find(id).unwrap().stage().is_sound());
+    repair(&mut second);
+    drop(second);
+    let mut third = keeper(folder.path());
+    assert_eq!(read_all(&mut third, id).len(), 26);
+    assert_eq!(third.take_news(), []);
+}
+
+#[test]
+fn a_word_of_the_same_life_or_about_what_is_still_there_fills_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut keeper = keeper(folder.path());
+    let (id, _, hash) = pruned(&mut keeper);
+    let same_life = Receipt { store_epoch: StoreEpoch(1), ..restored(id, hash) };
+    let still_there = Receipt { stored_through: Seq(25), ..restored(id, hash) };
+    for receipt in [same_life, still_there] {
+        keeper.refill(&receipt, NOW).unwrap();
+        assert_eq!(keeper.take_news(), []);
+        assert_eq!(write(&mut keeper, 1)[0].0, id);
+    }
+}

@@ -31,6 +31,7 @@ pub mod salvage;
 pub mod shelf;
 pub mod space;
 pub mod wal;
+pub mod whole;
 pub mod worker;
 
 pub use error::OutboxError;

@@ -264,8 +264,8 @@ fn read_head(medium: &dyn Medium, damaged: &Path) -> Option<Head> {
 
 /// What stands at the number of a record that is gone. Always the same bytes, so that filling a hole again gives the same
 /// chain.
-fn filler(outbox: OutboxId, seq: Seq) -> Vec<u8> {
-    let body = Body::Lost { outbox, from: seq, to: seq, why: LossReason::Damaged };
+fn filler(outbox: OutboxId, seq: Seq, why: LossReason) -> Vec<u8> {
+    let body = Body::Lost { outbox, from: seq, to: seq, why };
     Record { at: Stamp::NONE, body }.encode()
 }
 
@@ -327,9 +327,28 @@ impl Outbox {
         Ok(true)
     }
 
+    /// The cloud has 1 ..= `mark` with this hash there, since it was put back from a backup, and what follows was deleted
+    /// here because an earlier life of it had confirmed it. Those numbers are filled with tombstones from here on, and what
+    /// is left behind them is sent again. Returns what is gone; `None` if nothing is, or the word is an old one.
+    pub fn refill(
+        &mut self,
+        mark: crate::relay::Mark,
+        hash: ChainHash,
+    ) -> Result<Option<LostRange>, OutboxError> {
+        let (through, gone) = (mark.receipted_through, self.head.pruned.0);
+        let is_another_life = mark.store_epoch > self.head.mark.store_epoch;
+        if !self.head.stage.is_sound() || through >= gone || !is_another_life {
+            return Ok(None);
+        }
+        let begin = (through, hash);
+        let stage = Stage::Refilling;
+        self.put_head(Head { stage, mark, pruned: begin, mended: begin, ..self.head.clone() })?;
+        Ok(Some((through.next(), gone)))
+    }
+
     /// Fills up to `limit` holes and chains what is behind them again. Returns whether it is an outbox like any other now.
     pub fn mend(&mut self, limit: u32) -> Result<bool, OutboxError> {
-        assert_eq!(self.head.stage, Stage::Mending, "the cloud was asked first");
+        let why = self.head.stage.fills_with().expect("the cloud was asked first");
         let at = |source| OutboxError::Prune { source };
         let end = self.end();
         let stored = self.head.mark.receipted_through;
@@ -359,7 +378,7 @@ impl Outbox {
                 let found: Option<([u8; 32], Vec<u8>)> =
                     rusqlite::OptionalExtension::optional(find.query_row([seq.0], |row| row.try_into()))
                         .map_err(at)?;
-                let (stored_hash, bytes) = found.unwrap_or_else(|| ([0; 32], filler(head.id, seq)));
+                let (stored_hash, bytes) = found.unwrap_or_else(|| ([0; 32], filler(head.id, seq, why)));
                 let hash = head.mended.1.next(&bytes);
                 if hash.0 != stored_hash {
                     let check = record_check(head.id, seq, hash, &bytes);

@@ -65,6 +65,13 @@ pub enum News {
     },
     /// There is little room, or none, or enough again.
     Room(Verdict),
+    /// The cloud was put back to before records that were deleted here after it had confirmed them.
+    HistoryGone {
+        /// Whose.
+        outbox: OutboxId,
+        /// First and last numbers.
+        range: LostRange,
+    },
     /// A salvaged outbox is without holes and can be sent.
     Mended(OutboxId),
     /// What the cloud has of a salvaged outbox is not what was salvaged.
@@ -106,6 +113,10 @@ impl fmt::Display for News {
                     "the outbox is full: {used_bytes} of {limit_bytes} bytes have no receipt, and taps are refused"
                 ),
             },
+            News::HistoryGone { outbox, range: (from, to) } => write!(
+                f,
+                "the cloud was put back from a backup that lacks records {from} to {to} of outbox {outbox}. It had confirmed them, so they were deleted here: they are told as lost, and what follows them is sent again"
+            ),
             News::Mended(outbox) => write!(f, "the salvaged outbox {outbox} is being sent"),
             News::Disputed(outbox) => write!(
                 f,
@@ -322,7 +333,7 @@ impl Shelf {
     /// Salvages a little more of what was set aside, or mends a little more of what was salvaged. Returns whether there is
     /// more to do. To be called when nothing else is to be done.
     pub fn repair(&mut self, pages: usize) -> Result<bool, OutboxError> {
-        if let Some(outbox) = self.outboxes.iter_mut().find(|outbox| outbox.stage() == Stage::Mending) {
+        if let Some(outbox) = self.outboxes.iter_mut().find(|outbox| outbox.stage().fills_with().is_some()) {
             let id = outbox.id();
             if outbox.mend(u32::try_from(pages).unwrap_or(u32::MAX))? {
                 self.news.push(News::Mended(id));
@@ -375,6 +386,16 @@ impl Shelf {
             self.news.push(News::Disputed(id));
         }
         Ok(true)
+    }
+
+    /// See [`Outbox::refill`]. If it was the one that is written, another one is from here on.
+    pub fn refill(&mut self, id: OutboxId, mark: Mark, hash: ChainHash) -> Result<(), OutboxError> {
+        if let Some(outbox) = self.find(id)
+            && let Some(range) = outbox.refill(mark, hash)?
+        {
+            self.news.push(News::HistoryGone { outbox: id, range });
+        }
+        self.writable().map(drop)
     }
 
     /// Notes something that people should hear of.

@@ -57,6 +57,11 @@ pub enum Job {
         /// The receipt, handed back with the answer.
         receipt: Box<tap_protocol::receipt::Receipt>,
     },
+    /// The cloud was put back to before what was deleted here: say what is gone, and what is left once more.
+    Refill {
+        /// Its word for what it has.
+        receipt: Box<tap_protocol::receipt::Receipt>,
+    },
     /// Receipts go this far now.
     SetMark {
         /// In which outbox.
@@ -248,7 +253,7 @@ impl OutboxThread {
                     Job::Append { ticket, .. } => Done::AppendFailed { tickets: vec![ticket], error: why() },
                     Job::Read { outbox, .. } => Done::Gone { outbox },
                     Job::HashAt { receipt } => Done::HashAt { receipt, own: Ok(None) },
-                    Job::SetMark { .. } | Job::Housekeep => continue,
+                    Job::Refill { .. } | Job::SetMark { .. } | Job::Housekeep => continue,
                     Job::StartNew { .. } => Done::StartFailed(why()),
                     Job::Try => Done::Tried(Err(why())),
                     Job::Stop => break,
@@ -383,6 +388,11 @@ impl Worker {
                 let own = self.keeper.receipt(&receipt, now);
                 self.tell_news();
                 self.answer(Done::HashAt { receipt, own });
+            }
+            Job::Refill { receipt } => {
+                if let Err(error) = self.keeper.refill(&receipt, now) {
+                    self.answer(Done::HousekeepingFailed(error));
+                }
             }
             Job::SetMark { outbox, mark } => self.keeper.set_mark(outbox, mark),
             Job::Housekeep => match self.keeper.housekeep(now) {

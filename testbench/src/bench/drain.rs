@@ -169,7 +169,7 @@ async fn backlog_at(options: SiteOptions, count: u64) -> anyhow::Result<Site> {
 
 /// Appends records to the outbox as the agent would, a commit per thousand.
 fn fill(site: &Site, count: u64) -> anyhow::Result<()> {
-    let key = std::fs::read_to_string(site.dir().join("keys/token.key"))?;
+    let key = std::fs::read_to_string(site.dir().join("keys/token-1.key"))?;
     let key = data_encoding::HEXLOWER_PERMISSIVE.decode(key.trim().as_bytes())?;
     let key = TokenKey::new(TokenKeyId(1), key.try_into().ok().context("a token key has 32 bytes")?);
     let badges =

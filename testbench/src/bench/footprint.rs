@@ -24,11 +24,15 @@ const STATUS_WITHIN_MS: f64 = 50.0;
 /// The backlog of a busy gate after months offline.
 const MILLION: u64 = 1_000_000;
 
+/// A large tenant's.
+const ROSTER_BADGES: u32 = 100_000;
+
 pub(super) async fn measure() -> anyhow::Result<Vec<Figure>> {
     let mut idle_site = release_site(SiteOptions::default()).await?;
     let idle = resident_after_a_tap_mib(&idle_site).await?;
     let empty_start = first_tap_ms(&mut idle_site).await?;
     drop(idle_site);
+    let with_roster = resident_with_a_roster_mib().await?;
     let mut full_site = site_with_backlog(BACKLOG).await?;
     let pending = resident_after_a_tap_mib(&full_site).await?;
     let full_start = first_tap_ms(&mut full_site).await?;
@@ -47,6 +51,7 @@ pub(super) async fn measure() -> anyhow::Result<Vec<Figure>> {
         |name: &str, ms: f64| Figure::new(name, ms, "ms").goal(Goal::ValueAtMost(FIRST_TAP_WITHIN_MS));
     Ok(vec![
         memory("resident memory, idle", idle),
+        memory("resident memory, 100,000 badges", with_roster),
         memory("resident memory, 100,000 pending", pending),
         memory("resident memory, 1,000,000 pending", million),
         Figure::new("resident memory, most while draining", draining, "MiB"),
@@ -62,6 +67,21 @@ pub(super) async fn measure() -> anyhow::Result<Vec<Figure>> {
 async fn resident_after_a_tap_mib(site: &Site) -> anyhow::Result<f64> {
     site.tap(1).await?;
     resident_mib(site)
+}
+
+/// After the roster came, which is when there was the most of it at once.
+async fn resident_with_a_roster_mib() -> anyhow::Result<f64> {
+    let site = release_site(SiteOptions::default()).await?;
+    let badges: String = (0..ROSTER_BADGES).map(|n| format!("04B0{n:010X},P{n}\n")).collect();
+    let csv = site.dir().join("many.csv");
+    std::fs::write(&csv, format!("badge,person\n{badges}"))?;
+    site.cloud_cli(&["badges", "import", &csv.display().to_string()])?;
+    wait_until("the roster to be in use", Duration::from_secs(120), &[], async || {
+        let status = site.edge_status().await;
+        status.is_ok_and(|status| status.roster.is_some_and(|roster| roster.badges >= ROSTER_BADGES))
+    })
+    .await;
+    resident_after_a_tap_mib(&site).await
 }
 
 fn resident_mib(site: &Site) -> anyhow::Result<f64> {

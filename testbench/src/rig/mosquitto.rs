@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use super::{
     free_port,
     tethered::{Tethered, tethered_server},
+    wait_until,
 };
 
 /// How long it may take to listen, or to stop. It needs milliseconds on an idle machine.
@@ -118,13 +119,20 @@ impl Mosquitto {
         Ok(())
     }
 
-    /// SIGHUP: it reads its configuration and certificates again. When it has, nobody says.
+    /// SIGHUP: has it read its configuration and certificates again. When this returns, whoever connects is judged by
+    /// what it made of them.
     ///
     /// # Errors
     ///
     /// When it can't be signalled.
-    pub fn reload(&self) -> io::Result<()> {
-        Ok(kill_process(self.pid(), Signal::HUP)?)
+    pub async fn reload(&self) -> io::Result<()> {
+        // It says so and then does it, in its only thread, before it looks at any socket again.
+        let said = || fs::read_to_string(&self.log).unwrap_or_default().matches("Reloading config").count();
+        let before = said();
+        kill_process(self.pid(), Signal::HUP)?;
+        wait_until("mosquitto to read its files again", PATIENCE, &[&self.log], async || said() > before)
+            .await;
+        Ok(())
     }
 
     /// Deletes sessions and queued messages from the disk. Does nothing to a broker that runs.

@@ -5,12 +5,11 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
 
-use super::{Authority, Identity, Mosquitto, free_port, wait_until};
+use super::{Authority, Identity, Mosquitto, free_port};
 
 /// The files as they are shipped, by name: from `packaging/mosquitto/`.
 pub const SHIPPED: [(&str, &str); 4] = [
@@ -23,8 +22,8 @@ pub const SHIPPED: [(&str, &str); 4] = [
 /// Where the shipped files say that everything is.
 const SHIPPED_FOLDER: &str = "/etc/mosquitto/";
 
-/// How long it may take to notice a signal.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Where its certificates are, in its folder.
+pub const FILES: &str = "etc/tapline";
 
 /// A planted change in one of the shipped files, for tests that show that it would be noticed.
 #[derive(Clone, Copy, Debug)]
@@ -92,24 +91,36 @@ impl ShippedBroker {
     ///
     /// When it isn't installed or doesn't come up; the end of its log is part of the message.
     pub async fn start(dir: &Path, pki: &Pki, edits: &[Edit]) -> anyhow::Result<ShippedBroker> {
+        let files = dir.join(FILES);
+        fs::create_dir_all(&files)?;
+        pki.server.write(&files, "server")?;
+        pki.service.write(&files, "service")?;
+        fs::write(files.join("roots.pem"), pki.root.certificate())?;
+        fs::write(files.join("crl.pem"), pki.root.revocations(&[], 60)?)?;
+        Self::start_with_files(dir, edits).await
+    }
+
+    /// Starts it in `dir` with the certificates that somebody has put into [`FILES`] there. Without `service.crt` among
+    /// them, cloud-ingest is on this machine.
+    ///
+    /// # Errors
+    ///
+    /// Like [`start`](Self::start).
+    pub async fn start_with_files(dir: &Path, edits: &[Edit]) -> anyhow::Result<ShippedBroker> {
         let folder = dir.join("etc");
-        fs::create_dir_all(folder.join("tapline"))?;
         let here = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let [controllers, service, service_tls, observer] = std::array::from_fn(|_| here(free_port()));
         let places = Places { folder: folder.clone(), controllers, service, service_tls };
+        let is_elsewhere = dir.join(FILES).join("service.crt").exists();
         let mut configuration = String::new();
         for (name, text) in SHIPPED {
             let text = places.derive(&edited(name, text, edits)?);
             fs::write(folder.join(name), &text)?;
-            if name.ends_with(".conf") {
+            if name.ends_with(".conf") && (is_elsewhere || name != "tapline-service-tls.conf") {
                 configuration += &text;
             }
         }
         configuration += &format!("listener {} {}\nallow_anonymous true\n", observer.port(), observer.ip());
-        pki.server.write(&folder.join("tapline"), "server")?;
-        pki.service.write(&folder.join("tapline"), "service")?;
-        fs::write(folder.join("tapline/ca.pem"), pki.root.certificate())?;
-        fs::write(folder.join("tapline/crl.pem"), pki.root.revocations(&[], 60)?)?;
         // It opens its listeners in their order: when the last one answers, all do.
         let process = Mosquitto::start_with(dir, &configuration, observer).await?;
         Ok(ShippedBroker { process, controllers, service, service_tls, observer, folder })
@@ -126,13 +137,7 @@ impl ShippedBroker {
         let new = file.with_extension("new");
         fs::write(&new, content)?;
         fs::rename(&new, &file)?;
-        let log = self.process.log().to_owned();
-        // It says so and then does it, in its only thread, before it looks at any socket again.
-        let said = || fs::read_to_string(&log).unwrap_or_default().matches("Reloading config").count();
-        let before = said();
-        self.process.reload().context("telling mosquitto to read its files again")?;
-        wait_until("mosquitto to read its files again", PATIENCE, &[&log], async || said() > before).await;
-        Ok(())
+        self.process.reload().await.context("telling mosquitto to read its files again")
     }
 }
 
@@ -190,16 +195,16 @@ mod tests {
             changed,
             [
                 "tapline.conf: listener 8883 -> listener 1 127.0.0.1",
-                "tapline.conf: cafile /etc/mosquitto/tapline/ca.pem -> cafile /tmp/x/tapline/ca.pem",
-                "tapline.conf: certfile /etc/mosquitto/tapline/server.pem -> certfile /tmp/x/tapline/server.pem",
+                "tapline.conf: cafile /etc/mosquitto/tapline/roots.pem -> cafile /tmp/x/tapline/roots.pem",
+                "tapline.conf: certfile /etc/mosquitto/tapline/server.crt -> certfile /tmp/x/tapline/server.crt",
                 "tapline.conf: keyfile /etc/mosquitto/tapline/server.key -> keyfile /tmp/x/tapline/server.key",
                 "tapline.conf: crlfile /etc/mosquitto/tapline/crl.pem -> crlfile /tmp/x/tapline/crl.pem",
                 "tapline.conf: acl_file /etc/mosquitto/tapline.acl -> acl_file /tmp/x/tapline.acl",
                 "tapline.conf: listener 1884 127.0.0.1 -> listener 2 127.0.0.1",
                 "tapline.conf: acl_file /etc/mosquitto/tapline-service.acl -> acl_file /tmp/x/tapline-service.acl",
                 "tapline-service-tls.conf: listener 8884 -> listener 3 127.0.0.1",
-                "tapline-service-tls.conf: cafile /etc/mosquitto/tapline/service.pem -> cafile /tmp/x/tapline/service.pem",
-                "tapline-service-tls.conf: certfile /etc/mosquitto/tapline/server.pem -> certfile /tmp/x/tapline/server.pem",
+                "tapline-service-tls.conf: cafile /etc/mosquitto/tapline/service.crt -> cafile /tmp/x/tapline/service.crt",
+                "tapline-service-tls.conf: certfile /etc/mosquitto/tapline/server.crt -> certfile /tmp/x/tapline/server.crt",
                 "tapline-service-tls.conf: keyfile /etc/mosquitto/tapline/server.key -> keyfile /tmp/x/tapline/server.key",
                 "tapline-service-tls.conf: acl_file /etc/mosquitto/tapline-service.acl -> acl_file /tmp/x/tapline-service.acl",
             ]

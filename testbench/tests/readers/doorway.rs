@@ -21,10 +21,12 @@ pub struct Doorway {
 
 impl Doorway {
     pub async fn build() -> Doorway {
-        Doorway::build_with(readers).await
+        let doorway = Doorway::build_with(readers).await;
+        doorway.site.bind_badges().unwrap();
+        doorway
     }
 
-    /// With the `[[reader]]` tables that this makes of the first virtual reader's name and the serial port.
+    /// Nobody has a badge; with the `[[reader]]` tables that this makes of the first virtual reader's name and the serial port.
     pub async fn build_with(readers: fn(&str, &Path) -> String) -> Doorway {
         let dir = tempfile::tempdir().unwrap();
         let pcscd = Pcscd::start(dir.path()).await.unwrap();
@@ -34,6 +36,8 @@ impl Doorway {
         let site = Site::start(SiteOptions {
             readers: readers(VirtualReader::First.name(), &port),
             edge_env: vec![("PCSCLITE_CSOCK_NAME".into(), pcscd.socket_path().display().to_string())],
+            // Without a roster every card gets the green light, whatever it is.
+            unbound: true,
             ..SiteOptions::default()
         })
         .await
