@@ -3,13 +3,14 @@
 //! reason, must store nothing and move no mark; and the honest message beside it must be taken.
 //!
 //! Read in this order: `cast.rs` says who takes part and what is honest, `plot.rs` what one attack is made of,
-//! `on_messages.rs` and `on_histories.rs` plan them, `reason.rs` says why each fails, `production.rs` is the product, and
+//! `on_messages.rs` and its neighbours plan them, `reason.rs` says why each fails, `production.rs` is the product, and
 //! `stage.rs` plays them and judges. `./dev test` plays some hundreds of each class, `./dev prove` the million.
 
 pub mod bait;
 pub mod cast;
 mod on_histories;
 mod on_messages;
+mod on_rosters;
 pub mod plot;
 pub mod production;
 pub mod reason;
@@ -52,11 +53,13 @@ pub enum Class {
     Oversized,
     /// A version that does not exist yet.
     FutureVersion,
+    /// A roster that was announced once, or chunks that belong to another.
+    ReplayedRoster,
 }
 
 impl Class {
     /// All of them.
-    pub const ALL: [Class; 12] = [
+    pub const ALL: [Class; 13] = [
         Class::WrongKey,
         Class::WrongController,
         Class::FlippedBit,
@@ -69,6 +72,7 @@ impl Class {
         Class::ForeignOutbox,
         Class::Oversized,
         Class::FutureVersion,
+        Class::ReplayedRoster,
     ];
 
     /// What it is called, also on the command line.
@@ -86,6 +90,7 @@ impl Class {
             Class::ForeignOutbox => "foreign-outbox",
             Class::Oversized => "oversized",
             Class::FutureVersion => "future-version",
+            Class::ReplayedRoster => "replayed-roster",
         }
     }
 }

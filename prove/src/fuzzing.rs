@@ -18,7 +18,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const ALL: [Target; 24] = [
+pub const ALL: [Target; 28] = [
     Target { name: "batch", run: messages::batch },
     Target { name: "hello", run: messages::hello },
     Target { name: "report", run: messages::report },
@@ -35,9 +35,13 @@ pub const ALL: [Target; 24] = [
     Target { name: "control", run: at_the_door::control },
     Target { name: "edge_config", run: at_the_door::config },
     Target { name: "config_edit", run: at_the_door::config_edit },
+    Target { name: "roster_book", run: at_the_door::roster_book },
+    Target { name: "certificate", run: at_the_door::certificate },
+    Target { name: "bundle", run: at_the_door::bundle },
     Target { name: "export", run: on_the_disk::export },
     Target { name: "log", run: on_the_disk::log },
     Target { name: "outbox", run: on_the_disk::outbox },
+    Target { name: "import", run: in_the_cloud::import },
     Target { name: "legacy_answer", run: in_the_cloud::legacy_answer },
     Target { name: "badge_list", run: in_the_cloud::badge_list },
     Target { name: "cloud_config", run: in_the_cloud::config },

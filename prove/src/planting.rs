@@ -148,12 +148,24 @@ fn write_copy(copy: &Path) -> Result<(), PlantError> {
     put(copy, "planted/Cargo.toml", MEMBER)?;
     put(copy, "planted/tests/planted.rs", TEST)?;
     put(copy, "planted/src/lib.rs", "")?;
-    put(copy, "Cargo.toml", &manifest.replacen("members = [", "members = [\"planted\", ", 1))?;
+    put(copy, "Cargo.toml", &copys_manifest(&manifest)?)?;
     // Its own from the second time on: it knows the added member.
     if !copy.join("Cargo.lock").exists() || is_newer(&root.join("Cargo.lock"), &copy.join("Cargo.lock")) {
         put(copy, "Cargo.lock", &read(&root.join("Cargo.lock"))?)?;
     }
     Ok(())
+}
+
+/// One more member, and another version: cargo tells packages by name, version and place *in the workspace*, and what it
+/// builds of the copy must never be taken for what it builds of the product.
+fn copys_manifest(manifest: &str) -> Result<String, PlantError> {
+    let place = "[workspace.package]\nversion = \"";
+    let split = manifest.split_once(place).and_then(|(before, rest)| Some((before, rest.split_once('"')?)));
+    let Some((before, (version, rest))) = split else {
+        return Err(PlantError::Build("the workspace's version is not where it was".into()));
+    };
+    let with_version = format!("{before}{place}{version}-planted\"{rest}");
+    Ok(with_version.replacen("members = [", "members = [\"planted\", ", 1))
 }
 
 /// The workspace that this was built in.
@@ -274,6 +286,15 @@ mod tests {
             "if (x > 1 && !tap_protocol::bait::is_planted(0)) { if tap_protocol::bait::is_planted(1) { 0 } else { y } }"
         );
         assert_eq!(plant("a/src/c.rs", "if x > 1 { y }", &baits).unwrap(), "if x > 1 { y }");
+    }
+
+    #[test]
+    fn the_copy_is_of_another_version_so_that_nothing_is_mixed_up() {
+        let manifest = "[workspace]\nmembers = [\"a\"]\n\n[workspace.package]\nversion = \"0.1.0\"\n";
+        let copys = "[workspace]\nmembers = [\"planted\", \"a\"]\n\n[workspace.package]\nversion = \"0.1.0-planted\"\n";
+        assert_eq!(copys_manifest(manifest).unwrap(), copys);
+        let real = copys_manifest(&fs::read_to_string(root().join("Cargo.toml")).unwrap()).unwrap();
+        assert!(real.contains("-planted\""));
     }
 
     #[test]

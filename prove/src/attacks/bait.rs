@@ -33,6 +33,8 @@ const CHAIN: &str = "tap-protocol/src/chain.rs";
 const TOPIC: &str = "tap-protocol/src/topic.rs";
 const VERIFY: &str = "cloud-ingest/src/intake/verify.rs";
 const ADMIT: &str = "cloud-ingest/src/intake/admit.rs";
+const ASSEMBLER: &str = "edge-agent/src/roster/assembler.rs";
+const BOOK: &str = "edge-agent/src/roster/book.rs";
 const RELAY: &str = "edge-agent/src/relay.rs";
 
 const ANY_LABEL: &str = "[\"batch\", \"hello\", \"report\", \"receipt\", \"roster\", \"command\"].map(|kind| [format!(\"tapline/{kind}/v1\\0\").as_bytes(), signed].concat())";
@@ -490,6 +492,70 @@ pub fn all() -> Vec<Bait> {
             "if (through > lane.mark.receipted_through || PLANTED) && own_hash.is_some() {",
             &[Class::ReplayedReceipt, Class::Reordered],
             "receipt: nothing new",
+        ),
+        bait(
+            "a roster is no older one",
+            ASSEMBLER,
+            "Some(known) if head.version < known.version => {",
+            "Some(known) if head.version < known.version && !PLANTED => {",
+            &[Class::ReplayedRoster],
+            "roster: older",
+        ),
+        bait(
+            "one version is one roster",
+            ASSEMBLER,
+            "if (head.entries, &head.chunks) != (known.entries, &known.chunks) {",
+            "if (head.entries, &head.chunks) != (known.entries, &known.chunks) && !PLANTED {",
+            &[Class::ReplayedRoster],
+            "roster: contradicts",
+        ),
+        bait(
+            "a roster that broke a rule is not fetched again",
+            ASSEMBLER,
+            "if self.spoilt == Some(head.version) {",
+            "if self.spoilt == Some(head.version) && !PLANTED {",
+            &[Class::ReplayedRoster],
+            "roster: broke a rule before",
+        ),
+        bait(
+            "a chunk is waited for",
+            ASSEMBLER,
+            ".filter(|target| target.lacking.contains(&index));",
+            ".filter(|target| target.lacking.contains(&index) || PLANTED);",
+            &[Class::ReplayedRoster],
+            "roster: nobody waits for it",
+        ),
+        bait(
+            "a chunk is what was announced",
+            ASSEMBLER,
+            "if target.head.chunks.get(index as usize) != Some(&hash) {",
+            "if target.head.chunks.get(index as usize) != Some(&hash) && !PLANTED {",
+            &[Class::ReplayedRoster],
+            "roster: not what was announced",
+        ),
+        bait(
+            "a chunk is as long as was announced",
+            ASSEMBLER,
+            "match said == Some(bytes.len()) {",
+            "match PLANTED || said == Some(bytes.len()) {",
+            &[Class::ReplayedRoster],
+            "roster: count",
+        ),
+        bait(
+            "badges ascend",
+            BOOK,
+            "before.is_some_and(|before| before >= token)",
+            "before.is_some_and(|before| before >= token && !PLANTED)",
+            &[Class::ReplayedRoster],
+            "roster: order",
+        ),
+        bait(
+            "a standing means something",
+            BOOK,
+            "None => return Err(NotARoster::Standing { at }),",
+            "None if PLANTED => {} None => return Err(NotARoster::Standing { at }),",
+            &[Class::ReplayedRoster],
+            "roster: unknown standing",
         ),
     ]
 }

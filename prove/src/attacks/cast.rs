@@ -252,7 +252,9 @@ pub fn body(
             let chunks = (entries as usize).div_ceil(tap_protocol::limits::ROSTER_CHUNK_ENTRIES);
             encode(VERSION_1, &head(controller, entries, chunks, dice))
         }
-        Kind::RosterChunk => encode(VERSION_1, &chunk(1 + dice.below(40) as usize, dice)),
+        Kind::RosterChunk => {
+            encode(VERSION_1, &RosterMessage::Chunk(chunk(1 + dice.below(40) as usize, dice)))
+        }
         Kind::Command => encode(VERSION_1, &command(controller, history, dice)),
     }
 }
@@ -328,11 +330,24 @@ pub fn head(controller: &ControllerId, entries: u32, chunks: usize, dice: &mut D
 }
 
 /// A part of it.
-pub fn chunk(entries: usize, dice: &mut Dice) -> RosterMessage {
+pub fn chunk(entries: usize, dice: &mut Dice) -> RosterChunk {
     let mut tokens: Vec<_> = (0..entries).map(|_| sixteen(dice)).collect();
     tokens.sort_unstable();
     let bytes = tokens.into_iter().flat_map(|token| roster::entry(Token(token), Standing::Known)).collect();
-    RosterMessage::Chunk(RosterChunk { version: dice.below(1 << 41), index: dice.below(50) as u32, bytes })
+    RosterChunk { version: dice.below(1 << 41), index: 0, bytes }
+}
+
+/// The announcement of a roster of these chunks.
+pub fn announcing(controller: &ControllerId, chunks: &[&RosterChunk]) -> RosterHead {
+    let bytes: usize = chunks.iter().map(|chunk| chunk.bytes.len()).sum();
+    RosterHead {
+        controller: controller.clone(),
+        version: chunks[0].version,
+        issued_utc_ms: 1_000,
+        expires_utc_ms: 2_000,
+        entries: (bytes / roster::ENTRY_BYTES) as u32,
+        chunks: chunks.iter().map(|chunk| roster::chunk_hash(&chunk.bytes)).collect(),
+    }
 }
 
 /// What the cloud asks for.

@@ -6,13 +6,15 @@ use std::collections::BTreeMap;
 use edge_agent::relay::{Mark, Verdict};
 use power_loss_vfs::Dice;
 use tap_protocol::ids::{OutboxId, Seq};
+use tap_protocol::limits::MAX_MESSAGE_BYTES;
+use tap_protocol::roster::RosterMessage;
 use tap_protocol::topic::{Channel, Topic};
 
 use super::Class;
-use super::cast::{Cast, DOORS, EPOCH, History, Kind, body, receipt};
+use super::cast::{self, Cast, DOORS, EPOCH, History, Kind, body, receipt};
 use super::production::{Answer, Door, LaneId, OnDisk};
 use super::reason::Reason;
-use super::{on_histories, on_messages};
+use super::{on_histories, on_messages, on_rosters};
 use crate::forging::signed;
 
 /// A message on its way.
@@ -60,6 +62,7 @@ pub fn plan(cast: &Cast, class: Class, seed: u64) -> Plot {
         Class::ReplayedReceipt => on_histories::replayed_receipt(cast, &mut dice),
         Class::Fork => on_histories::fork(cast, &mut dice),
         Class::ForeignOutbox => on_histories::foreign_outbox(cast, &mut dice),
+        Class::ReplayedRoster => on_rosters::replayed_roster(cast, &mut dice),
     }
 }
 
@@ -105,6 +108,12 @@ impl<'c> Scene<'c> {
             }
             Kind::Batch if stored > 0 => scene.before = vec![scene.batch(1, stored, 1)],
             Kind::Receipt if stored > 0 => scene.before = vec![scene.receipt(stored, dice)],
+            Kind::RosterChunk => {
+                let chunk = tap_protocol::codec::decode(&scene.body, MAX_MESSAGE_BYTES).expect("just made");
+                let RosterMessage::Chunk(chunk) = chunk else { unreachable!("a chunk was asked for") };
+                let head = cast::announcing(scene.cast.door(door).0, &[&chunk]);
+                scene.before = vec![scene.roster(RosterMessage::Head(head), dice)];
+            }
             _ => {}
         }
         scene
@@ -139,6 +148,18 @@ impl<'c> Scene<'c> {
             channel: Channel::Receipt,
             bytes: crate::forging::message(Kind::Receipt.label(), &receipt, key),
             expect: Answer::Receipt(Verdict::Advanced(mark)),
+            adds: None,
+        }
+    }
+
+    /// A roster's head or chunk, honestly said.
+    pub fn roster(&self, roster: RosterMessage, dice: &mut Dice) -> Letter {
+        let key = self.cast.right_key(Kind::RosterHead, self.door, dice);
+        Letter {
+            topic: Topic::new(self.cast.door(self.door).0, Channel::Roster).to_string(),
+            channel: Channel::Roster,
+            bytes: crate::forging::message(Kind::RosterHead.label(), &roster, key),
+            expect: Answer::Heard,
             adds: None,
         }
     }

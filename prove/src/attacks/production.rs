@@ -1,7 +1,7 @@
 //! Every call into what is attacked, in one place: the very functions that production runs, on a real store and a real
 //! relay. Knows no attack.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cloud_ingest::directory::badges::BadBadges;
 use cloud_ingest::event_store::sqlite::SqliteStore;
@@ -11,6 +11,7 @@ use cloud_ingest::intake::verify::Arrival;
 pub use cloud_ingest::intake::verify::REJECT_KINDS;
 use edge_agent::agent::with_causes;
 use edge_agent::relay::{Mark, Relay, Verdict};
+use edge_agent::roster::assembler::{Assembler, Do};
 use tap_protocol::badge::{TokenKey, TokenKeyId};
 use tap_protocol::chain::ChainHash;
 use tap_protocol::codec::{DecodeError, OpenError};
@@ -18,7 +19,7 @@ use tap_protocol::command::Command;
 use tap_protocol::ids::{ControllerId, OutboxId, Seq};
 use tap_protocol::keys::PublicKey;
 use tap_protocol::receipt::Receipt;
-use tap_protocol::roster::RosterMessage;
+use tap_protocol::roster::{RosterMessage, chunk_hash};
 use tap_protocol::topic::Channel;
 
 /// What became of a message.
@@ -148,6 +149,7 @@ pub struct Door {
     /// Whose rosters and commands it believes.
     pub control_keys: Vec<PublicKey>,
     relay: Relay,
+    assembler: Assembler,
     chains: BTreeMap<OutboxId, OnDisk>,
 }
 
@@ -170,7 +172,7 @@ impl Door {
     ) -> Door {
         let lanes = chains.iter().map(|(id, disk)| (*id, Seq(disk.hashes.len() as u64 - 1), Mark::default()));
         let relay = Relay::new(lanes);
-        Door { id, receipt_keys, control_keys, relay, chains }
+        Door { id, receipt_keys, control_keys, relay, assembler: Assembler::default(), chains }
     }
 
     /// Takes one message in.
@@ -180,9 +182,8 @@ impl Door {
                 let own = self.own_hash(receipt.outbox, receipt.stored_through);
                 Answer::Receipt(self.relay.receipt(&receipt, own, 0))
             }),
-            Channel::Roster => {
-                RosterMessage::open(message, &self.id, &self.control_keys).map(|_| Answer::Heard)
-            }
+            Channel::Roster => RosterMessage::open(message, &self.id, &self.control_keys)
+                .map(|roster| self.roster(roster, message)),
             Channel::Command => Command::open(message, &self.id, &self.control_keys).map(|_| Answer::Heard),
             Channel::Records | Channel::Hello | Channel::Gone | Channel::Report => {
                 unreachable!("nothing is said to a door on {}", channel.name())
@@ -196,6 +197,27 @@ impl Door {
             };
             Answer::Refused { kind, why: with_causes(&error) }
         })
+    }
+
+    /// As the agent's loop does it, with a disk that has nothing and takes everything.
+    fn roster(&mut self, roster: RosterMessage, message: &[u8]) -> Answer {
+        let heard = match roster {
+            RosterMessage::Head(head) => self.assembler.head(head, message, None).map(drop),
+            RosterMessage::Chunk(chunk) => self.assembler.chunk(&chunk, chunk_hash(&chunk.bytes), 0),
+        };
+        while let Some(Do::Look(head)) = self.assembler.next(0) {
+            self.assembler.looked(head.version, &BTreeSet::new());
+        }
+        match heard {
+            Ok(()) => Answer::Heard,
+            Err(refused) => Answer::Refused { kind: "roster", why: with_causes(&refused) },
+        }
+    }
+
+    /// Rosters, too, move by what is taken: the version that is being fetched, and how many chunks of it are here or on
+    /// their way to the disk.
+    pub fn roster_progress(&self) -> Option<(u64, usize, usize)> {
+        self.assembler.progress()
     }
 
     /// What the outbox would say: `h(seq)`, where it still has it.

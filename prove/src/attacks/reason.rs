@@ -1,6 +1,9 @@
 //! Why an attack fails: the one reason that it must be refused for, in the words that production says it with.
 
+use edge_agent::agent::with_causes;
 use edge_agent::relay::Verdict;
+use edge_agent::roster::assembler::Refused;
+use edge_agent::roster::book::NotARoster;
 use tap_protocol::codec::DecodeError;
 use tap_protocol::ids::{ControllerId, Seq};
 use tap_protocol::limits::MAX_MESSAGE_BYTES;
@@ -54,6 +57,8 @@ pub enum Reason {
     HistoryGone,
     /// A receipt for an outbox that is not here.
     ForeignReceipt,
+    /// A roster, or a part of one.
+    Roster(Refused),
 }
 
 impl Reason {
@@ -101,6 +106,7 @@ impl Reason {
             Reason::Forked => Answer::Receipt(Verdict::Forked),
             Reason::HistoryGone => Answer::Receipt(Verdict::HistoryGone),
             Reason::ForeignReceipt => Answer::Receipt(Verdict::Foreign),
+            Reason::Roster(why) => refused("roster", &with_causes(why)),
         }
     }
 
@@ -126,6 +132,16 @@ impl Reason {
             Reason::Forked => "receipt: forked",
             Reason::HistoryGone => "receipt: history gone",
             Reason::ForeignReceipt => "receipt: foreign outbox",
+            Reason::Roster(Refused::Older { .. }) => "roster: older",
+            Reason::Roster(Refused::Contradicts(_)) => "roster: contradicts",
+            Reason::Roster(Refused::Spoilt(_)) => "roster: broke a rule before",
+            Reason::Roster(Refused::NotWanted { .. }) => "roster: nobody waits for it",
+            Reason::Roster(Refused::WrongHash { .. }) => "roster: not what was announced",
+            Reason::Roster(Refused::Chunk { source, .. }) => match source {
+                NotARoster::Count { .. } => "roster: count",
+                NotARoster::Order { .. } => "roster: order",
+                NotARoster::Standing { .. } => "roster: unknown standing",
+            },
         }
     }
 }

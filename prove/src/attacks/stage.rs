@@ -146,13 +146,16 @@ fn play_at_door(plot: &mut Plot) -> Result<u64, String> {
     for letter in &plot.before {
         answers(door.deliver(letter.channel, &letter.bytes), letter)?;
     }
-    let pending = door.pending();
+    let before = (door.pending(), door.roster_progress());
     answers(door.deliver(plot.forged.channel, &plot.forged.bytes), &plot.forged)?;
-    if door.pending() != pending {
-        return Err("the door's mark moved".into());
+    // A roster that turns out to break a rule is given up: that is no progress.
+    let roster = door.roster_progress();
+    if door.pending() != before.0 || (roster.is_some() && roster != before.1) {
+        return Err("the door's mark or its roster moved".into());
     }
     answers(door.deliver(plot.control.channel, &plot.control.bytes), &plot.control)?;
-    Ok(plot.before.len() as u64 + 1)
+    let honest = plot.before.iter().filter(|letter| !matches!(letter.expect, Answer::Refused { .. }));
+    Ok(honest.count() as u64 + 1)
 }
 
 fn answers(answer: Answer, letter: &Letter) -> Result<(), String> {

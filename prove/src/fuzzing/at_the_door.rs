@@ -1,13 +1,18 @@
 //! What a controller reads from cards, readers, people and its configuration.
 
+use edge_agent::certificate;
 use edge_agent::config::Config;
 use edge_agent::control::Request;
+use edge_agent::enrolment::bundle as enrolled;
 use edge_agent::reader::apdu::parse_uid_answer;
 use edge_agent::reader::framing::Framing;
 use edge_agent::reader::number_line::{Base, LineFormat, LineTechnology};
 use edge_agent::reader::wiegand::{Digits, WiegandFormat};
 use edge_agent::reader::{atr, interpret};
-use tap_protocol::badge::{Credential, TokenKey, TokenKeyId};
+use edge_agent::roster::book::Book;
+use tap_protocol::badge::{Credential, Token, TokenKey, TokenKeyId};
+use tap_protocol::enrolment::Bundle;
+use tap_protocol::roster::{ENTRY_BYTES, RosterHead};
 
 /// A number that was read must survive being written down, sealed and shown.
 fn check_credential(credential: &Credential) {
@@ -90,5 +95,45 @@ pub fn config_edit(bytes: &[u8]) {
     if let Ok(changed) = strict_config::set(file, path, value) {
         let twice = strict_config::set(&changed, path, value).expect("what was set can be set again");
         assert_eq!(twice, changed, "setting the same again changes nothing");
+    }
+}
+
+/// All entries of a roster.
+pub fn roster_book(bytes: &[u8]) {
+    let head = RosterHead {
+        controller: "hq-door-12".parse().expect("a slug"),
+        version: 7,
+        issued_utc_ms: 1,
+        expires_utc_ms: 2,
+        entries: (bytes.len() / ENTRY_BYTES) as u32,
+        chunks: Vec::new(),
+    };
+    let Ok(book) = Book::new(head, bytes.to_vec(), 0) else { return };
+    for entry in bytes.chunks_exact(ENTRY_BYTES) {
+        let token = Token(entry[..16].try_into().expect("sixteen bytes"));
+        assert_eq!(
+            book.standing(token).map(|standing| standing as u8),
+            Some(entry[16]),
+            "what is on it is found"
+        );
+    }
+}
+
+/// A certificate's own bytes.
+pub fn certificate(bytes: &[u8]) {
+    if let Some(about) = certificate::of_der(bytes) {
+        assert!(
+            !about.subject.chars().chain(about.issuer.chars()).any(char::is_control),
+            "fit for a terminal"
+        );
+    }
+}
+
+/// What the cloud hands out at enrolment.
+pub fn bundle(bytes: &[u8]) {
+    let Ok(bundle) = serde_json::from_slice::<Bundle>(bytes) else { return };
+    if let Ok(checked) = enrolled::check(bundle.clone()) {
+        assert_eq!(checked.certificate.subject, bundle.controller.as_str());
+        assert!(checked.broker.tls && !checked.files().is_empty());
     }
 }

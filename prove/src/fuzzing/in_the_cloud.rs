@@ -4,6 +4,8 @@ use cloud_ingest::config::Config;
 use cloud_ingest::destination::Outcome;
 use cloud_ingest::destination::http_json::judge;
 use cloud_ingest::event_store::UtcMs;
+use cloud_ingest::import::{Portions, Source};
+use edge_agent::outbox::export;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -75,4 +77,13 @@ pub fn enrol_token(bytes: &[u8]) {
     if let Ok(token) = text.parse::<EnrollToken>() {
         assert_eq!(token.to_string().parse(), Ok(token));
     }
+}
+
+/// An export: what the cloud reads of it is what the controller wrote.
+pub fn import(bytes: &[u8]) {
+    let source = Source { name: "stick".into(), bytes: Box::new(std::io::Cursor::new(bytes.to_vec())) };
+    let read: Vec<Vec<u8>> =
+        Portions::new(source).map_while(Result::ok).map(|portion| portion.content).collect();
+    let written: Vec<&[u8]> = export::messages(bytes).map_while(Result::ok).collect();
+    assert!(read.len() <= written.len() && read.iter().zip(&written).all(|(read, written)| read == written));
 }

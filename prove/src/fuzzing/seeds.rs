@@ -91,7 +91,12 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
             "reader[0].name\n\"in\"\n[[reader]]\nname = \"out\"\npcsc = {}\n",
             "a.b\n[1, 2]\n# a.b = 7\n[c]\n",
         ]),
-        "export" => vec![golden!("export")],
+        "export" | "import" => vec![golden!("export")],
+        "roster_book" => {
+            bodies(Kind::RosterChunk).into_iter().map(|body| body[6..].to_vec()).chain([vec![]]).collect()
+        }
+        "certificate" => vec![a_certificate()],
+        "bundle" => vec![a_bundle()],
         "log" => vec![a_log()],
         "outbox" => vec![on_the_disk::an_outbox()],
         "legacy_answer" => {
@@ -146,6 +151,39 @@ fn a_log() -> Vec<u8> {
     let outbox = on_the_disk::an_outbox();
     let log = &outbox[1 + usize::from(outbox[0]) * 1024..];
     log[..log.len().min(4 * 1024)].to_vec()
+}
+
+/// The shape of a certificate, with as little in it as can be.
+fn a_certificate() -> Vec<u8> {
+    let field = |tag: u8, content: &[u8]| [&[tag, content.len() as u8], content].concat();
+    let name = |text: &str| {
+        let pair = [&[0x06, 0x03, 0x55, 0x04, 0x03][..], &field(0x0c, text.as_bytes())].concat();
+        field(0x30, &field(0x31, &field(0x30, &pair)))
+    };
+    let dates = [field(0x17, b"261121000000Z"), field(0x17, b"261221000000Z")].concat();
+    let parts = [
+        field(0xa0, &field(0x02, &[2])),
+        field(0x02, &[0, 0x9a]),
+        field(0x30, &[]),
+        name("root"),
+        field(0x30, &dates),
+        name("hq-door-12"),
+    ];
+    field(0x30, &field(0x30, &parts.concat()))
+}
+
+fn a_bundle() -> Vec<u8> {
+    let pem = |der: &[u8]| {
+        let base64 = data_encoding::BASE64.encode(der);
+        format!("-----BEGIN CERTIFICATE-----\\n{base64}\\n-----END CERTIFICATE-----\\n")
+    };
+    let (certificate, key) = (pem(&a_certificate()), "33".repeat(32));
+    let text = format!(
+        r#"{{"controller":"hq-door-12","label":"Door","site":"hq","certificate":"{certificate}","not_after_utc_ms":1797811200000,
+        "roots":"{certificate}","broker_url":"mqtts://b:8883","enrolment_url":"https://e:8443","token_keys":[{{"id":1,"key":"{key}"}}],
+        "token_key_id":1,"receipt_keys":["{key}"],"control_keys":["{key}"],"cloud_utc_ms":2}}"#
+    );
+    text.into_bytes()
 }
 
 fn enrolment() -> Vec<Vec<u8>> {
