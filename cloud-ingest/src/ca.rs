@@ -125,19 +125,6 @@ impl Root {
         Ok((certificate.pem(), ends))
     }
 
-    /// A certificate of a service of ours that is a client, with a new key.
-    pub fn issue_service(
-        &self,
-        name: &str,
-        serial: Serial,
-        now: UtcMs,
-        days: u32,
-    ) -> Result<Issued, CaError> {
-        let mut params = self.leaf(name, serial, now, days)?;
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.with_new_key(&params)
-    }
-
     /// A server's certificate for all of its names, with a new key.
     pub fn issue_server(
         &self,
@@ -191,12 +178,7 @@ impl Root {
     }
 
     fn leaf(&self, name: &str, serial: Serial, now: UtcMs, days: u32) -> Result<CertificateParams, CaError> {
-        let mut params = CertificateParams::default();
-        params.serial_number = Some(SerialNumber::from_slice(&serial));
-        params.distinguished_name = common_name(name);
-        params.not_before = date_time_ymd(1970, 1, 1) + since_1970(UtcMs(now.0 - BACKDATED_MS));
-        params.not_after = date_time_ymd(1970, 1, 1) + since_1970(self.end_of(now, days)?);
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        let mut params = leaf_params(name, serial, now, self.end_of(now, days)?);
         params.use_authority_key_identifier_extension = true;
         Ok(params)
     }
@@ -207,6 +189,26 @@ impl Root {
         let end = UtcMs(end.0 - end.0.rem_euclid(1_000));
         if end <= now { Err(CaError::RootEnded) } else { Ok(end) }
     }
+}
+
+/// The certificate of this service as the broker's client, with a new key. It vouches for itself, and the broker's
+/// listener for the service trusts nothing else: there a client chooses its client id, so no controller's certificate may
+/// be good for it, and the root's name must not open it.
+pub fn make_service(name: &str, serial: Serial, now: UtcMs, days: u32) -> Result<Issued, CaError> {
+    let mut params = leaf_params(name, serial, now, UtcMs(now.0 + i64::from(days) * DAY_MS));
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let key = KeyPair::generate()?;
+    Ok(Issued { chain: params.self_signed(&key)?.pem(), key: key.serialize_pem() })
+}
+
+fn leaf_params(name: &str, serial: Serial, now: UtcMs, ends: UtcMs) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    params.distinguished_name = common_name(name);
+    params.not_before = date_time_ymd(1970, 1, 1) + since_1970(UtcMs(now.0 - BACKDATED_MS));
+    params.not_after = date_time_ymd(1970, 1, 1) + since_1970(ends);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params
 }
 
 /// Turns 16 random bytes into a serial number: positive, and never with a leading zero, so that all have one length.

@@ -110,6 +110,9 @@ impl Calling {
             let (keys, now) = (self.keys.now(), self.clock.now());
             let lists = keys.roots().iter().map(|root| root.revocation_list(&certificates, now));
             let text = lists.collect::<Result<String, _>>()?;
+            if let Some(folder) = file.parent() {
+                std::fs::create_dir_all(folder)?;
+            }
             keyring::replace(file, PUBLIC, &text)?;
             tracing::info!(revoked = certificates.len(), "the list of revoked certificates was written");
         }
@@ -156,7 +159,7 @@ mod tests {
     #[tokio::test]
     async fn a_revocation_is_passed_on_once_and_put_on_the_brokers_list() {
         let dir = tempfile::tempdir().unwrap();
-        let crl_file = dir.path().join("crl.pem");
+        let crl_file = dir.path().join("ca/crl.pem");
         let (store, thread) = StoreHandle::spawn("store", fixture::store()).unwrap();
         let (roll, mut rolled) = watch::channel(Arc::default());
         let (usher, mut calls) = usher::bell();

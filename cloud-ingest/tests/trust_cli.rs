@@ -130,8 +130,8 @@ fn a_root_and_certificates_are_made_and_nothing_is_overwritten() {
         assert_eq!(mode(&cloud.path(secret)), 0o600, "{secret}");
     }
     let read = |name: &str| std::fs::read_to_string(cloud.path(name)).unwrap();
-    assert_eq!(read("broker/roots.pem"), read("keys/root-1.crt"));
-    assert!(read("broker/server.crt").ends_with(&read("keys/root-1.crt")));
+    assert_eq!(read("broker/ca.pem"), read("keys/root-1.crt"));
+    assert!(read("broker/server.pem").ends_with(&read("keys/root-1.crt")));
     assert!(read("broker/crl.pem").contains("BEGIN X509 CRL"));
     assert!(cloud.over(&["config", "check"]).contains("is fine"));
 }

@@ -46,7 +46,7 @@ fn flip(message: &[u8], bit: usize) -> Vec<u8> {
 async fn rubbish_from_the_broker_moves_no_controller() {
     let site = Site::start(SiteOptions::default()).await.unwrap();
     let first = site.tap(1).await.unwrap();
-    let ours = signing_key(&site.dir().join("keys/receipt.key"));
+    let ours = signing_key(&site.dir().join("keys/receipt-1.key"));
     let receipt = |controller: &str| Receipt {
         controller: controller.parse().unwrap(),
         store_epoch: StoreEpoch(u64::MAX),

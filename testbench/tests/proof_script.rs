@@ -85,7 +85,7 @@ async fn a_third_party_believes_a_proof_and_nothing_that_was_done_to_it() {
     let third = ThirdParty {
         folder: tempfile::tempdir().unwrap(),
         record_key: public("record.pub"),
-        receipt_key: public("receipt.pub"),
+        receipt_key: public("receipt-1.pub"),
     };
     let (_, good) = proof(&site, "all.proof", &[]);
     let (believed, said) = third.judges(&good);

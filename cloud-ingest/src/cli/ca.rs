@@ -10,7 +10,7 @@ use clap::Subcommand;
 
 use super::keys::{self, Insist, KeysDir};
 use super::{ConfigFile, Output};
-use crate::ca::{Issued, serial};
+use crate::ca::{self, Issued, serial};
 use crate::clock::Clock;
 use crate::keyring::ring::Kind;
 use crate::keyring::{self, Keys, random};
@@ -50,7 +50,7 @@ pub enum Verb {
         #[command(flatten)]
         config: ConfigFile,
     },
-    /// Make the broker's certificate: server.crt, server.key, roots.pem and a first crl.pem
+    /// Make the broker's certificate: server.pem, server.key, ca.pem and a first crl.pem
     IssueServer {
         /// A name that controllers reach it by; may be given more than once
         #[arg(long = "name", value_name = "HOST", required_unless_present = "ips")]
@@ -67,7 +67,7 @@ pub enum Verb {
         #[command(flatten)]
         dir: KeysDir,
     },
-    /// Make this service's certificate for the broker: client.crt, client.key and roots.pem
+    /// Make this service's certificate for the broker: client.pem, client.key and ca.pem
     IssueService {
         /// Its name at the broker
         #[arg(long, default_value = "cloud-ingest")]
@@ -98,7 +98,7 @@ pub fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Rotate { config } => {
             let made = keys::rotate(&config, Kind::Root)?;
             println!("made {}: controllers trust it from their next renewal on", made.name());
-            println!("now: give the broker the new roots.pem (`cloud-ingest ca issue-server` writes it)");
+            println!("now: give the broker the new ca.pem (`cloud-ingest ca issue-server` writes it)");
             println!("when `cloud-ingest ca status` says all have it: cloud-ingest ca activate");
         }
         Verb::Activate { insist, config } => {
@@ -124,7 +124,7 @@ pub fn run(verb: Verb) -> anyhow::Result<ExitCode> {
                 keyring::write_new(&crl, PUBLIC, &lists.collect::<Result<String, _>>()?)?;
             }
             println!(
-                "made server.crt and server.key for {}, roots.pem and crl.pem in {}",
+                "made server.pem and server.key for {}, ca.pem and crl.pem in {}",
                 names.join(", "),
                 out.display()
             );
@@ -132,10 +132,11 @@ pub fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::IssueService { name, days, out, dir } => {
             let (keys, now) = (Keys::load(&dir.dir)?, Clock::system().now());
             ensure!(!name.is_empty() && name.len() <= 64, "a name has 1 to 64 characters");
-            let root = keys.signing_root().context(NO_ROOT)?;
-            let issued = root.issue_service(&name, serial(random()?), now, days)?;
+            ensure!(!keys.roots().is_empty(), NO_ROOT);
+            let issued = ca::make_service(&name, serial(random()?), now, days)?;
             write(&out, "client", &issued, &keys)?;
-            println!("made client.crt and client.key for {name} and roots.pem in {}", out.display());
+            println!("made client.pem and client.key for {name} and ca.pem in {}", out.display());
+            println!("client.pem vouches for itself: the broker's listener for this service trusts it alone");
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -148,7 +149,7 @@ fn write(out: &Path, name: &str, issued: &Issued, keys: &Keys) -> anyhow::Result
     std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
     let roots: String = keys.roots().iter().map(|root| root.pem()).collect();
     keyring::replace(&out.join(format!("{name}.key")), SECRET, &issued.key)?;
-    keyring::replace(&out.join(format!("{name}.crt")), PUBLIC, &issued.chain)?;
-    keyring::replace(&out.join("roots.pem"), PUBLIC, &roots)?;
+    keyring::replace(&out.join(format!("{name}.pem")), PUBLIC, &issued.chain)?;
+    keyring::replace(&out.join("ca.pem"), PUBLIC, &roots)?;
     Ok(())
 }

@@ -214,7 +214,7 @@ impl Cloud {
     }
 
     /// One step of a rotation, as the command line takes it, noticed by the running service.
-    async fn step(&mut self, step: impl FnOnce(&mut folder::ring::Ring, &[Member], UtcMs)) {
+    async fn step<T>(&mut self, step: impl FnOnce(&mut folder::ring::Ring, &[Member], UtcMs) -> T) {
         let mut ring = folder::read_ring(self.dir.path()).unwrap();
         let known = ring.keys.len();
         step(&mut ring, &self.fleet().await, self.now());
@@ -523,7 +523,7 @@ async fn signing_and_sealing_keys_take_over_without_leaving_anybody_behind() {
     let (device, token) = (Device::new(50), cloud.token(DOOR).await);
     cloud.enroll(&device, &token).await.bundle();
     for kind in [Kind::Receipt, Kind::Control, Kind::Token] {
-        cloud.step(|ring, _, now| drop(ring.rotate(kind, now).unwrap())).await;
+        cloud.step(|ring, _, now| ring.rotate(kind, now).unwrap()).await;
         cloud
             .step(|ring, fleet, now| {
                 assert!(ring.activate(kind, fleet, now, false).is_err(), "it has not heard of {kind:?}");
@@ -535,7 +535,7 @@ async fn signing_and_sealing_keys_take_over_without_leaving_anybody_behind() {
     assert_eq!(told.token_key_id, 1);
     let before = cloud.keys.now().receipt().public();
     for kind in [Kind::Receipt, Kind::Control, Kind::Token] {
-        cloud.step(|ring, fleet, now| drop(ring.activate(kind, fleet, now, false).unwrap())).await;
+        cloud.step(|ring, fleet, now| ring.activate(kind, fleet, now, false).unwrap()).await;
     }
     assert_ne!(cloud.keys.now().receipt().public(), before);
     assert!(told.receipt_keys.contains(&cloud.keys.now().receipt().public().to_string()));
@@ -550,7 +550,7 @@ async fn signing_and_sealing_keys_take_over_without_leaving_anybody_behind() {
     let using = cloud.renew(&device, &device, DOOR).await.bundle();
     assert_eq!((using.token_key_id, using.token_keys.len()), (2, 2));
     for kind in [Kind::Receipt, Kind::Control, Kind::Token] {
-        cloud.step(|ring, fleet, now| drop(ring.retire(kind, 1, fleet, now, false).unwrap())).await;
+        cloud.step(|ring, fleet, now| ring.retire(kind, 1, fleet, now, false).unwrap()).await;
     }
     let after = cloud.renew(&device, &device, DOOR).await.bundle();
     assert_eq!((after.receipt_keys.len(), after.control_keys.len(), after.token_keys.len()), (1, 1, 1));
@@ -564,10 +564,10 @@ async fn a_new_root_takes_over_and_who_slept_through_it_can_still_renew() {
     let (device, token) = (Device::new(50), cloud.token(DOOR).await);
     let first_root = cloud.keys.now().server_root().unwrap().der().clone();
     cloud.enroll(&device, &token).await.bundle();
-    cloud.step(|ring, _, now| drop(ring.rotate(Kind::Root, now).unwrap())).await;
+    cloud.step(|ring, _, now| ring.rotate(Kind::Root, now).unwrap()).await;
     let both = cloud.renew(&device, &device, DOOR).await.bundle();
     assert_eq!(both.roots.matches("BEGIN CERTIFICATE").count(), 2);
-    cloud.step(|ring, fleet, now| drop(ring.activate(Kind::Root, fleet, now, false).unwrap())).await;
+    cloud.step(|ring, fleet, now| ring.activate(Kind::Root, fleet, now, false).unwrap()).await;
     // Whoever knows the first root alone still meets a listener that it trusts.
     let answer = cloud.ask_trusting("GET", "/enrol/v1/challenge", b"", first_root.clone()).await;
     assert_eq!(answer.status, 200);
@@ -580,7 +580,7 @@ async fn a_new_root_takes_over_and_who_slept_through_it_can_still_renew() {
         })
         .await;
     cloud.renew(&device, &device, DOOR).await.bundle();
-    cloud.step(|ring, fleet, now| drop(ring.retire(Kind::Root, 1, fleet, now, false).unwrap())).await;
+    cloud.step(|ring, fleet, now| ring.retire(Kind::Root, 1, fleet, now, false).unwrap()).await;
     let after = cloud.renew(&device, &device, DOOR).await.bundle();
     assert_eq!(after.roots.matches("BEGIN CERTIFICATE").count(), 1);
     assert_ne!(*cloud.keys.now().server_root().unwrap().der(), first_root);
