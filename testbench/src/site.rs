@@ -507,7 +507,7 @@ broker_url = "{scheme}://{uplink}"
 crl_file = "{at}/{FILES}/crl.pem"
 "#,
             enrolment = SocketAddr::from(([127, 0, 0, 1], free_port())),
-            scheme = lines.controllers_scheme,
+            scheme = lines.scheme,
             uplink = uplink.addr(),
         ),
     };
@@ -537,7 +537,7 @@ name = "legacy"
 url = "http://{legacy_line}/checkins"
 {timeout}
 "#,
-        scheme = lines.clouds_scheme,
+        scheme = lines.scheme,
         broker = lines.for_cloud,
         files = lines.clouds_files,
         legacy_line = legacy_line.addr(),
@@ -556,7 +556,7 @@ token_key_file = "{at}/keys/token-1.key"
 receipt_public_key_file = "{at}/keys/receipt-1.pub"
 control_public_key_file = "{at}/keys/control-1.pub"
 "#,
-            scheme = lines.controllers_scheme,
+            scheme = lines.scheme,
             uplink = uplink.addr(),
             files = lines.controllers_files,
         ),

@@ -86,6 +86,7 @@ async fn start(pcscd: &Pcscd, dir: &tempfile::TempDir) -> anyhow::Result<Site> {
         ),
         edge_env: vec![("PCSCLITE_CSOCK_NAME".into(), pcscd.socket_path().display().to_string())],
         destination_timeout_ms: Some(2_000),
+        enrolled: true,
         ..SiteOptions::default()
     })
     .await
@@ -96,7 +97,7 @@ fn introduce(site: &Site) {
     println!("  card ─▶ pcscd ─▶ edge-agent ─▶ outbox ─┄▶ Mosquitto ─▶ cloud-ingest ─▶ store ─▶ legacy API");
     println!("                                     (this line will be cut)\n");
     println!("  page        {}", site.url());
-    println!("  broker      {}, reached through {}", site.broker.addr(), site.uplink.addr());
+    println!("  broker      over TLS through {}, by the certificate of its enrolment", site.uplink.addr());
     println!("  legacy API  {}", site.legacy.url());
     println!("  logs        {}\n", site.dir().display());
 }

@@ -183,13 +183,13 @@ impl Identity {
         issue(Wish { common_name, usage: Usage::Client, valid_s: CONTROLLER_VALID_S }, 1, None)
     }
 
-    /// Writes both into `dir`, as `NAME.crt` and `NAME.key`.
+    /// Writes both into `dir`, as `NAME.pem` and `NAME.key`.
     ///
     /// # Errors
     ///
     /// When they cannot be written.
     pub fn write(&self, dir: &Path, name: &str) -> anyhow::Result<(PathBuf, PathBuf)> {
-        let (certificate, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
+        let (certificate, key) = (dir.join(format!("{name}.pem")), dir.join(format!("{name}.key")));
         fs::write(&certificate, &self.certificate).context("writing a certificate")?;
         fs::write(&key, &self.key).context("writing a key")?;
         Ok((certificate, key))

@@ -95,12 +95,12 @@ impl ShippedBroker {
         fs::create_dir_all(&files)?;
         pki.server.write(&files, "server")?;
         pki.service.write(&files, "service")?;
-        fs::write(files.join("roots.pem"), pki.root.certificate())?;
+        fs::write(files.join("ca.pem"), pki.root.certificate())?;
         fs::write(files.join("crl.pem"), pki.root.revocations(&[], 60)?)?;
         Self::start_with_files(dir, edits).await
     }
 
-    /// Starts it in `dir` with the certificates that somebody has put into [`FILES`] there. Without `service.crt` among
+    /// Starts it in `dir` with the certificates that somebody has put into [`FILES`] there. Without `service.pem` among
     /// them, cloud-ingest is on this machine.
     ///
     /// # Errors
@@ -111,7 +111,7 @@ impl ShippedBroker {
         let here = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let [controllers, service, service_tls, observer] = std::array::from_fn(|_| here(free_port()));
         let places = Places { folder: folder.clone(), controllers, service, service_tls };
-        let is_elsewhere = dir.join(FILES).join("service.crt").exists();
+        let is_elsewhere = dir.join(FILES).join("service.pem").exists();
         let mut configuration = String::new();
         for (name, text) in SHIPPED {
             let text = places.derive(&edited(name, text, edits)?);
@@ -195,16 +195,16 @@ mod tests {
             changed,
             [
                 "tapline.conf: listener 8883 -> listener 1 127.0.0.1",
-                "tapline.conf: cafile /etc/mosquitto/tapline/roots.pem -> cafile /tmp/x/tapline/roots.pem",
-                "tapline.conf: certfile /etc/mosquitto/tapline/server.crt -> certfile /tmp/x/tapline/server.crt",
+                "tapline.conf: cafile /etc/mosquitto/tapline/ca.pem -> cafile /tmp/x/tapline/ca.pem",
+                "tapline.conf: certfile /etc/mosquitto/tapline/server.pem -> certfile /tmp/x/tapline/server.pem",
                 "tapline.conf: keyfile /etc/mosquitto/tapline/server.key -> keyfile /tmp/x/tapline/server.key",
                 "tapline.conf: crlfile /etc/mosquitto/tapline/crl.pem -> crlfile /tmp/x/tapline/crl.pem",
                 "tapline.conf: acl_file /etc/mosquitto/tapline.acl -> acl_file /tmp/x/tapline.acl",
                 "tapline.conf: listener 1884 127.0.0.1 -> listener 2 127.0.0.1",
                 "tapline.conf: acl_file /etc/mosquitto/tapline-service.acl -> acl_file /tmp/x/tapline-service.acl",
                 "tapline-service-tls.conf: listener 8884 -> listener 3 127.0.0.1",
-                "tapline-service-tls.conf: cafile /etc/mosquitto/tapline/service.crt -> cafile /tmp/x/tapline/service.crt",
-                "tapline-service-tls.conf: certfile /etc/mosquitto/tapline/server.crt -> certfile /tmp/x/tapline/server.crt",
+                "tapline-service-tls.conf: cafile /etc/mosquitto/tapline/service.pem -> cafile /tmp/x/tapline/service.pem",
+                "tapline-service-tls.conf: certfile /etc/mosquitto/tapline/server.pem -> certfile /tmp/x/tapline/server.pem",
                 "tapline-service-tls.conf: keyfile /etc/mosquitto/tapline/server.key -> keyfile /tmp/x/tapline/server.key",
                 "tapline-service-tls.conf: acl_file /etc/mosquitto/tapline-service.acl -> acl_file /tmp/x/tapline-service.acl",
             ]

@@ -13,8 +13,7 @@ pub(super) struct Lines {
     pub(super) broker: Mosquitto,
     pub(super) for_controllers: SocketAddr,
     pub(super) for_cloud: SocketAddr,
-    pub(super) controllers_scheme: &'static str,
-    pub(super) clouds_scheme: &'static str,
+    pub(super) scheme: &'static str,
     /// What a controller's configuration says of its certificates.
     pub(super) controllers_files: String,
     /// The same for cloud-ingest.
@@ -31,8 +30,7 @@ impl Lines {
             broker,
             for_controllers: addr,
             for_cloud: addr,
-            controllers_scheme: "mqtt",
-            clouds_scheme: "mqtt",
+            scheme: "mqtt",
             controllers_files,
             clouds_files,
         })
@@ -44,37 +42,40 @@ impl Lines {
         let broker = ShippedBroker::start(dir, &pki, &[]).await?;
         let root = dir.join("root.pem");
         std::fs::write(&root, pki.root.certificate())?;
-        let files = |(certificate, key): (PathBuf, PathBuf)| {
-            let lines = [("ca_file", root.as_path()), ("cert_file", &certificate), ("key_file", &key)];
-            lines.map(|(name, file)| format!("{name} = \"{}\"\n", file.display())).concat()
-        };
         Ok(Lines {
             for_controllers: broker.controllers,
             for_cloud: broker.service_tls,
             broker: broker.process,
-            controllers_scheme: "mqtts",
-            clouds_scheme: "mqtts",
-            controllers_files: files(pki.root.controller(CONTROLLER)?.write(dir, "controller")?),
-            clouds_files: files(pki.service.write(dir, "service")?),
+            scheme: "mqtts",
+            controllers_files: tls_files(&root, pki.root.controller(CONTROLLER)?.write(dir, "controller")?),
+            clouds_files: tls_files(&root, pki.service.write(dir, "cloud-ingest")?),
         })
     }
 
-    /// The broker as it is shipped, with the certificates that cloud-ingest makes; cloud-ingest is on the same machine.
+    /// The broker as it is shipped, with the certificates that cloud-ingest makes, as if they were on two machines.
     pub(super) async fn for_enrolled(dir: &Path) -> anyhow::Result<Lines> {
-        let (keys, files) = (dir.join("keys"), dir.join(FILES));
+        let (keys, files, own) = (dir.join("keys"), dir.join(FILES), dir.join("service"));
         std::fs::create_dir_all(&files)?;
-        let (keys, files) = (keys.display().to_string(), files.display().to_string());
+        let [keys, out, own_out] = [&keys, &files, &own].map(|path| path.display().to_string());
         run("cloud-ingest", &["ca", "init", "--dir", &keys])?;
-        run("cloud-ingest", &["ca", "issue-server", "--dir", &keys, "--ip", "127.0.0.1", "--out", &files])?;
+        run("cloud-ingest", &["ca", "issue-server", "--dir", &keys, "--ip", "127.0.0.1", "--out", &out])?;
+        run("cloud-ingest", &["ca", "issue-service", "--dir", &keys, "--out", &own_out])?;
+        std::fs::copy(own.join("client.pem"), files.join("service.pem"))?;
         let broker = ShippedBroker::start_with_files(dir, &[]).await?;
+        let (certificate, key) = (own.join("client.pem"), own.join("client.key"));
         Ok(Lines {
             for_controllers: broker.controllers,
-            for_cloud: broker.service,
+            for_cloud: broker.service_tls,
             broker: broker.process,
-            controllers_scheme: "mqtts",
-            clouds_scheme: "mqtt",
+            scheme: "mqtts",
             controllers_files: String::new(),
-            clouds_files: String::new(),
+            clouds_files: tls_files(&own.join("ca.pem"), (certificate, key)),
         })
     }
+}
+
+/// What a configuration says of its certificates.
+fn tls_files(root: &Path, (certificate, key): (PathBuf, PathBuf)) -> String {
+    let lines = [("ca_file", root), ("cert_file", &certificate), ("key_file", &key)];
+    lines.map(|(name, file)| format!("{name} = \"{}\"\n", file.display())).concat()
 }

@@ -59,7 +59,7 @@ async fn a_second_root_needs_its_own_list_and_the_first_can_go_while_sessions_st
     let ([old], [new]) = (doors(&rig.pki.root, ["hq-door-1"]), doors(&second, ["hq-door-2"]));
     is_refused(&rig, &new, "UnknownCA").await;
     let both = rig.pki.root.certificate() + &second.certificate();
-    rig.broker.reload("roots.pem", &both).await.unwrap();
+    rig.broker.reload("ca.pem", &both).await.unwrap();
     // OpenSSL has one alert for "no such root" and "no list of this root".
     is_refused(&rig, &new, "UnknownCA").await;
     let lists = rig.pki.root.revocations(&[], 30).unwrap() + &second.revocations(&[], 30).unwrap();
@@ -67,7 +67,7 @@ async fn a_second_root_needs_its_own_list_and_the_first_can_go_while_sessions_st
     enters(&rig, &new).await.unwrap();
     let mut session = rig.session(&old, Connect::clean("x")).await;
 
-    rig.broker.reload("roots.pem", &second.certificate()).await.unwrap();
+    rig.broker.reload("ca.pem", &second.certificate()).await.unwrap();
     enters(&rig, &new).await.unwrap();
     session.settle().await.unwrap();
     is_refused(&rig, &old, "UnknownCA").await;
@@ -83,7 +83,7 @@ async fn the_brokers_own_certificate_can_change() {
     // First the key: alone it fits nothing, and for that moment nobody gets in.
     rig.broker.reload("server.key", &server.key).await.unwrap();
     enters(&rig, &door).await.unwrap_err();
-    rig.broker.reload("server.crt", &server.certificate).await.unwrap();
+    rig.broker.reload("server.pem", &server.certificate).await.unwrap();
     let mut line = RawMqtt::tls(rig.broker.controllers, door.trusting(&second).unwrap()).await.unwrap();
     session.settle().await.unwrap();
     line.connect(Connect::clean("x")).await.unwrap();
@@ -118,9 +118,9 @@ async fn with_a_list_that_cannot_be_read_everybody_gets_in() {
 async fn with_a_certificate_of_its_own_that_cannot_be_read_nobody_gets_in_until_it_can() {
     let rig = Rig::start().await;
     let [door] = doors(&rig.pki.root, ["hq-door-1"]);
-    rig.broker.reload("server.crt", "rubbish").await.unwrap();
+    rig.broker.reload("server.pem", "rubbish").await.unwrap();
     enters(&rig, &door).await.unwrap_err();
-    rig.broker.reload("server.crt", &rig.pki.server.certificate).await.unwrap();
+    rig.broker.reload("server.pem", &rig.pki.server.certificate).await.unwrap();
     enters(&rig, &door).await.unwrap();
 }
 
@@ -129,9 +129,9 @@ async fn with_a_certificate_of_its_own_that_cannot_be_read_nobody_gets_in_until_
 fn a_list_is_handed_to_the_broker_only_if_it_can_be_read() {
     let unit = include_str!("../../../systemd/tapline-revocations.service");
     let path = include_str!("../../../systemd/tapline-revocations.path");
-    assert!(path.contains("PathChanged=/var/lib/cloud-ingest/crl.pem\n"));
+    assert!(path.contains("PathChanged=/var/lib/cloud-ingest/ca/crl.pem\n"));
     let dir = tempfile::tempdir().unwrap();
-    let (made, given) = (dir.path().join("crl.pem"), dir.path().join("tapline/crl.pem"));
+    let (made, given) = (dir.path().join("ca/crl.pem"), dir.path().join("tapline/crl.pem"));
     for file in [&made, &given] {
         fs::create_dir_all(file.parent().unwrap()).unwrap();
     }

@@ -26,7 +26,7 @@ struct Door {
 impl Door {
     async fn open(rig: &Rig, id: &str, identity: &Identity) -> Door {
         let (cert_file, key_file) = identity.write(rig.dir.path(), id).unwrap();
-        let ca_file = rig.dir.path().join("etc/tapline/roots.pem");
+        let ca_file = rig.dir.path().join("etc/tapline/ca.pem");
         let addr = rig.broker.controllers;
         let config = BrokerConfig {
             url: BrokerUrl { tls: true, host: addr.ip().to_string(), port: addr.port() },
@@ -59,7 +59,7 @@ fn over_tls(broker: &ShippedBroker, dir: &Path) -> config::Broker {
     let files = dir.join("etc/tapline");
     let files = files.display();
     toml(&format!(
-        "url = \"mqtts://{}\"\nclient_id = \"cloud-ingest\"\nca_file = \"{files}/roots.pem\"\ncert_file = \"{files}/service.crt\"\nkey_file = \"{files}/service.key\"",
+        "url = \"mqtts://{}\"\nclient_id = \"cloud-ingest\"\nca_file = \"{files}/ca.pem\"\ncert_file = \"{files}/service.pem\"\nkey_file = \"{files}/service.key\"",
         broker.service_tls
     ))
 }
