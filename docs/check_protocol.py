@@ -30,7 +30,7 @@ DOCUMENT = HERE / "protocol.md"
 
 MAX_RECORD, MAX_RECORDS, MAX_RECORD_BYTES, MAX_MESSAGE = 1024, 256, 32 * 1024, 64 * 1024
 MAX_SEQ = 2**48 - 1
-LABELS = {name: f"tapline/{name}/v1\0".encode() for name in ("batch", "hello", "receipt")}
+LABELS = {name: f"tapline/{name}/v1\0".encode() for name in ("batch", "hello", "receipt", "command", "report")}
 
 CLOCKS = ["synced", "unsynced", "stepped"]
 STOPS = ["none", "clean", "unclean"]
@@ -39,6 +39,7 @@ DIRECTIONS = ["in", "out", "unspecified"]
 VERDICTS = ["known", "unknown", "revoked", "no_roster"]
 READER_KINDS = ["pcsc", "serial", "simulated"]
 READER_STATES = ["starting", "up", "down"]
+OUTCOMES = ["done", "refused", "failed"]
 
 
 class Refused(Exception):
@@ -286,6 +287,60 @@ def read_receipt(r):
     }
 
 
+# In the order of the numbers 0 to 3.
+ORDERS = {
+    "start_new_outbox": lambda r: {"outbox": r.fixed(16, "order.outbox")},
+    "run_checks": lambda r: {},
+    "fetch_keys": lambda r: {},
+    "revoke": lambda r: {},
+}
+
+
+def read_command(r):
+    command = {
+        "controller": r.slug(63, "controller"),
+        "number": r.varint(64, "number"),
+        "issued_utc_ms": r.zigzag(64, "issued_utc_ms"),
+    }
+    order = r.choice(list(ORDERS), "order")
+    return {**command, "order": order, **ORDERS[order](r)}
+
+
+# In the order of the numbers 0 to 2.
+REPORTS = {
+    "roster_wanted": lambda r: {
+        "version": r.varint(64, "version"),
+        "from": r.varint(32, "from"),
+        "count": r.varint(32, "count"),
+    },
+    "command_done": lambda r: {
+        "number": r.varint(64, "number"),
+        "outcome": r.choice(OUTCOMES, "outcome"),
+        "detail": r.text("detail"),
+    },
+    "hashes_wanted": lambda r: {
+        "outbox": r.fixed(16, "outbox"),
+        "seqs": r.many("seqs", lambda i: r.varint(64, f"seq {i + 1}")),
+    },
+}
+
+
+def read_report(r):
+    report = {
+        "controller": r.slug(63, "controller"),
+        "boot_id": r.fixed(16, "boot_id"),
+        "boottime_ms": r.varint(64, "boottime_ms"),
+    }
+    what = r.choice(list(REPORTS), "what")
+    report = {**report, "what": what, **REPORTS[what](r)}
+    if len(report.get("detail", "").encode()) > 4096:
+        raise Refused("a report's text has at most 4096 bytes")
+    seqs = report.get("seqs", [])
+    if len(seqs) > 32 or any(a >= b for a, b in zip(seqs, seqs[1:])):
+        raise Refused("a report asks for at most 32 hashes, in ascending order")
+    return report
+
+
 def read_message(data, read_body):
     if len(data) > MAX_MESSAGE:
         raise Refused("a message has at most 64 KiB")
@@ -304,6 +359,10 @@ def chain_start(outbox):
 
 def chain_next(before, record):
     return hashlib.sha256(before + record).digest()
+
+
+def continued(old, after, next_hash):
+    return hashlib.sha256(b"tapline/outbox/v1\0" + old + after.to_bytes(8, "big") + next_hash).digest()[:16]
 
 
 def event_id(controller, outbox, seq):
@@ -367,10 +426,19 @@ RECEIPT = {
     "cloud_utc_ms": WALL + 40,
 }
 
-RECORD_KEY, RECEIPT_KEY, TOKEN_KEY = b"\x11" * 32, b"\x22" * 32, b"\x33" * 32
+COMMAND = {
+    "controller": "hq-door-12", "number": WALL, "issued_utc_ms": WALL, "order": "start_new_outbox", "outbox": OUTBOX,
+}
+
+REPORTED = {"controller": "hq-door-12", "boot_id": BOOT, "boottime_ms": 60_000}
+COMMAND_DONE = {**REPORTED, "what": "command_done", "number": WALL, "outcome": "done", "detail": "it is left"}
+HASHES_WANTED = {**REPORTED, "what": "hashes_wanted", "outbox": OUTBOX, "seqs": [1, 300]}
+
+RECORD_KEY, RECEIPT_KEY, TOKEN_KEY, CONTROL_KEY = (bytes([n]) * 32 for n in (0x11, 0x22, 0x33, 0x44))
 PUBLIC_KEYS = {
     RECORD_KEY: "d04ab232742bb4ab3a1368bd4615e4e6d0224ab71a016baf8520a332c9778737",
     RECEIPT_KEY: "a09aa5f47a6759802ff955f8dc2d2a14a5c99d23be97f864127ff9383455a4f0",
+    CONTROL_KEY: "d759793bbc13a2819a827c76adb6fba8a49aee007f49f2d0992d99b825ad2c48",
 }
 
 
@@ -433,12 +501,12 @@ def compare_document(names):
     check("protocol.md shows what it must", sorted(set(names) - set(blocks)), [], ", ".join(names))
 
 
-def check_signature(name, seed):
+def check_signature(name, seed, label=None):
     message = golden(name)
     key = Ed25519PrivateKey.from_private_bytes(seed)
     public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     check(f"{name}: public key", public.hex(), PUBLIC_KEYS[seed])
-    signed = LABELS[name] + message[:-64]
+    signed = LABELS[label or name] + message[:-64]
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(message[-64:], signed)
         verdict = "good"
@@ -463,6 +531,11 @@ def main():
     check("hello", hello, HELLO, size("hello"))
     receipt, dumps["receipt"] = read_message(golden("receipt"), read_receipt)
     check("receipt", receipt, RECEIPT, size("receipt"))
+    command, dumps["command"] = read_message(golden("command"), read_command)
+    check("command", command, COMMAND, size("command"))
+    for name, expected in (("report-command-done", COMMAND_DONE), ("report-hashes-wanted", HASHES_WANTED)):
+        report, dumps[name] = read_message(golden(name), read_report)
+        check(name, report, expected, size(name))
     export = golden("export")
     length = int.from_bytes(export[16:20], "big")
     check("export: its header", export[:16], b"tapline/export\0\x01", size("export"))
@@ -480,6 +553,8 @@ def main():
     check("chain: then 01 02 03", chain_next(h0, b"\x01\x02\x03").hex(),
           "b101f3e39fcf70716fbfc82ce1645bcfc0ff8f844f64608acbb9c9dab7d511d7")
 
+    check("outbox that says 07… again after 2", continued(b"\x07" * 16, 2, b"\x03" * 32).hex(), "1f91775bb21b0f48240ee88f4fa3ccd6")
+
     text, raw = event_id("hq-door-12", b"\x07" * 16, 258)
     check("event id of hq-door-12, 07…, 258", text, "058b8351-c0a3-8a64-a2a3-000000000102")
     check("its trace id", trace_id(raw).hex(), "19de83f9582c3d5e39255e39c3825885")
@@ -496,6 +571,9 @@ def main():
         check_signature("batch", RECORD_KEY)
         check_signature("hello", RECORD_KEY)
         check_signature("receipt", RECEIPT_KEY)
+        check_signature("command", CONTROL_KEY)
+        check_signature("report-command-done", RECORD_KEY, "report")
+        check_signature("report-hashes-wanted", RECORD_KEY, "report")
 
     refused = 0
     for name in RECORDS:
@@ -510,7 +588,8 @@ def main():
     if "--dump" in sys.argv[1:]:
         for name, notes in dumps.items():
             dump(name, notes)
-    compare_document(["record-tap", "record-agent-started", "batch", "hello", "receipt"])
+    compare_document(["record-tap", "record-agent-started", "batch", "hello", "receipt", "command", "report-command-done",
+                      "report-hashes-wanted"])
     print(f"\n{failures} differences" if failures else "\nall as the document says")
     return 1 if failures else 0
 

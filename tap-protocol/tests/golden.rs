@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use data_encoding::HEXLOWER;
 use tap_protocol::badge::{SealedBadge, TokenKey, TokenKeyId};
 use tap_protocol::chain::ChainHash;
+use tap_protocol::command::{Command, Order};
 use tap_protocol::envelope::{Batch, UnverifiedBatch};
 use tap_protocol::hello::{Hello, OutboxHello, ReaderHello, ReaderKind, ReaderState};
 use tap_protocol::ids::{BootId, ControllerId, OutboxId, Seq, StoreEpoch};
 use tap_protocol::keys::SigningKey;
 use tap_protocol::receipt::{Echo, Receipt};
 use tap_protocol::record::{AnchorSource, Body, ClockState, LossReason, PreviousStop, Record, Stamp};
+use tap_protocol::report::{Outcome, Report, What};
 use tap_protocol::tap::{Direction, Tap, Verdict};
 
 const OUTBOX: OutboxId = OutboxId([0x0b; 16]);
@@ -28,6 +30,11 @@ fn record_key() -> SigningKey {
 
 fn receipt_key() -> SigningKey {
     SigningKey::from_seed(&[0x22; 32])
+}
+
+/// The cloud's control key.
+fn control_key() -> SigningKey {
+    SigningKey::from_seed(&[0x44; 32])
 }
 
 fn badge() -> SealedBadge {
@@ -150,6 +157,26 @@ fn receipt() -> Receipt {
     }
 }
 
+fn command() -> Command {
+    Command {
+        controller: controller(),
+        number: 1_795_248_000_000,
+        issued_utc_ms: 1_795_248_000_000,
+        order: Order::StartNewOutbox { outbox: OUTBOX },
+    }
+}
+
+fn report(what: What) -> Report {
+    Report { controller: controller(), boot_id: BOOT, boottime_ms: 60_000, what }
+}
+
+fn reports() -> [(&'static str, Report); 2] {
+    let done =
+        What::CommandDone { number: 1_795_248_000_000, outcome: Outcome::Done, detail: "it is left".into() };
+    let wanted = What::HashesWanted { outbox: OUTBOX, seqs: vec![Seq(1), Seq(300)] };
+    [("report-command-done", report(done)), ("report-hashes-wanted", report(wanted))]
+}
+
 /// Compares with the frozen file; a file that is not there yet is written once, and must then be committed.
 #[track_caller]
 fn check(name: &str, bytes: &[u8]) {
@@ -190,6 +217,24 @@ fn the_receipt_is_as_frozen_and_reads_back() {
     let message = receipt().sign(&receipt_key());
     check("receipt", &message);
     assert_eq!(Receipt::open(&message, &controller(), &[receipt_key().public()]), Ok(receipt()));
+}
+
+#[test]
+fn the_command_is_as_frozen_and_reads_back() {
+    let message = command().sign(&control_key());
+    check("command", &message);
+    assert_eq!(Command::open(&message, &controller(), &[control_key().public()]), Ok(command()));
+    assert!(Command::open(&message, &controller(), &[receipt_key().public()]).is_err());
+}
+
+#[test]
+fn every_report_is_as_frozen_and_reads_back() {
+    for (name, report) in reports() {
+        let message = report.sign(&record_key());
+        check(name, &message);
+        assert_eq!(Report::open(&message, &controller(), &record_key().public()), Ok(report));
+        assert!(Report::open(&message, &controller(), &control_key().public()).is_err());
+    }
 }
 
 #[test]
