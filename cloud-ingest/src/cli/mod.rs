@@ -11,6 +11,7 @@ use crate::config::{Config, ConfigError, EXIT_CONFIG};
 use crate::telemetry::with_causes;
 
 mod badges;
+mod commands;
 mod keys;
 mod logging;
 mod reading;

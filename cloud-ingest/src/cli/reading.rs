@@ -64,6 +64,12 @@ pub enum ControllersVerb {
         #[command(flatten)]
         output: Output,
     },
+    /// One, with what contradicts itself there and what it was told to do
+    Get(super::commands::One),
+    /// What it was told to do, and what came of that
+    Commands(super::commands::One),
+    /// Have it run all its checks and report what they say
+    Check(super::commands::Told),
 }
 
 fn state(name: &str) -> Result<DeliveryState, String> {
@@ -129,7 +135,12 @@ fn get(id: EventId, config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode>
 }
 
 pub fn controllers(verb: ControllersVerb) -> anyhow::Result<ExitCode> {
-    let ControllersVerb::List { config, output } = verb;
+    let (config, output) = match verb {
+        ControllersVerb::List { config, output } => (config, output),
+        ControllersVerb::Get(one) => return super::commands::get(one),
+        ControllersVerb::Commands(one) => return super::commands::list(one),
+        ControllersVerb::Check(told) => return super::commands::check(told),
+    };
     let states = open(&config)?.controllers()?;
     let now = Clock::system().now();
     if output.output == Form::Json {
@@ -187,7 +198,7 @@ pub fn the_ledger(config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode> {
     Ok(if ledger.balanced { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn open(config: &ConfigFile) -> anyhow::Result<SqliteStore> {
+pub fn open(config: &ConfigFile) -> anyhow::Result<SqliteStore> {
     let path = config.load()?.database();
     existing(&path)?;
     SqliteStore::open_reader(&path).with_context(|| format!("cannot read {}", path.display()))
@@ -200,7 +211,7 @@ pub fn existing(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn table<const N: usize>(header: [&str; N]) -> Table {
+pub fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED).set_header(header);
     table

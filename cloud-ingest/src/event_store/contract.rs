@@ -5,6 +5,7 @@
 //! that equal a scan, every lane settled.
 
 mod binding;
+mod commands;
 mod delivery;
 mod intake;
 mod random;
@@ -169,6 +170,13 @@ macro_rules! contract_tests {
             reading::the_oldest_open_tap_of_a_destination_is_known,
             reading::every_state_is_counted_even_at_zero,
             reading::sites_are_listed_by_id,
+            commands::commands_are_numbered_upwards_by_the_clock_and_without_it,
+            commands::one_command_after_the_other_is_next_until_it_ends,
+            commands::an_open_order_is_not_given_twice_and_an_outbox_is_left_once,
+            commands::only_the_newest_commands_are_kept,
+            commands::places_are_told_up_to_the_mark_and_for_that_outbox_alone,
+            commands::contradictions_are_counted_and_the_latest_come_first,
+            commands::only_the_latest_contradictions_are_kept,
         }
     };
     (@of $new:path; $($module:ident::$case:ident),* $(,)?) => {

@@ -4,6 +4,7 @@
 //! Deterministic: no hash maps, no clock, no randomness. Nothing here fails half-way: what can be refused is refused
 //! before the first change, so a method is a transaction by construction.
 
+mod commands;
 mod destination;
 mod occurring;
 
@@ -11,12 +12,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use tap_protocol::badge::Token;
 use tap_protocol::chain::ChainHash;
+use tap_protocol::command::Order;
 use tap_protocol::envelope::{ChainedRecord, VerifiedBatch};
 use tap_protocol::hello::Hello;
 use tap_protocol::ids::{ControllerId, EventId, OutboxId, Seq, StoreEpoch};
 use tap_protocol::time_repair::TrueTime;
 
 use super::boots::{self, BootNo};
+use super::commands::{CommandEnd, CommandRow, TroubleKind, TroubleRow};
 use super::meaning::{self, Meaning};
 use super::{
     Appended, AttemptEnd, Binding, Bound, Claim, Claimed, Controller, ControllerState, DeadLetter,
@@ -44,6 +47,7 @@ pub struct MemoryStore {
     dead_letters: VecDeque<DeadLetter>,
     totals: Totals,
     last_lease: u64,
+    commands: commands::Commands,
 }
 
 #[derive(Debug, Clone)]
@@ -94,6 +98,7 @@ impl MemoryStore {
             dead_letters: VecDeque::new(),
             totals: Totals::default(),
             last_lease: 0,
+            commands: commands::Commands::default(),
         }
     }
 
@@ -378,6 +383,60 @@ impl EventStore for MemoryStore {
 
     fn dead_letters(&mut self, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
         Ok(self.dead_letters.iter().take(limit).cloned().collect())
+    }
+
+    // Commands, and what contradicts itself.
+
+    fn places(
+        &mut self,
+        controller: &ControllerId,
+        outbox: OutboxId,
+        seqs: &[Seq],
+    ) -> Result<Vec<OutboxMark>, StoreError> {
+        Ok(self.places_of(controller, outbox, seqs))
+    }
+
+    fn queue_command(
+        &mut self,
+        controller: &ControllerId,
+        order: &Order,
+        why: &str,
+        now: UtcMs,
+    ) -> Result<u64, StoreError> {
+        self.queue(controller, order, why, now)
+    }
+
+    fn next_command(&mut self, controller: &ControllerId) -> Result<Option<CommandRow>, StoreError> {
+        Ok(self.first_open(controller))
+    }
+
+    fn end_command(
+        &mut self,
+        controller: &ControllerId,
+        number: u64,
+        end: &CommandEnd,
+    ) -> Result<bool, StoreError> {
+        self.known(controller)?;
+        Ok(self.end(controller, number, end))
+    }
+
+    fn commands(&mut self, controller: &ControllerId) -> Result<Vec<CommandRow>, StoreError> {
+        Ok(self.commands_of(controller))
+    }
+
+    fn note_trouble(
+        &mut self,
+        controller: &ControllerId,
+        kind: TroubleKind,
+        outbox: Option<OutboxId>,
+        at: Option<Seq>,
+        now: UtcMs,
+    ) -> Result<bool, StoreError> {
+        self.trouble(controller, kind, outbox, at, now)
+    }
+
+    fn troubles(&mut self, controller: &ControllerId) -> Result<Vec<TroubleRow>, StoreError> {
+        Ok(self.troubles_of(controller))
     }
 }
 

@@ -4,6 +4,7 @@ use tokio::sync::mpsc;
 
 pub mod admit;
 pub mod mqtt;
+pub mod twins;
 pub mod verify;
 pub mod worker;
 

@@ -13,12 +13,13 @@ use tap_protocol::hello::Hello;
 use tap_protocol::ids::{ControllerId, StoreEpoch};
 use tap_protocol::keys::{PublicKey, SigningKey};
 use tap_protocol::receipt::Receipt;
-use tap_protocol::report::Report;
+use tap_protocol::report::{Report, What};
 use tap_protocol::topic::{Channel, Topic};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
 use super::admit::Admission;
+use super::twins::Twins;
 use super::verify::{Arrival, Reject, verify};
 use super::{BrokerLink, FromBroker, Message, Ticket};
 use crate::backoff::Backoff;
@@ -69,6 +70,7 @@ pub async fn run<L: BrokerLink>(worker: Worker<L>, mut inbox: mpsc::Receiver<Fro
         keys: HashMap::new(),
         complaints: Seldom::new(),
         epoch: None,
+        twins: Twins::default(),
     };
     while let Some(group) = running.next_group(&mut inbox).await {
         match running.work_off(group).await {
@@ -91,6 +93,7 @@ struct Running<L> {
     /// Which complaints were logged lately.
     complaints: Seldom<(&'static str, Option<ControllerId>)>,
     epoch: Option<StoreEpoch>,
+    twins: Twins,
 }
 
 /// A group, sorted by what is to be done.
@@ -207,7 +210,11 @@ impl<L: BrokerLink> Running<L> {
         for report in reports {
             self.reported(report).await?;
         }
-        self.answer(connected, &appended, &greeted).await
+        self.answer(connected, &appended, &greeted).await?;
+        for (hello, _) in &greeted {
+            self.greeted(hello).await?;
+        }
+        Ok(())
     }
 
     /// Stores all batches in one transaction. A batch that the store refuses for good keeps nobody else's from it.
@@ -234,6 +241,9 @@ impl<L: BrokerLink> Running<L> {
         for ((batch, message), appended) in shared.iter().zip(messages).zip(&appended) {
             let admission = appended.as_ref().map(|appended| &appended.admission);
             self.count(batch, admission);
+            if let Some(Admission::Fork { at }) = admission {
+                self.forked(batch.controller(), batch.outbox(), *at).await?;
+            }
             let reject = match admission {
                 Some(Admission::Fork { at }) => Reject {
                     kind: "fork",
@@ -347,8 +357,15 @@ impl<L: BrokerLink> Running<L> {
 
     /// A controller asks for something, or tells what came of a command.
     async fn reported(&mut self, report: Report) -> Result<(), Stopped> {
-        tracing::debug!(controller = %report.controller, what = ?report.what, "a report");
-        Ok(())
+        let Report { controller, what, .. } = report;
+        tracing::debug!(%controller, ?what, "a report");
+        match what {
+            What::RosterWanted { .. } => Ok(()),
+            What::CommandDone { number, outcome, detail } => {
+                self.command_done(controller, number, outcome, detail).await
+            }
+            What::HashesWanted { outbox, seqs } => self.hashes_wanted(controller, outbox, seqs).await,
+        }
     }
 
     /// A receipt that finds no room is sent again at the next hello.
@@ -391,6 +408,9 @@ impl<L: BrokerLink> Running<L> {
         }
     }
 }
+
+#[path = "commands.rs"]
+mod commands;
 
 #[cfg(test)]
 #[path = "worker_tests.rs"]

@@ -1,5 +1,6 @@
 //! Beside the line: what people read off the store. Pure: the store's rows in, words out.
 
+pub mod controller;
 pub mod explain;
 pub mod lag;
 pub mod ledger;

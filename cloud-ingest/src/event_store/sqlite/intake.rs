@@ -90,7 +90,7 @@ pub fn quarantine(writing: &mut Writing<'_>, letter: &DeadLetter) -> Result<(), 
     Ok(())
 }
 
-fn controller_no(writing: &Writing<'_>, id: &ControllerId) -> Result<i64, StoreError> {
+pub fn controller_no(writing: &Writing<'_>, id: &ControllerId) -> Result<i64, StoreError> {
     let no = writing.one(sql::CONTROLLER_NO, [id.as_str()], |row| row.get(0))?;
     no.ok_or_else(|| StoreError::NotFound { what: "controller", name: id.to_string() })
 }
