@@ -9,11 +9,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tap_protocol::hello::{ReaderKind, ReaderState};
-use tap_protocol::ids::{BootId, ControllerId, ReaderName};
+use tap_protocol::ids::{BootId, ControllerId, OutboxId, ReaderName};
 use tap_protocol::record::Body;
 use tap_protocol::tap::Tap;
 use tokio::sync::oneshot;
 
+use self::commands::Commands;
 use crate::admission::{Admission, TapKey};
 use crate::ages::Ages;
 use crate::anchors::Anchors;
@@ -30,14 +31,16 @@ use crate::reader::{ReaderEvent, ReaderProgress, RunningReader};
 use crate::relay::Relay;
 use crate::round_trip::RoundTrips;
 use crate::service::Service;
+use crate::settlement::Settlement;
 use crate::signal::Signals;
-use crate::status::Counters;
-use crate::{clock, watchdog};
+use crate::status::{Counters, SettledStatus};
+use crate::{clock, orders, watchdog};
 
-mod commands;
+pub mod commands;
 mod outboxes;
 mod roster;
 mod said;
+mod settling;
 mod sync;
 mod taps;
 
@@ -62,6 +65,8 @@ pub enum Event {
     Asked(Asked),
     /// The outbox's thread answered.
     Outbox(Done),
+    /// The thread of orders said something.
+    Ordered(orders::Done),
     /// The broker link said something.
     Link(LinkEvent),
     /// Somebody may have set the wall clock.
@@ -97,8 +102,12 @@ pub struct Agent {
     shelf: Vec<OutboxView>,
     session: Option<Session>,
     link_why: Option<String>,
-    /// A rewound outbox is being left; nothing else is decided about receipts until the new shelf is known.
-    starting_new: bool,
+    /// This outbox is being left; nothing else is decided about receipts until the new shelf is known.
+    starting_new: Option<OutboxId>,
+    settlement: Settlement,
+    settled: Vec<SettledStatus>,
+    wanted: Option<commands::WantedOutbox>,
+    commands: Commands,
     /// Records on their way to the medium, oldest first.
     waiting: BTreeMap<Ticket, Waiting>,
     next_ticket: u64,
@@ -152,6 +161,7 @@ impl Agent {
         admission: Admission,
         signals: Signals,
         outbox: OutboxThread,
+        commands: Commands,
     ) -> Agent {
         let simulated_reader: ReaderName = SIMULATED_READER.parse().expect("it is a slug");
         let mut readers: Vec<Reader> =
@@ -161,7 +171,7 @@ impl Agent {
         simulated.detail = "edge-agent tap --simulate".into();
         readers.push(simulated);
         let now_ms = clock::boottime_ms();
-        Agent {
+        let mut agent = Agent {
             anchors: Anchors::new(setup.boot_id),
             setup,
             identity,
@@ -174,7 +184,11 @@ impl Agent {
             shelf: Vec::new(),
             session: None,
             link_why: Some("not connected yet".into()),
-            starting_new: false,
+            starting_new: None,
+            settlement: Settlement::default(),
+            settled: Vec::new(),
+            wanted: None,
+            commands,
             waiting: BTreeMap::new(),
             next_ticket: 0,
             readers,
@@ -191,7 +205,9 @@ impl Agent {
             round_trips: RoundTrips::default(),
             measured: Measured::default(),
             problems: BTreeMap::new(),
-        }
+        };
+        agent.is_revoked_now();
+        agent
     }
 
     /// Shows in `status` how often this reader had to be brought back.
@@ -220,6 +236,7 @@ impl Agent {
                 let _ = answer.send(Response::Metrics(metrics::text(&self.status(&now), &self.measured)));
             }
             Event::Outbox(done) => self.outbox_answered(done, &now),
+            Event::Ordered(done) => self.ordered(done, &now),
             Event::Link(event) => self.link(event, &now),
             Event::ClockSet => self.record_anchor(&now),
             Event::Tick => {}
@@ -236,7 +253,7 @@ impl Agent {
         // While sending pauses, the relay is not asked; it may want to be long since.
         let sending = match self.send_not_before_ms > clock::boottime_ms() {
             true => Some(self.send_not_before_ms),
-            false => self.relay.wake_at_ms(),
+            false => self.relay.wake_at_ms().into_iter().chain(self.settlement_wakes_at_ms()).min(),
         };
         sending.into_iter().chain(self.feedback.wake_at_ms()).fold(self.tick_due_ms, u64::min)
     }

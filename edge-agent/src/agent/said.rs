@@ -58,6 +58,8 @@ impl Agent {
             pending: self.relay.pending(),
             oldest_unreceipted_age_ms: self.ages.oldest_ms(now.boottime_ms),
             readers: self.readers.iter().map(|reader| reader.status(now.boottime_ms)).collect(),
+            settled: self.settled.clone(),
+            last_command: self.commands.told(),
             counters: Counters { log_lines_dropped: crate::log::dropped_lines(), ..self.counters.clone() },
             problems: problems.chain(link_problem).chain(self.problems.values().cloned()).collect(),
         }

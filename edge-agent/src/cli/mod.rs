@@ -136,7 +136,10 @@ impl Cli {
     /// Does what was asked for.
     pub fn run(self) -> ExitCode {
         match self.verb {
-            Verb::Run { config, verbose } => with_config(&config, |config| run::run(config, verbose)),
+            Verb::Run { config, verbose } => {
+                let file = config.config.clone();
+                with_config(&config, |config| run::run(file, config, verbose))
+            }
             Verb::Status { config, output } => with_config(&config, |config| status::status(&config, output)),
             Verb::Clock { config, output } => with_config(&config, |config| clock::clock(&config, output)),
             Verb::Check(check) => check.run(),
