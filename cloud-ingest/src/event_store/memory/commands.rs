@@ -87,7 +87,9 @@ impl MemoryStore {
         if kept.len() == MAX_TROUBLES {
             let oldest =
                 (0..kept.len()).min_by_key(|at| (kept[*at].last, kept[*at].kind.name(), kept[*at].outbox));
-            oldest.into_iter().for_each(|oldest| drop(kept.remove(oldest)));
+            if let Some(oldest) = oldest {
+                kept.remove(oldest);
+            }
         }
         kept.push(TroubleRow { kind, outbox, at, first: now, last: now, count: 1 });
         Ok(true)
