@@ -33,9 +33,8 @@ DOCUMENT = HERE / "protocol.md"
 
 MAX_RECORD, MAX_RECORDS, MAX_RECORD_BYTES, MAX_MESSAGE = 1024, 256, 32 * 1024, 64 * 1024
 MAX_SEQ = 2**48 - 1
-LABELS = {name: f"tapline/{name}/v1\0".encode() for name in ("batch", "hello", "receipt")}
+LABELS = {name: f"tapline/{name}/v1\0".encode() for name in ("batch", "hello", "receipt", "command", "report")}
 LABELS |= {f"roster-{part}": b"tapline/roster/v1\0" for part in ("head", "chunk")}
-LABELS["report-roster-wanted"] = b"tapline/report/v1\0"
 
 CLOCKS = ["synced", "unsynced", "stepped"]
 STOPS = ["none", "clean", "unclean"]
@@ -45,6 +44,7 @@ VERDICTS = ["known", "unknown", "revoked", "no_roster"]
 READER_KINDS = ["pcsc", "serial", "simulated"]
 READER_STATES = ["starting", "up", "down"]
 STANDINGS = {0: "known", 1: "revoked"}
+OUTCOMES = ["done", "refused", "failed"]
 
 
 class Refused(Exception):
@@ -306,6 +306,8 @@ def check_proof():
     for record in [golden("record-agent-started"), golden("record-tap")]:
         end = chain_next(end, record)
     check("proof: a receipt for exactly its records", receipt, {**RECEIPT, "hash": end, "echo": None})
+
+
 def read_roster(r):
     if r.choice(["head", "chunk"], "message") == "head":
         head = {
@@ -333,15 +335,58 @@ def read_roster(r):
     return chunk
 
 
+# In the order of the numbers 0 to 3.
+ORDERS = {
+    "start_new_outbox": lambda r: {"outbox": r.fixed(16, "order.outbox")},
+    "run_checks": lambda r: {},
+    "fetch_keys": lambda r: {},
+    "revoke": lambda r: {},
+}
+
+
+def read_command(r):
+    command = {
+        "controller": r.slug(63, "controller"),
+        "number": r.varint(64, "number"),
+        "issued_utc_ms": r.zigzag(64, "issued_utc_ms"),
+    }
+    order = r.choice(list(ORDERS), "order")
+    return {**command, "order": order, **ORDERS[order](r)}
+
+
+# In the order of the numbers 0 to 2.
+REPORTS = {
+    "roster_wanted": lambda r: {
+        "version": r.varint(64, "version"),
+        "from": r.varint(32, "from"),
+        "count": r.varint(32, "count"),
+    },
+    "command_done": lambda r: {
+        "number": r.varint(64, "number"),
+        "outcome": r.choice(OUTCOMES, "outcome"),
+        "detail": r.text("detail"),
+    },
+    "hashes_wanted": lambda r: {
+        "outbox": r.fixed(16, "outbox"),
+        "seqs": r.many("seqs", lambda i: r.varint(64, f"seq {i + 1}")),
+    },
+}
+
+
 def read_report(r):
-    """As far as rosters go."""
     report = {
         "controller": r.slug(63, "controller"),
         "boot_id": r.fixed(16, "boot_id"),
         "boottime_ms": r.varint(64, "boottime_ms"),
-        "what": r.choice(["roster_wanted"], "what"),
     }
-    return report | {"version": r.varint(64, "version"), "from": r.varint(32, "from"), "count": r.varint(32, "count")}
+    what = r.choice(list(REPORTS), "what")
+    report = {**report, "what": what, **REPORTS[what](r)}
+    if len(report.get("detail", "").encode()) > 4096:
+        raise Refused("a report's text has at most 4096 bytes")
+    seqs = report.get("seqs", [])
+    if len(seqs) > 32 or any(a >= b for a, b in zip(seqs, seqs[1:])):
+        raise Refused("a report asks for at most 32 hashes, in ascending order")
+    return report
 
 
 def read_message(data, read_body):
@@ -362,6 +407,10 @@ def chain_start(outbox):
 
 def chain_next(before, record):
     return hashlib.sha256(before + record).digest()
+
+
+def continued(old, after, next_hash):
+    return hashlib.sha256(b"tapline/outbox/v1\0" + old + after.to_bytes(8, "big") + next_hash).digest()[:16]
 
 
 def event_id(controller, outbox, seq):
@@ -437,8 +486,15 @@ ROSTER_WANTED = {
     "from": 0, "count": 1,
 }
 
-RECORD_KEY, RECEIPT_KEY, TOKEN_KEY = b"\x11" * 32, b"\x22" * 32, b"\x33" * 32
-CONTROL_KEY = b"\x44" * 32
+COMMAND = {
+    "controller": "hq-door-12", "number": WALL, "issued_utc_ms": WALL, "order": "start_new_outbox", "outbox": OUTBOX,
+}
+
+REPORTED = {"controller": "hq-door-12", "boot_id": BOOT, "boottime_ms": 60_000}
+COMMAND_DONE = {**REPORTED, "what": "command_done", "number": WALL, "outcome": "done", "detail": "it is left"}
+HASHES_WANTED = {**REPORTED, "what": "hashes_wanted", "outbox": OUTBOX, "seqs": [1, 300]}
+
+RECORD_KEY, RECEIPT_KEY, TOKEN_KEY, CONTROL_KEY = (bytes([n]) * 32 for n in (0x11, 0x22, 0x33, 0x44))
 PUBLIC_KEYS = {
     RECORD_KEY: "d04ab232742bb4ab3a1368bd4615e4e6d0224ab71a016baf8520a332c9778737",
     RECEIPT_KEY: "a09aa5f47a6759802ff955f8dc2d2a14a5c99d23be97f864127ff9383455a4f0",
@@ -505,12 +561,12 @@ def compare_document(names):
     check("protocol.md shows what it must", sorted(set(names) - set(blocks)), [], ", ".join(names))
 
 
-def check_signature(name, seed):
+def check_signature(name, seed, label=None):
     message = golden(name)
     key = Ed25519PrivateKey.from_private_bytes(seed)
     public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     check(f"{name}: public key", public.hex(), PUBLIC_KEYS[seed])
-    signed = LABELS[name] + message[:-64]
+    signed = LABELS[label or name] + message[:-64]
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(message[-64:], signed)
         verdict = "good"
@@ -575,6 +631,11 @@ def main():
                                  ("report-roster-wanted", read_report, ROSTER_WANTED)]:
         message, dumps[name] = read_message(golden(name), read)
         check(name, message, expected, size(name))
+    command, dumps["command"] = read_message(golden("command"), read_command)
+    check("command", command, COMMAND, size("command"))
+    for name, expected in (("report-command-done", COMMAND_DONE), ("report-hashes-wanted", HASHES_WANTED)):
+        report, dumps[name] = read_message(golden(name), read_report)
+        check(name, report, expected, size(name))
     export = golden("export")
     length = int.from_bytes(export[16:20], "big")
     check("export: its header", export[:16], b"tapline/export\0\x01", size("export"))
@@ -594,6 +655,8 @@ def main():
     check("chain: then 01 02 03", chain_next(h0, b"\x01\x02\x03").hex(),
           "b101f3e39fcf70716fbfc82ce1645bcfc0ff8f844f64608acbb9c9dab7d511d7")
 
+    check("outbox that says 07… again after 2", continued(b"\x07" * 16, 2, b"\x03" * 32).hex(), "1f91775bb21b0f48240ee88f4fa3ccd6")
+
     text, raw = event_id("hq-door-12", b"\x07" * 16, 258)
     check("event id of hq-door-12, 07…, 258", text, "058b8351-c0a3-8a64-a2a3-000000000102")
     check("its trace id", trace_id(raw).hex(), "19de83f9582c3d5e39255e39c3825885")
@@ -612,7 +675,10 @@ def main():
         check_signature("receipt", RECEIPT_KEY)
         check_signature("roster-head", CONTROL_KEY)
         check_signature("roster-chunk", CONTROL_KEY)
-        check_signature("report-roster-wanted", RECORD_KEY)
+        check_signature("report-roster-wanted", RECORD_KEY, "report")
+        check_signature("command", CONTROL_KEY)
+        check_signature("report-command-done", RECORD_KEY, "report")
+        check_signature("report-hashes-wanted", RECORD_KEY, "report")
 
     check_enrolment()
 
@@ -630,7 +696,7 @@ def main():
         for name, notes in dumps.items():
             dump(name, notes)
     compare_document(["record-tap", "record-agent-started", "batch", "hello", "receipt", "roster-head", "roster-chunk",
-                      "report-roster-wanted"])
+                      "report-roster-wanted", "command", "report-command-done", "report-hashes-wanted"])
     print(f"\n{failures} differences" if failures else "\nall as the document says")
     return 1 if failures else 0
 

@@ -53,6 +53,11 @@ pub fn on_take_over(marks: &[OutboxMark], stamp: Stamp) -> Vec<Receipt> {
     marks.iter().map(|mark| receipt(mark, true, None, stamp)).collect()
 }
 
+/// What is stored at places that a controller asked for: each is the truth about its own place, and says nothing of others.
+pub fn at_places(places: &[OutboxMark], stamp: Stamp) -> Vec<Receipt> {
+    places.iter().map(|place| receipt(place, false, None, stamp)).collect()
+}
+
 fn receipt(mark: &OutboxMark, resend: bool, echo: Option<Echo>, stamp: Stamp) -> Receipt {
     Receipt {
         controller: mark.controller.clone(),

@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry;
 use tap_protocol::ids::ControllerId;
 
 use crate::destination::Outcome;
+use crate::event_store::commands::TroubleKind;
 use crate::event_store::{DeliveryState, Totals, UtcMs};
 use crate::health::{Health, Loop};
 use crate::intake::verify::REJECT_KINDS;
@@ -48,6 +49,7 @@ pub struct Metrics {
     registry: Registry,
     events: Family<Label<2>, Counter>,
     quarantined: Family<Label<1>, Counter>,
+    troubles: Family<Label<1>, Counter>,
     commit_seconds: Histogram,
     receipts: Family<Label<1>, Counter>,
     store_position: Gauge,
@@ -108,6 +110,7 @@ impl Metrics {
         let metrics = Metrics {
             events: Family::default(),
             quarantined: Family::default(),
+            troubles: Family::default(),
             commit_seconds: seconds_histogram(),
             receipts: Family::default(),
             store_position: Gauge::default(),
@@ -134,6 +137,11 @@ impl Metrics {
         let m = &metrics;
         registry.register("events", "Records taken in, by what became of them", m.events.clone());
         registry.register("quarantined", "Messages put aside, by kind", m.quarantined.clone());
+        registry.register(
+            "contradictions",
+            "Forks, outboxes that went apart, and shared identities, as often as they were seen",
+            m.troubles.clone(),
+        );
         registry.register("commit_seconds", "Time to store a group", m.commit_seconds.clone());
         registry.register("receipts", "Receipts handed to the broker, or dropped", m.receipts.clone());
         registry.register("store_position", "The last position stored", m.store_position.clone());
@@ -183,6 +191,9 @@ impl Metrics {
         for kind in REJECT_KINDS {
             m.quarantined.get_or_create(&label([("kind", kind)])).inc_by(0);
         }
+        for kind in TroubleKind::ALL {
+            m.troubles.get_or_create(&label([("kind", kind.name())])).inc_by(0);
+        }
         for word in Outcome::WORDS {
             m.attempts.get_or_create(&label([("destination", destination), ("outcome", word)])).inc_by(0);
         }
@@ -204,6 +215,11 @@ impl Metrics {
     /// A message was put aside.
     pub fn quarantined(&self, kind: &str) {
         self.quarantined.get_or_create(&label([("kind", kind)])).inc();
+    }
+
+    /// Something contradicted itself.
+    pub fn trouble(&self, kind: TroubleKind) {
+        self.troubles.get_or_create(&label([("kind", kind.name())])).inc();
     }
 
     /// A group was committed in so many seconds.
@@ -336,6 +352,7 @@ mod tests {
         for line in [
             r#"cloud_ingest_events_total{source="mqtt",result="stored"} 0"#,
             r#"cloud_ingest_quarantined_total{kind="unauthentic"} 0"#,
+            r#"cloud_ingest_contradictions_total{kind="twins"} 0"#,
             r#"cloud_ingest_attempts_total{destination="legacy",outcome="timed_out"} 0"#,
             r#"cloud_ingest_delivery_backlog{destination="legacy",state="unknown"} 0"#,
             r#"cloud_ingest_delivery_oldest_seconds{destination="legacy"} 0.0"#,

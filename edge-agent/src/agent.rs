@@ -9,11 +9,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tap_protocol::hello::{ReaderKind, ReaderState};
-use tap_protocol::ids::{BootId, ControllerId, ReaderName};
+use tap_protocol::ids::{BootId, ControllerId, OutboxId, ReaderName};
 use tap_protocol::record::Body;
 use tap_protocol::tap::Tap;
 use tokio::sync::oneshot;
 
+use self::commands::Commands;
 use crate::admission::{Admission, TapKey};
 use crate::ages::Ages;
 use crate::anchors::Anchors;
@@ -33,15 +34,17 @@ use crate::renewal_task::{self, RenewalHandle};
 use crate::roster::keeper::{Kept, RosterThread};
 use crate::round_trip::RoundTrips;
 use crate::service::Service;
+use crate::settlement::Settlement;
 use crate::signal::Signals;
-use crate::status::Counters;
-use crate::{clock, watchdog};
+use crate::status::{Counters, SettledStatus};
+use crate::{clock, orders, watchdog};
 
-mod commands;
+pub mod commands;
 mod keys;
 mod outboxes;
 mod roster;
 mod said;
+mod settling;
 mod sync;
 mod taps;
 
@@ -66,6 +69,8 @@ pub enum Event {
     Asked(Asked),
     /// The outbox's thread answered.
     Outbox(Done),
+    /// The thread of orders said something.
+    Ordered(orders::Done),
     /// The broker link said something.
     Link(LinkEvent),
     /// The renewal of certificate and keys said something.
@@ -106,8 +111,12 @@ pub struct Agent {
     rosters: roster::Rosters,
     session: Option<Session>,
     link_why: Option<String>,
-    /// A rewound outbox is being left; nothing else is decided about receipts until the new shelf is known.
-    starting_new: bool,
+    /// This outbox is being left; nothing else is decided about receipts until the new shelf is known.
+    starting_new: Option<OutboxId>,
+    settlement: Settlement,
+    settled: Vec<SettledStatus>,
+    wanted: Option<commands::WantedOutbox>,
+    commands: Commands,
     /// Records on their way to the medium, oldest first.
     waiting: BTreeMap<Ticket, Waiting>,
     next_ticket: u64,
@@ -166,6 +175,7 @@ impl Agent {
         signals: Signals,
         outbox: OutboxThread,
         rosters: RosterThread,
+        commands: Commands,
     ) -> Agent {
         let simulated_reader: ReaderName = SIMULATED_READER.parse().expect("it is a slug");
         let mut readers: Vec<Reader> =
@@ -175,7 +185,7 @@ impl Agent {
         simulated.detail = "edge-agent tap --simulate".into();
         readers.push(simulated);
         let now_ms = clock::boottime_ms();
-        Agent {
+        let mut agent = Agent {
             anchors: Anchors::new(setup.boot_id),
             setup,
             identity,
@@ -189,7 +199,11 @@ impl Agent {
             rosters: roster::Rosters::new(rosters),
             session: None,
             link_why: Some("not connected yet".into()),
-            starting_new: false,
+            starting_new: None,
+            settlement: Settlement::default(),
+            settled: Vec::new(),
+            wanted: None,
+            commands,
             waiting: BTreeMap::new(),
             next_ticket: 0,
             readers,
@@ -208,7 +222,9 @@ impl Agent {
             renewal: None,
             known_time: None,
             problems: BTreeMap::new(),
-        }
+        };
+        agent.is_revoked_now();
+        agent
     }
 
     /// Certificate and keys are the cloud's to renew.
@@ -250,6 +266,7 @@ impl Agent {
                 self.renew(new_record_key, answer);
             }
             Event::Outbox(done) => self.outbox_answered(done, &now),
+            Event::Ordered(done) => self.ordered(done, &now),
             Event::Link(event) => self.link(event, &now),
             Event::Renewal(news) => self.renewal_told(news),
             Event::Roster(kept) => self.kept(kept, &now),
@@ -269,7 +286,7 @@ impl Agent {
         // While sending pauses, the relay is not asked; it may want to be long since.
         let sending = match self.send_not_before_ms > clock::boottime_ms() {
             true => Some(self.send_not_before_ms),
-            false => self.relay.wake_at_ms(),
+            false => self.relay.wake_at_ms().into_iter().chain(self.settlement_wakes_at_ms()).min(),
         };
         let rosters = self.rosters.assembler.wake_at_ms();
         sending.into_iter().chain(self.feedback.wake_at_ms()).chain(rosters).fold(self.tick_due_ms, u64::min)

@@ -19,6 +19,7 @@ use tap_protocol::topic::{Channel, Topic};
 use tokio::sync::mpsc::Sender;
 use tokio::task::JoinHandle;
 
+use crate::clock;
 use crate::credentials::{Attempt, Credentials};
 use crate::trial::Which;
 
@@ -41,6 +42,14 @@ const PACKET_OVERHEAD_BYTES: usize = 512;
 /// back in the same second.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// A session that lasted this long was a good one: pauses begin anew. Two controllers under one name end each other's
+/// sessions as fast as they connect, and must become slow at it; so this is longer than the longest pause.
+const GOOD_AFTER_MS: u64 = 30_000;
+const _: () = assert!(
+    GOOD_AFTER_MS as u128 > LONGEST_PAUSE.as_millis(),
+    "two that take turns must slow each other down"
+);
 
 /// What the link tells the agent's loop.
 #[derive(Debug)]
@@ -104,6 +113,7 @@ async fn run(credentials: Arc<Credentials>, controller: ControllerId, events: Se
     };
     let mut pause = pauses();
     loop {
+        let began_ms = clock::boottime_ms();
         let reading = Arc::clone(&credentials);
         let Ok(attempt) = tokio::task::spawn_blocking(move || reading.attempt()).await else { return };
         let (which, (was_up, why)) = match attempt {
@@ -111,7 +121,7 @@ async fn run(credentials: Arc<Credentials>, controller: ControllerId, events: Se
             Err((which, error)) => (which, (false, explain(&error))),
         };
         let at_once = credentials.ended(which, was_up, &why);
-        if was_up {
+        if was_up && clock::boottime_ms() >= began_ms + GOOD_AFTER_MS {
             pause = pauses();
         }
         if events.send(LinkEvent::Down { why }).await.is_err() {

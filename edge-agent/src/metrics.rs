@@ -149,6 +149,8 @@ pub fn text(status: &Status, measured: &Measured) -> String {
     out.one("records_sent_total", "counter", help, counters.records_sent);
     let help = "Messages that were not authentic or not for this controller.";
     out.one("messages_refused_total", "counter", help, counters.messages_refused);
+    let help = "Outboxes that contradicted the cloud (a restored backup, a copied card) and were settled.";
+    out.one("outboxes_settled_total", "counter", help, counters.outboxes_settled);
     let help = "Log lines that were left out to keep the log small, or dropped because it was too slow.";
     out.one("log_lines_dropped_total", "counter", help, counters.log_lines_dropped);
     out.one("problems", "gauge", "What `edge-agent status` says is wrong now.", status.problems.len() as u64);

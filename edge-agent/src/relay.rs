@@ -53,9 +53,11 @@ struct Lane {
     progress_ms: u64,
     /// When and from where sending last began anew.
     went_back: Option<(u64, Seq)>,
-    /// The cloud contradicts it: it waits for a person, and the others go on. Over when a receipt agrees again (the cloud
-    /// may have been restored to before the contradiction), and tried again with every new session.
-    is_disputed: bool,
+    /// That life of the store contradicts it: nothing of it is sent until that is settled, and the others go on. Over when
+    /// a later life agrees: the cloud may have been restored to before the contradiction.
+    disputed_by: Option<StoreEpoch>,
+    /// Nothing is added to it any more.
+    is_closed: bool,
 }
 
 /// What the agent is to do.
@@ -105,7 +107,6 @@ impl Relay {
         self.connected = true;
         self.hello_due_ms = now_ms;
         for lane in &mut self.lanes {
-            lane.is_disputed = false;
             lane.go_back(now_ms);
         }
     }
@@ -140,6 +141,29 @@ impl Relay {
     pub fn started(&mut self, outbox: OutboxId, last_seq: Seq, mark: Mark) {
         if self.lane(outbox).is_none() {
             self.lanes.push(Lane::new(outbox, last_seq, mark));
+        }
+    }
+
+    /// Another outbox says again what follows `last_seq` in this one. What is before that is still sent from here, should a
+    /// store ever lack it.
+    pub fn settled(&mut self, outbox: OutboxId, last_seq: Seq, mark: Mark) {
+        self.started(outbox, last_seq, mark);
+        if let Some(lane) = self.lane(outbox) {
+            *lane = Lane { is_closed: true, ..Lane::new(outbox, last_seq, mark) };
+        }
+    }
+
+    /// Where an outbox was settled, if it was.
+    pub fn settled_at(&self, outbox: OutboxId) -> Option<Seq> {
+        self.lanes.iter().find(|lane| lane.id == outbox && lane.is_closed).map(|lane| lane.last_seq)
+    }
+
+    /// Whatever contradicted it is settled.
+    pub fn dispute_is_over(&mut self, outbox: OutboxId, now_ms: u64) {
+        if let Some(lane) = self.lane(outbox)
+            && lane.disputed_by.take().is_some()
+        {
+            lane.go_back(now_ms);
         }
     }
 
@@ -218,24 +242,34 @@ impl Relay {
 
     /// Takes an authentic receipt. `own_hash` is this outbox's `h(stored_through)`, if it still has it.
     pub fn receipt(&mut self, receipt: &Receipt, own_hash: Option<ChainHash>, now_ms: u64) -> Verdict {
+        let newest = self.lanes.last().map(|lane| lane.id);
         let Some(lane) = self.lane(receipt.outbox) else { return Verdict::Foreign };
-        let through = receipt.stored_through;
-        if lane.mark.store_epoch.is_some_and(|epoch| receipt.store_epoch < epoch) {
+        let (through, epoch) = (receipt.stored_through, receipt.store_epoch);
+        if lane.mark.store_epoch.is_some_and(|known| epoch < known) {
             return Verdict::Nothing;
         }
+        let is_written = newest == Some(receipt.outbox) && !lane.is_closed;
+        let has_all =
+            lane.mark == Mark { receipted_through: lane.last_seq, store_epoch: Some(epoch) } && !is_written;
         if through > lane.last_seq {
-            return lane.dispute(Verdict::Rewound);
+            // A clone goes on with it, or what the store has from before it was left: of ours it lacks nothing.
+            return if has_all { Verdict::Nothing } else { lane.dispute(Verdict::Rewound, epoch) };
         }
         if own_hash.is_some_and(|own| own != receipt.hash) {
-            return lane.dispute(Verdict::Forked);
+            return lane.dispute(Verdict::Forked, epoch);
         }
-        let is_settled = own_hash.is_some() && std::mem::take(&mut lane.is_disputed);
-        let mark = Mark { receipted_through: through, store_epoch: Some(receipt.store_epoch) };
-        let is_new_epoch = lane.mark.store_epoch.is_some_and(|epoch| receipt.store_epoch > epoch);
-        if is_new_epoch && through < lane.mark.receipted_through {
-            if own_hash.is_none() {
-                return lane.dispute(Verdict::HistoryGone);
-            }
+        let is_settled =
+            own_hash.is_some() && lane.disputed_by.take_if(|disputed| epoch > *disputed).is_some();
+        let mark = Mark { receipted_through: through, store_epoch: Some(epoch) };
+        let older = lane.mark.store_epoch.filter(|known| epoch > *known);
+        let is_restored = older.is_some() && through < lane.mark.receipted_through;
+        if let (true, Some(older), None) = (is_restored, older, own_hash) {
+            return lane.dispute(Verdict::HistoryGone, older);
+        }
+        if lane.disputed_by.is_some() {
+            return Verdict::Nothing;
+        }
+        if is_restored {
             lane.mark = mark;
             lane.go_back(now_ms);
             return Verdict::Restored(mark);
@@ -280,16 +314,17 @@ impl Lane {
             in_flight: VecDeque::new(),
             progress_ms: 0,
             went_back: None,
-            is_disputed: false,
+            disputed_by: None,
+            is_closed: false,
         }
     }
 
     fn has_something_to_send(&self) -> bool {
-        self.mark.receipted_through < self.last_seq && !self.is_disputed
+        self.mark.receipted_through < self.last_seq && self.disputed_by.is_none()
     }
 
-    fn dispute(&mut self, verdict: Verdict) -> Verdict {
-        self.is_disputed = true;
+    fn dispute(&mut self, verdict: Verdict, epoch: StoreEpoch) -> Verdict {
+        self.disputed_by = Some(epoch);
         self.in_flight.clear();
         verdict
     }
@@ -518,11 +553,59 @@ mod tests {
         relay.sent(B, Seq(1), Seq(5));
         relay.connected(1);
         assert_eq!(relay.next(1), Some(Send::Hello));
-        assert_eq!(relay.next(1), batch(A, 9), "a new session tries it again");
+        assert_eq!(
+            relay.next(1),
+            batch(B, 1),
+            "nor does a new session try it again: that store has other records"
+        );
         relay.not_sent();
         relay.retired(A);
         assert_eq!(relay.next(1), batch(B, 1));
         assert_eq!(relay.pending(), 5);
+    }
+
+    #[test]
+    fn what_is_left_of_a_settled_outbox_is_sent_to_a_store_that_lacks_it_and_no_more() {
+        let mut relay = relay(&[(A, 10, 4)]);
+        assert_eq!(relay.receipt(&receipt(A, 12), None, 0), Verdict::Rewound);
+        let mark = Mark { receipted_through: Seq(8), store_epoch: Some(StoreEpoch(EPOCH)) };
+        relay.settled(A, Seq(8), mark);
+        relay.started(B, Seq(3), Mark::default());
+        assert_eq!(
+            relay.receipt(&receipt(A, 13), None, 0),
+            Verdict::Nothing,
+            "the store has more, of another"
+        );
+        assert_eq!(relay.next(0), batch(B, 1));
+        relay.not_sent();
+        let restored = Receipt { store_epoch: StoreEpoch(EPOCH + 1), ..receipt(A, 5) };
+        assert!(matches!(relay.receipt(&restored, Some(HASH), 0), Verdict::Restored(_)));
+        assert_eq!(relay.next(0), batch(A, 6));
+        relay.sent(A, Seq(6), Seq(8));
+        assert_eq!(relay.next(0), None, "in order: the next outbox waits for the receipt");
+        let beyond = Receipt { store_epoch: StoreEpoch(EPOCH + 1), ..receipt(A, 9) };
+        assert_eq!(
+            relay.receipt(&beyond, None, 0),
+            Verdict::Rewound,
+            "this store may have others before it, too"
+        );
+    }
+
+    #[test]
+    fn an_older_outbox_that_a_clone_goes_on_with_is_no_dispute_once_the_store_has_all_of_it() {
+        let mut relay = relay(&[(A, 8, 8), (B, 5, 0)]);
+        assert_eq!(relay.receipt(&receipt(A, 9), None, 0), Verdict::Nothing);
+        assert_eq!(relay.receipt(&receipt(B, 6), None, 0), Verdict::Rewound, "this one is written");
+    }
+
+    #[test]
+    fn a_true_word_about_a_lower_place_ends_no_dispute() {
+        let mut relay = relay(&[(A, 10, 4)]);
+        assert_eq!(relay.receipt(&receipt(A, 12), None, 0), Verdict::Rewound);
+        assert_eq!(relay.receipt(&receipt(A, 6), Some(HASH), 0), Verdict::Nothing);
+        assert_eq!(relay.next(0), None);
+        relay.dispute_is_over(A, 0);
+        assert_eq!(relay.next(0), batch(A, 5));
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub const TRY_EVERY_MS: u64 = 2_000;
 pub struct Service {
     /// The last thing that was heard of writing was a failure.
     failed: bool,
+    /// This controller is out of trust: what would be recorded would not be taken.
+    revoked: bool,
     shown: Option<bool>,
     try_due_ms: u64,
 }
@@ -29,12 +31,22 @@ impl Service {
         self.failed = true;
     }
 
+    /// Nothing is recorded from now on.
+    pub fn revoke(&mut self) {
+        self.revoked = true;
+    }
+
+    /// Whether nothing is recorded because this controller is out of trust.
+    pub fn is_revoked(&self) -> bool {
+        self.revoked
+    }
+
     /// Whether the light has to change, and to what; `Some(true)` is in service. `commit_since_ms`: since when the oldest
     /// outstanding commit has been.
     pub fn change(&mut self, commit_since_ms: Option<u64>, now_ms: u64) -> Option<bool> {
         let hangs =
             commit_since_ms.is_some_and(|since_ms| now_ms.saturating_sub(since_ms) > COMMIT_WITHIN_MS);
-        let in_service = !self.failed && !hangs;
+        let in_service = !self.failed && !hangs && !self.revoked;
         (self.shown.replace(in_service) != Some(in_service)).then_some(in_service)
     }
 
@@ -58,6 +70,17 @@ mod tests {
         assert_eq!(service.change(None, 1), Some(true));
         assert_eq!(service.change(Some(1), 2), None);
         assert!(!service.trial_is_due(None, 2));
+    }
+
+    #[test]
+    fn a_revoked_controller_stays_out_of_service_whatever_is_written() {
+        let mut service = Service::default();
+        service.change(None, 0);
+        service.revoke();
+        assert_eq!(service.change(None, 1), Some(false));
+        service.wrote();
+        assert_eq!(service.change(None, 2), None);
+        assert!(!service.trial_is_due(None, 9_000), "there is nothing to try");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use tap_protocol::hello::{ReaderKind, ReaderState};
 use tap_protocol::ids::{BootId, ControllerId, OutboxId, ReaderName};
 use tap_protocol::record::ClockState;
+use tap_protocol::report::Outcome;
 
 /// The whole agent at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,6 +39,12 @@ pub struct Status {
     /// The newer one that is being fetched, if any.
     #[serde(default)]
     pub roster_fetch: Option<RosterFetch>,
+    /// Outboxes that went apart from what the cloud has, and what became of that, since the agent started; the latest.
+    #[serde(default)]
+    pub settled: Vec<SettledStatus>,
+    /// The last thing that the cloud ordered, and what came of it.
+    #[serde(default)]
+    pub last_command: Option<CommandStatus>,
     /// What was counted since the agent started.
     pub counters: Counters,
     /// What is wrong now, for people; empty if nothing is.
@@ -100,6 +107,30 @@ pub struct RosterFetch {
     pub here: usize,
 }
 
+/// One command of the cloud.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CommandStatus {
+    /// Its number.
+    pub number: u64,
+    /// What was ordered.
+    pub order: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What came of it, for people.
+    pub detail: String,
+}
+
+/// One outbox that contradicted what the cloud has: a restored backup, or a clone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SettledStatus {
+    /// Which.
+    pub outbox: OutboxId,
+    /// The last record that both have.
+    pub after: u64,
+    /// What was done, for people.
+    pub means: String,
+}
+
 /// One reader.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReaderStatus {
@@ -145,6 +176,9 @@ pub struct Counters {
     pub receipts: u64,
     /// Messages from the broker that were not authentic or not for us.
     pub messages_refused: u64,
+    /// Outboxes that went apart from what the cloud has and were settled.
+    #[serde(default)]
+    pub outboxes_settled: u64,
     /// Records that are gone without a receipt, by reason; where nobody knows how many, one stands for them.
     pub lost: BTreeMap<String, u64>,
     /// How often the wall clock was set.

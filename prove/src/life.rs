@@ -276,8 +276,9 @@ impl Life {
         let (id, owner) = (outbox_id(self.made), self.owner());
         sound(self.shelf().start_new(&owner, id));
         let (newest, old) = self.shelf().newest_and(rewound).expect("it is another one");
-        let mut from = old.mark().receipted_through.next();
-        sound(newest.append_continuing(rewound, || {
+        let after = old.mark().receipted_through;
+        let mut from = after.next();
+        sound(newest.append_continuing(rewound, after, || {
             let chunk = old.read(from)?;
             from = from.plus(chunk.records.len() as u64);
             Ok((!chunk.records.is_empty()).then_some(chunk.records))

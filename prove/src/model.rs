@@ -211,7 +211,10 @@ impl Model {
             }
             let stored = self.cloud.entry(outbox.id).or_default().clone();
             let (through, last) = (stored.len() as u64, outbox.records.len() as u64);
-            if through > last {
+            let is_written = self.outboxes.last().is_some_and(|newest| newest.id == outbox.id);
+            if through > last && outbox.mark == (last, Some(self.epoch)) && !is_written {
+                // Somebody went on with it; of this one's records the cloud lacks none.
+            } else if through > last {
                 self.say_again(&outbox);
             } else if through < outbox.pruned {
                 // It has no hash to compare with. What the cloud lacks is gone here, too, and somebody must look.

@@ -250,7 +250,8 @@ impl Actor {
         self.note(Event::Appending { outbox: id, records: again.clone(), continues: Some(old) });
         let (newest, old_outbox) = self.open_shelf().newest_and(old).expect("it was the newest just now");
         let mut from = old_outbox.mark().receipted_through.next();
-        newest.append_continuing(old, || {
+        let after = old_outbox.mark().receipted_through;
+        newest.append_continuing(old, after, || {
             let chunk = old_outbox.read(from)?;
             from = from.plus(chunk.records.len() as u64);
             Ok((!chunk.records.is_empty()).then_some(chunk.records))

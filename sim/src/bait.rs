@@ -28,11 +28,13 @@ pub enum Bait {
     NoGoBack,
     /// The outbox prunes what is old, receipted or not.
     PruneWithoutReceipt,
+    /// What follows the last receipt is said again, whatever the store has after it.
+    SaysAgainFromTheMark,
 }
 
 impl Bait {
     /// All of them.
-    pub const ALL: [Bait; 11] = [
+    pub const ALL: [Bait; 12] = [
         Bait::MarkOnPuback,
         Bait::AckBeforeCommit,
         Bait::ReceiptBeforeCommit,
@@ -44,6 +46,7 @@ impl Bait {
         Bait::GreenBeforeCommit,
         Bait::NoGoBack,
         Bait::PruneWithoutReceipt,
+        Bait::SaysAgainFromTheMark,
     ];
 }
 

@@ -6,11 +6,11 @@
 use std::collections::VecDeque;
 
 use edge_agent::outbox::Chunk;
+use edge_agent::outbox::say_again::SaidAgain;
 use edge_agent::relay::Mark;
 use tap_protocol::chain::ChainHash;
 use tap_protocol::ids::{BootId, OutboxId, Seq};
 use tap_protocol::limits::{MAX_BATCH_RECORD_BYTES, MAX_BATCH_RECORDS};
-use tap_protocol::record::{Body, Record};
 
 /// A tap as the simulation numbers it. The acting code never sees it.
 pub type TapNo = usize;
@@ -38,8 +38,8 @@ pub struct DiskOutbox {
     records: VecDeque<Written>,
     /// Boot number 1 is at index 0.
     boots: Vec<BootId>,
-    /// The rewound outbox that this one says again.
-    continues: Option<OutboxId>,
+    /// The outbox whose end this one says again, and after which record.
+    continues: Option<(OutboxId, Seq)>,
 }
 
 /// One record on the medium.
@@ -95,31 +95,40 @@ impl Disk {
         self.outboxes.iter_mut().for_each(|outbox| outbox.mark_on_medium = outbox.mark);
     }
 
-    /// Whether another outbox says it again: then it is not sent any more.
-    pub fn is_retired(&self, id: OutboxId) -> bool {
-        self.outboxes.iter().any(|outbox| outbox.continues == Some(id))
+    /// As `Shelf::says_through`.
+    pub fn says_through(&self, outbox: &DiskOutbox) -> Option<Seq> {
+        let others = self.outboxes.iter().filter_map(|other| other.continues);
+        match others.filter(|(id, _)| *id == outbox.id).map(|(_, after)| after).min() {
+            None => Some(outbox.last().0),
+            after => after.filter(|through| *through > outbox.pruned.0),
+        }
     }
 
-    /// The records of a rewound outbox that have no receipt, in the newest one's terms: boots and taps have other numbers
-    /// there. As `Worker::say_again` of the edge agent does it, after its own first record.
-    pub fn say_again(&mut self, rewound: OutboxId) -> Vec<(Vec<u8>, Option<TapNo>)> {
-        let Some((new, older)) = self.outboxes.split_last_mut() else { return Vec::new() };
-        let Some(old) = older.iter().find(|outbox| outbox.id == rewound) else { return Vec::new() };
-        let boots: Vec<u32> = old.boots.iter().map(|boot_id| new.boot_number(*boot_id)).collect();
-        let old_mark = old.mark.receipted_through;
-        let renumbered = |seq: Seq| if seq > old_mark { Seq(seq.0 - old_mark.0 + 1) } else { Seq::ZERO };
-        let unreceipted = old.records().filter(|(seq, _)| *seq > old_mark);
-        let again = unreceipted.map(|(_, written)| {
-            let mut record = Record::decode(&written.bytes).expect("this agent wrote it");
-            let old_number = (record.at.boot as usize).checked_sub(1);
-            record.at.boot = old_number.and_then(|at| boots.get(at)).copied().unwrap_or(record.at.boot);
-            if let Body::Repeats { seq, .. } = &mut record.body {
-                *seq = renumbered(*seq);
-            }
-            (record.encode(), written.tap)
-        });
-        new.continues = Some(rewound);
-        again.collect()
+    /// Whether another outbox says its end again.
+    pub fn is_settled(&self, id: OutboxId) -> bool {
+        self.outboxes.iter().any(|outbox| outbox.continues.is_some_and(|(old, _)| old == id))
+    }
+
+    /// What an outbox has after `after` and up to `last`, in the newest one's terms. As `Keeper::say_again`.
+    pub fn say_again(
+        &mut self,
+        old: OutboxId,
+        after: Seq,
+        last: Seq,
+    ) -> (Vec<(Vec<u8>, Option<TapNo>)>, SaidAgain) {
+        let (new, older) = self.outboxes.split_last_mut().expect("a disk is never without an outbox");
+        let old_outbox = older.iter().find(|outbox| outbox.id == old).expect("what is left is on the disk");
+        let boots = (1..).zip(old_outbox.boots.iter().map(|boot_id| (new.boot_number(*boot_id), *boot_id)));
+        let mut said = SaidAgain::new(after, boots.collect());
+        let mut again = Vec::new();
+        for (_, written) in old_outbox.records().filter(|(seq, _)| *seq > after && *seq <= last) {
+            let mut records = said.record(&written.bytes);
+            let own = records.pop();
+            again.extend(records.into_iter().map(|start| (start, None)));
+            again.extend(own.map(|own| (own, written.tap)));
+        }
+        new.continues = Some((old, after));
+        (again, said)
     }
 }
 

@@ -3,12 +3,16 @@
 
 use edge_agent::now::Now;
 use edge_agent::outbox::worker::OutboxView;
+use edge_agent::relay::Mark;
+use edge_agent::settlement::{How, Settled};
 use tap_protocol::badge::{Credential, SealedBadge};
+use tap_protocol::chain;
 use tap_protocol::ids::{BootId, ControllerId, OutboxId, Seq};
 use tap_protocol::keys::{PublicKey, SigningKey};
 use tap_protocol::record::{Body, ClockState, PreviousStop, Record};
 
 use self::agent::{Agent, InHand};
+use crate::bait::Bait;
 use crate::disk::{Disk, TapNo};
 use crate::net::{ConnNo, Packet};
 use crate::stage::{DoorEvent, Event, Job, Stage};
@@ -45,6 +49,8 @@ pub struct Machine {
     pub disk: Disk,
     /// A copy of the disk.
     pub backup: Option<Disk>,
+    /// Another machine's card, copied from this one's: they take turns, as a broker that knows one client makes them.
+    pub twin: Option<Disk>,
     /// Which run of the process; events for another run go nowhere.
     pub run: u32,
     /// Which boot.
@@ -77,6 +83,7 @@ impl Door {
             key: SigningKey::from_seed(&seed.bytes()),
             disk: Disk::default(),
             backup: None,
+            twin: None,
             run: 0,
             boot_id: BootId(seed.bytes()),
             disk_full_until_ms: 0,
@@ -176,6 +183,17 @@ impl Door {
         }
     }
 
+    /// The other card's machine comes instead of this one; at the first time the card is copied.
+    pub fn takes_turns(&mut self, stage: &mut Stage) {
+        let back_in_ms = stage.dice.between(1_000, 10_000);
+        self.die(stage);
+        let machine = &mut self.machine;
+        let twin = machine.twin.take().unwrap_or_else(|| machine.disk.medium());
+        machine.twin = Some(std::mem::replace(&mut machine.disk, twin));
+        machine.reboot(stage, back_in_ms);
+        self.start(stage, back_in_ms);
+    }
+
     /// Starts the process.
     pub fn start(&mut self, stage: &mut Stage, in_ms: u64) {
         let (door, run) = (self.machine.no, self.machine.run);
@@ -222,6 +240,11 @@ impl Machine {
     /// How far the wall clock is off.
     pub fn clock_error_ms(&self) -> i64 {
         self.wall_error_ms
+    }
+
+    /// All cards that are somewhere.
+    pub fn disks(&self) -> impl Iterator<Item = &Disk> {
+        [&self.disk].into_iter().chain(&self.twin)
     }
 
     fn now(&self, stage: &Stage) -> Now {
@@ -272,21 +295,45 @@ impl Machine {
         boot
     }
 
-    /// As `Worker::start_new` and `Worker::say_again`: all of it in one commit, or nothing.
-    fn say_again(&mut self, stage: &mut Stage, rewound: OutboxId, at: Now) {
+    /// As `Keeper::start_new`: all of it in one commit, or nothing. Whether it was done.
+    fn leave(&mut self, stage: &mut Stage, settled: &Settled, at: Now) -> bool {
+        let Settled { outbox: old, mut after, how } = *settled;
         if self.is_full(stage) {
-            return;
+            return false;
         }
-        self.mint_outbox(stage);
-        let again = self.disk.say_again(rewound);
-        let newest = self.disk.newest();
-        let boot = newest.boot_number(self.boot_id);
-        self.started = Some((newest.id, boot));
-        let mut records = vec![self.start_record(at, boot, PreviousStop::None)];
-        records.extend(again);
-        stage.tally.add("records said again in a new outbox", records.len() as u64 - 1);
-        records.iter().filter_map(|(_, tap)| *tap).for_each(|tap| stage.oracle.said_again(tap));
-        self.append(stage, records);
+        let Some(outbox) = self.disk.outboxes.iter().find(|outbox| outbox.id == old) else { return true };
+        let Some(last) = self.disk.says_through(outbox) else { return true };
+        if stage.has(Bait::SaysAgainFromTheMark) {
+            after = after.min(outbox.mark.receipted_through);
+        }
+        let next = outbox.hash_at(after.next()).filter(|_| after < last);
+        let is_written = self.disk.newest().id == old;
+        if let (How::Exact(epoch), Some(outbox)) = (how, self.disk.find(old)) {
+            outbox.mark = Mark { receipted_through: after, store_epoch: Some(epoch) };
+        }
+        match next {
+            Some(next) => {
+                let id = chain::continued(old, after, next);
+                let is_taken = self.disk.find(id).is_some();
+                let id = if is_taken { OutboxId(stage.dice.bytes()) } else { id };
+                self.new_outbox(stage, id);
+                let (mut records, said) = self.disk.say_again(old, after, last);
+                let boot = self.disk.newest().boot_number(self.boot_id);
+                self.started = Some((id, boot));
+                stage.tally.add("records said again in a new outbox", records.len() as u64);
+                records.iter().filter_map(|(_, tap)| *tap).for_each(|tap| stage.oracle.said_again(tap));
+                if !said.has_named(boot) {
+                    records.push(self.start_record(at, boot, PreviousStop::None));
+                }
+                self.append(stage, records);
+            }
+            None if is_written => {
+                self.mint_outbox(stage);
+                self.begin_run(stage, at);
+            }
+            None => {}
+        }
+        true
     }
 
     fn start_record(&self, at: Now, boot: u32, previous_stop: PreviousStop) -> (Vec<u8>, Option<TapNo>) {
@@ -300,19 +347,27 @@ impl Machine {
 
     fn mint_outbox(&mut self, stage: &mut Stage) {
         let id = OutboxId(stage.dice.bytes());
+        self.new_outbox(stage, id);
+    }
+
+    fn new_outbox(&mut self, stage: &mut Stage, id: OutboxId) {
         stage.tally.count("outboxes");
         stage.say(format_args!("door {}", self.no + 1), format_args!("starts outbox {}", short(id)));
         self.disk.start_new(id);
     }
 
     fn views(&self) -> Vec<OutboxView> {
-        let view = |outbox: &crate::disk::DiskOutbox| OutboxView {
-            id: outbox.id,
-            last_seq: outbox.last().0,
-            mark: outbox.mark,
-            pruned_through: outbox.pruned_through(),
-            is_retired: self.disk.is_retired(outbox.id),
-            is_sound: true,
+        let view = |outbox: &crate::disk::DiskOutbox| {
+            let says_through = self.disk.says_through(outbox);
+            OutboxView {
+                id: outbox.id,
+                last_seq: says_through.unwrap_or(outbox.last().0),
+                mark: outbox.mark,
+                pruned_through: outbox.pruned_through(),
+                is_settled: self.disk.is_settled(outbox.id),
+                is_retired: says_through.is_none(),
+                is_sound: true,
+            }
         };
         self.disk.outboxes.iter().map(view).collect()
     }

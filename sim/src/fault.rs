@@ -51,6 +51,7 @@ pub enum Fault {
     DiskFull,
     DiskSlow,
     OutboxRewound,
+    CardCopied,
     DiskMoved,
     ClockTenYearsAhead,
     ClockTenYearsBehind,
@@ -78,7 +79,7 @@ pub enum Fault {
 
 impl Fault {
     /// The closed list.
-    pub const ALL: [Fault; 51] = [
+    pub const ALL: [Fault; 52] = [
         Fault::DoorLinkCut,
         Fault::DoorLinkStalls,
         Fault::PubacksLost,
@@ -107,6 +108,7 @@ impl Fault {
         Fault::DiskFull,
         Fault::DiskSlow,
         Fault::OutboxRewound,
+        Fault::CardCopied,
         Fault::DiskMoved,
         Fault::ClockTenYearsAhead,
         Fault::ClockTenYearsBehind,
@@ -248,6 +250,13 @@ impl World {
             Fault::DiskFull => door.machine.disk_full_until_ms = now_ms + stage.dice.between(1_000, 30_000),
             Fault::DiskSlow => door.machine.disk_slow_until_ms = now_ms + stage.dice.between(5_000, 60_000),
             Fault::OutboxRewound => self.rewind(at),
+            Fault::CardCopied => {
+                stage.tally.count("turns between a card and its copy");
+                door.takes_turns(stage);
+                // And back again, so that both have something to say.
+                let again_ms = stage.dice.between(10_000, 60_000);
+                stage.after(again_ms, Event::TwinsTurn { door: at });
+            }
             Fault::DiskMoved => {
                 let back_in_ms = stage.dice.between(5_000, 90_000);
                 door.die(stage);

@@ -12,9 +12,10 @@ use cloud_ingest::intake::worker::MAX_GROUP_MESSAGES;
 use cloud_ingest::receipts::{self, Stamp};
 use tap_protocol::envelope::VerifiedBatch;
 use tap_protocol::hello::Hello;
-use tap_protocol::ids::{ControllerId, StoreEpoch};
+use tap_protocol::ids::{ControllerId, OutboxId, Seq, StoreEpoch};
 use tap_protocol::keys::{PublicKey, SigningKey};
 use tap_protocol::receipt::Receipt;
+use tap_protocol::report::What;
 use tap_protocol::topic::{Channel, Topic};
 
 use crate::bait::Bait;
@@ -78,6 +79,7 @@ struct Work {
     tickets: Vec<(ConnNo, u16, Rc<Message>)>,
     appended: Vec<Appended>,
     greeted: Vec<(Hello, Vec<OutboxMark>)>,
+    wanted: Vec<(ControllerId, OutboxId, Vec<Seq>)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -262,8 +264,11 @@ impl Process {
                     match prove(&mut self.keys, message, stage, vault)? {
                         Arrival::Records(batch) => work.batches.push((batch, Rc::clone(message))),
                         Arrival::Hello(hello) => work.hellos.push(*hello),
-                        // No simulated door reports anything yet.
-                        Arrival::Report(_) => {}
+                        Arrival::Report(report) => {
+                            if let What::HashesWanted { outbox, seqs } = report.what {
+                                work.wanted.push((report.controller, outbox, seqs));
+                            }
+                        }
                         Arrival::Gone(controller) => work.gone.push(controller),
                         Arrival::Reject(reject) => work.rejected.push((reject, Rc::clone(message))),
                     }
@@ -325,6 +330,11 @@ impl Process {
                     (appended.mark.stored_through, appended.mark.hash) = (batch.last_seq(), hash);
                 }
             }
+        }
+        for (controller, outbox, seqs) in &work.wanted {
+            let places = vault.call(stage.now_ms, |store| store.places(controller, *outbox, seqs))?;
+            stage.tally.add("answers where an outbox and the store go apart", places.len() as u64);
+            receipts.extend(receipts::at_places(&places, stamp));
         }
         receipts.extend(receipts::after_append(&work.appended, stamp));
         for (hello, marks) in &work.greeted {

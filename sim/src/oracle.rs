@@ -348,49 +348,14 @@ impl Oracle {
     }
 
     fn on_disk(&self, doors: &[Door]) -> BTreeSet<TapNo> {
-        let outboxes = doors.iter().flat_map(|door| &door.machine.disk.outboxes);
+        let disks = doors.iter().flat_map(|door| door.machine.disks());
+        let outboxes = disks.flat_map(|disk| &disk.outboxes);
         outboxes.flat_map(|outbox| outbox.records()).filter_map(|(_, written)| written.tap).collect()
     }
 
     /// Boots that have a stored anchor, in whichever outbox.
     fn boots_with_time(&self) -> BTreeSet<Boot> {
         self.stored.iter().filter(|stored| stored.is_anchor).map(|stored| stored.boot).collect()
-    }
-}
-
-/// Taps on disks that wait for a person.
-#[derive(Debug, Default)]
-struct ForAPerson {
-    /// Their outbox contradicts the store.
-    disputed: BTreeSet<TapNo>,
-    /// A known limit: their outbox is retired, so nobody sends it, and the store was put back to before them (seed
-    /// 27282). `edge-agent outbox export` reaches them; the relay does not.
-    retired: BTreeSet<TapNo>,
-}
-
-impl ForAPerson {
-    fn on(doors: &[Door], store: &mut MemoryStore) -> ForAPerson {
-        let marks = store.marks().unwrap_or_default();
-        let mut waiting = ForAPerson::default();
-        for disk in doors.iter().map(|door| &door.machine.disk) {
-            for outbox in &disk.outboxes {
-                let mark = marks.iter().find(|mark| mark.outbox == outbox.id);
-                let contradicts = mark.is_some_and(|mark| {
-                    outbox.hash_at(mark.stored_through).is_some_and(|own| own != mark.hash)
-                });
-                let taps = outbox.records().filter_map(|(_, written)| written.tap);
-                if contradicts {
-                    waiting.disputed.extend(taps);
-                } else if disk.is_retired(outbox.id) {
-                    waiting.retired.extend(taps);
-                }
-            }
-        }
-        waiting
-    }
-
-    fn has(&self, tap: TapNo) -> bool {
-        self.disputed.contains(&tap) || self.retired.contains(&tap)
     }
 }
 

@@ -74,6 +74,11 @@ pub enum Event {
     },
     /// Something breaks.
     Fault(Fault),
+    /// A card and its copy take turns.
+    TwinsTurn {
+        /// Whose.
+        door: usize,
+    },
     /// Everything is whole again.
     Heal,
     /// Time to look whether all is done.
@@ -138,8 +143,8 @@ pub enum Job {
     SetMark(tap_protocol::ids::OutboxId, edge_agent::relay::Mark),
     /// Write marks, prune.
     Housekeep,
-    /// Leave a rewound outbox.
-    StartNew(tap_protocol::ids::OutboxId, edge_agent::now::Now),
+    /// Leave an outbox that was settled.
+    StartNew(edge_agent::settlement::Settled, edge_agent::now::Now),
 }
 
 /// The shared part of the world.

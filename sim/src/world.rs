@@ -32,6 +32,9 @@ const PATIENCE_MS: u64 = 5 * 60_000;
 /// … and one request and one lease that were under way when everything healed.
 const UNDER_WAY_MS: u64 = TIMEOUT_MS + cloud_ingest::delivery::dispatch::LEASE_MS as u64;
 
+/// After everything is whole again, a card and its copy take turns this often while there is something to do.
+const TWINS_TURN_MS: u64 = 120_000;
+
 /// Deliveries a second, at the slowest, of a healthy legacy API.
 const RATE_PER_SECOND: u64 = 10;
 
@@ -252,6 +255,7 @@ impl World {
                 door.machine.reboot(stage, dark_ms);
                 door.start(stage, dark_ms);
             }
+            Event::TwinsTurn { door } => self.doors[door].takes_turns(stage),
             Event::Fault(fault) => self.strike(fault),
             Event::Heal => {
                 self.heal();
@@ -324,7 +328,14 @@ impl World {
         self.dispatcher.a_day_passes = self.rested;
         let left = stage.oracle.what_is_left(&mut self.vault.store, &self.doors, self.rested);
         let since_ms = stage.now_ms - healed_ms;
-        let allowed_ms = backlog * 1_000 / RATE_PER_SECOND + PATIENCE_MS + UNDER_WAY_MS;
+        let mut allowed_ms = backlog * 1_000 / RATE_PER_SECOND + PATIENCE_MS + UNDER_WAY_MS;
+        // What is on a copied card is sent when its turn comes.
+        for door in self.doors.iter_mut().filter(|door| door.machine.twin.is_some()) {
+            allowed_ms += 2 * TWINS_TURN_MS + PATIENCE_MS;
+            if left.is_some() && (since_ms / 1_000).is_multiple_of(TWINS_TURN_MS / 1_000) {
+                door.takes_turns(stage);
+            }
+        }
         match left {
             None if !self.rested => {
                 self.rested = true;
@@ -341,7 +352,7 @@ impl World {
 
     /// Taps and deliveries that are still to be done.
     fn backlog(&mut self) -> u64 {
-        let disks = self.doors.iter().flat_map(|door| &door.machine.disk.outboxes);
+        let disks = self.doors.iter().flat_map(|door| door.machine.disks()).flat_map(|disk| &disk.outboxes);
         let unreceipted: u64 = disks.map(|outbox| outbox.last().0.0 - outbox.mark.receipted_through.0).sum();
         let counts = self.vault.store.delivery_counts().unwrap_or_default();
         let open: u64 = counts.iter().filter(|count| count.state.is_open()).map(|count| count.count).sum();
@@ -352,7 +363,7 @@ impl World {
         if self.stage.oracle.broken.is_none() {
             self.stage.oracle.nothing_accepted_is_lost(&self.doors);
             let (store, tally) = (&mut self.vault.store, &mut self.stage.tally);
-            self.stage.oracle.the_ledger_balances(store, &self.doors, &self.legacy, tally);
+            self.stage.oracle.the_ledger_balances(store, &self.legacy, tally);
         }
         let Stage { oracle, trace, tally, now_ms, .. } = self.stage;
         let trace_hash = trace.hash();

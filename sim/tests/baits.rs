@@ -70,3 +70,8 @@ fn a_lost_session_without_going_back_is_caught() {
 fn pruning_without_a_receipt_is_caught() {
     caught(Bait::PruneWithoutReceipt, &["what_is_pruned_is_stored", "nothing_accepted_is_lost"]);
 }
+
+#[test]
+fn saying_again_what_the_store_has_is_caught() {
+    caught(Bait::SaysAgainFromTheMark, &["a_tap_is_stored_once"]);
+}

@@ -100,18 +100,22 @@ fn what_is_rare_and_hurts_is_exercised() {
         "outboxes put back",
         "quarantined: fork",
         "quarantined: unauthentic",
+        "questions where an outbox and the store go apart",
         "receipts at a take-over",
         "receipts that ask to send again",
         "records pruned",
         "records said again in a new outbox",
         "redeliveries out of order",
         "store calls that failed",
+        "settled: exactly",
         "stores put back",
         "taps refused",
         "taps set aside without time",
         "taps that found their time after a day",
         "taps with an estimated time",
+        "taps said again in a new outbox",
         "taps that a crash interrupted",
+        "turns between a card and its copy",
     ] {
         was_exercised(what);
     }

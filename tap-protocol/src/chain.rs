@@ -9,7 +9,7 @@ use data_encoding::HEXLOWER;
 use ring::digest;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::OutboxId;
+use crate::ids::{OutboxId, Seq};
 
 /// `h(n)`: stands for an outbox's records 1 to n, in order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -34,6 +34,14 @@ impl ChainHash {
     }
 }
 
+/// The id of the outbox in which a controller says again what `old` has after `after`: the first 16 bytes of
+/// `SHA-256("tapline/outbox/v1" ‖ 0 ‖ old ‖ after as 8 bytes, big-endian ‖ h(after + 1))`. Whoever says the same records
+/// again says them in the same outbox, so that the store takes the second telling for a duplicate.
+pub fn continued(old: OutboxId, after: Seq, next: ChainHash) -> OutboxId {
+    let hash = ChainHash::of(&[b"tapline/outbox/v1\0", &old.0, &after.0.to_be_bytes(), &next.0]);
+    OutboxId(hash.0[..16].try_into().expect("a hash has 32 bytes"))
+}
+
 impl fmt::Display for ChainHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&HEXLOWER.encode(&self.0))
@@ -56,6 +64,14 @@ mod tests {
         assert_ne!(start, ChainHash::start(OutboxId([8; 16])));
         assert_ne!(start.next(b"a").next(b"b"), start.next(b"b").next(b"a"));
         assert_ne!(start.next(b"a"), start);
+    }
+
+    #[test]
+    fn another_history_is_continued_in_another_outbox() {
+        let id = |outbox, after, next| continued(OutboxId([outbox; 16]), Seq(after), ChainHash([next; 32]));
+        let all = [id(1, 2, 3), id(2, 2, 3), id(1, 3, 3), id(1, 2, 4)];
+        assert!((0..4).all(|i| !all[..i].contains(&all[i])));
+        assert_eq!(id(7, 2, 3).to_string(), "1f91775bb21b0f48240ee88f4fa3ccd6");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use data_encoding::HEXLOWER;
 use tap_protocol::badge::{SealedBadge, Token, TokenKey, TokenKeyId};
 use tap_protocol::chain::ChainHash;
+use tap_protocol::command::{Command, Order};
 use tap_protocol::envelope::{Batch, UnverifiedBatch};
 use tap_protocol::export::{PROOF, PartKind, part};
 use tap_protocol::hello::{Hello, OutboxHello, ReaderHello, ReaderKind, ReaderState};
@@ -13,7 +14,7 @@ use tap_protocol::ids::{BootId, ControllerId, OutboxId, Seq, StoreEpoch};
 use tap_protocol::keys::SigningKey;
 use tap_protocol::receipt::{Echo, Receipt};
 use tap_protocol::record::{AnchorSource, Body, ClockState, LossReason, PreviousStop, Record, Stamp};
-use tap_protocol::report::{Report, What};
+use tap_protocol::report::{Outcome, Report, What};
 use tap_protocol::roster::{RosterChunk, RosterHead, RosterMessage, Standing, chunk_hash, entry};
 use tap_protocol::tap::{Direction, Tap, Verdict};
 
@@ -31,6 +32,11 @@ fn record_key() -> SigningKey {
 
 fn receipt_key() -> SigningKey {
     SigningKey::from_seed(&[0x22; 32])
+}
+
+/// The cloud's control key.
+fn control_key() -> SigningKey {
+    SigningKey::from_seed(&[0x44; 32])
 }
 
 fn badge() -> SealedBadge {
@@ -180,6 +186,26 @@ fn roster_wanted() -> Report {
     Report { controller: controller(), boot_id: BOOT, boottime_ms: 60_000, what }
 }
 
+fn command() -> Command {
+    Command {
+        controller: controller(),
+        number: 1_795_248_000_000,
+        issued_utc_ms: 1_795_248_000_000,
+        order: Order::StartNewOutbox { outbox: OUTBOX },
+    }
+}
+
+fn report(what: What) -> Report {
+    Report { controller: controller(), boot_id: BOOT, boottime_ms: 60_000, what }
+}
+
+fn reports() -> [(&'static str, Report); 2] {
+    let done =
+        What::CommandDone { number: 1_795_248_000_000, outcome: Outcome::Done, detail: "it is left".into() };
+    let wanted = What::HashesWanted { outbox: OUTBOX, seqs: vec![Seq(1), Seq(300)] };
+    [("report-command-done", report(done)), ("report-hashes-wanted", report(wanted))]
+}
+
 /// Compares with the frozen file; a file that is not there yet is written once, and must then be committed.
 #[track_caller]
 fn check(name: &str, bytes: &[u8]) {
@@ -252,6 +278,24 @@ fn the_rosters_messages_are_as_frozen_and_read_back() {
     let message = roster_wanted().sign(&record_key());
     check("report-roster-wanted", &message);
     assert_eq!(Report::open(&message, &controller(), &record_key().public()), Ok(roster_wanted()));
+}
+
+#[test]
+fn the_command_is_as_frozen_and_reads_back() {
+    let message = command().sign(&control_key());
+    check("command", &message);
+    assert_eq!(Command::open(&message, &controller(), &[control_key().public()]), Ok(command()));
+    assert!(Command::open(&message, &controller(), &[receipt_key().public()]).is_err());
+}
+
+#[test]
+fn every_report_is_as_frozen_and_reads_back() {
+    for (name, report) in reports() {
+        let message = report.sign(&record_key());
+        check(name, &message);
+        assert_eq!(Report::open(&message, &controller(), &record_key().public()), Ok(report));
+        assert!(Report::open(&message, &controller(), &control_key().public()).is_err());
+    }
 }
 
 #[test]

@@ -25,6 +25,7 @@ pub mod oracle;
 pub mod rig;
 pub mod site;
 mod stopwatch;
+pub mod twin;
 pub mod virtual_card;
 
 /// An HTTP client for tests and tools, without redirects and without a pool of idle connections.

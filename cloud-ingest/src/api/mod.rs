@@ -10,11 +10,12 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use serde_json::json;
-use tap_protocol::ids::EventId;
+use tap_protocol::ids::{ControllerId, EventId};
 
 use crate::clock::Clock;
 use crate::event_store::handle::StoreHandle;
 use crate::health::Health;
+use crate::read_model;
 use crate::read_model::ledger::ledger;
 use crate::telemetry::{self, Metrics};
 
@@ -43,6 +44,7 @@ pub fn router(served: Served) -> Router {
         .route("/api/v1/events", read(events))
         .route("/api/v1/events/{id}", read(event))
         .route("/api/v1/controllers", read(controllers))
+        .route("/api/v1/controllers/{id}", read(controller))
         .route("/api/v1/ledger", read(the_ledger))
         .route("/health/live", read(live))
         .route("/health/ready", read(ready))
@@ -101,6 +103,13 @@ async fn event(State(served): State<Served>, Path(id): Path<String>) -> Result<R
 async fn controllers(State(served): State<Served>) -> Result<Response, Problem> {
     let (states, fleet) = served.store.run(|store| Ok((store.controllers()?, store.fleet()?))).await?;
     Ok(axum::Json(view::Controllers::of(&states, &fleet, served.clock.now())).into_response())
+}
+
+async fn controller(State(served): State<Served>, Path(id): Path<String>) -> Result<Response, Problem> {
+    let id: ControllerId = id.parse().map_err(|error| Problem::bad_request(format!("{error}")))?;
+    let found = served.store.run(move |store| read_model::controller::of(store, &id)).await?;
+    let found = found.ok_or_else(|| Problem::not_found("no controller is known under this id"))?;
+    Ok(axum::Json(view::ControllerDetail::of(&found, served.clock.now())).into_response())
 }
 
 async fn the_ledger(State(served): State<Served>) -> Result<Response, Problem> {

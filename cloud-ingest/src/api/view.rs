@@ -7,10 +7,12 @@ use serde::Serialize;
 use tap_protocol::hello::{ReaderKind, ReaderState};
 use tap_protocol::ids::{ControllerId, EventId, OutboxId, ReaderName, Seq, TraceId};
 
+use crate::event_store::commands::{CommandRow, TroubleKind, TroubleRow, order_text, outcome_name};
 use crate::event_store::{
     ControllerState, DeliveryRow, DeliveryState, DestinationState, EventDetail, EventRow, HeldFor, Member,
     Position, Standing, TapRow, Timeless, UtcMs,
 };
+use crate::read_model::controller::Known;
 use crate::read_model::explain::{self, Stage};
 use crate::read_model::lag;
 
@@ -366,5 +368,72 @@ impl Controller {
             ("outbox", format!("{}: stored {} of {}", outbox.outbox, outbox.stored_through, outbox.last_seq))
         }));
         lines
+    }
+}
+
+/// One controller with what contradicts itself there, and what it was told to do.
+#[derive(Debug, Serialize)]
+pub struct ControllerDetail {
+    #[serde(flatten)]
+    controller: Controller,
+    contradictions: Vec<Contradiction>,
+    commands: Vec<CommandView>,
+}
+
+#[derive(Debug, Serialize)]
+struct Contradiction {
+    kind: TroubleKind,
+    explain: &'static str,
+    outbox: Option<OutboxId>,
+    at: Option<Seq>,
+    first_at: String,
+    last_at: String,
+    count: u64,
+}
+
+/// One command.
+#[derive(Debug, Serialize)]
+pub struct CommandView {
+    number: u64,
+    order: String,
+    why: String,
+    issued_at: String,
+    ended_at: Option<String>,
+    outcome: Option<&'static str>,
+    detail: Option<String>,
+}
+
+impl ControllerDetail {
+    /// In the API's words.
+    pub fn of(known: &Known, now: UtcMs) -> ControllerDetail {
+        let contradiction = |trouble: &TroubleRow| Contradiction {
+            kind: trouble.kind,
+            explain: trouble.kind.explain(),
+            outbox: trouble.outbox,
+            at: trouble.at,
+            first_at: time(trouble.first),
+            last_at: time(trouble.last),
+            count: trouble.count,
+        };
+        ControllerDetail {
+            controller: Controller::of(&known.state, now).with_trust(&known.member),
+            contradictions: known.troubles.iter().map(contradiction).collect(),
+            commands: known.commands.iter().map(CommandView::of).collect(),
+        }
+    }
+}
+
+impl CommandView {
+    /// In the API's words.
+    pub fn of(row: &CommandRow) -> CommandView {
+        CommandView {
+            number: row.number,
+            order: order_text(&row.order),
+            why: row.why.clone(),
+            issued_at: time(row.issued),
+            ended_at: row.end.as_ref().map(|end| time(end.at)),
+            outcome: row.end.as_ref().map(|end| outcome_name(end.outcome)),
+            detail: row.end.as_ref().map(|end| end.detail.clone()),
+        }
     }
 }

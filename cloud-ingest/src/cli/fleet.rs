@@ -102,26 +102,6 @@ fn out_of_trust(args: OutOfTrust, standing: Standing, what: &str, would: &str) -
     Ok(ExitCode::SUCCESS)
 }
 
-pub fn get(id: &ControllerId, config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode> {
-    let mut store = open(config)?;
-    let (states, now) = (store.controllers()?, Clock::system().now());
-    let Some(state) = states.into_iter().find(|state| state.controller.id == *id) else {
-        bail!("there is no controller {id}")
-    };
-    let Some(member) = store.member(id)? else { bail!("there is no controller {id}") };
-    let shown = view::Controller::of(&state, now).with_trust(&member);
-    if form == Form::Json {
-        print_json(&shown)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let mut table = table(["what", "how it is"]);
-    for (what, how) in shown.in_words() {
-        table.add_row([what.to_owned(), how]);
-    }
-    println!("{table}");
-    Ok(ExitCode::SUCCESS)
-}
-
 pub fn log(args: Log) -> anyhow::Result<ExitCode> {
     let deeds = open(&args.config)?.deeds(args.limit)?;
     if args.output.output == Form::Json {

@@ -12,6 +12,7 @@ use crate::telemetry::with_causes;
 
 mod badges;
 mod ca;
+mod commands;
 mod deed;
 mod enroll_token;
 mod fleet;

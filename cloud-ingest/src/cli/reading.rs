@@ -67,14 +67,7 @@ pub enum ControllersVerb {
         output: Output,
     },
     /// One, with all that is known of it
-    Get {
-        /// Which
-        id: ControllerId,
-        #[command(flatten)]
-        config: ConfigFile,
-        #[command(flatten)]
-        output: Output,
-    },
+    Get(super::commands::One),
     /// Call it something else, or say that it hangs elsewhere
     Rename(fleet::Rename),
     /// It was taken down: give it no certificate any more
@@ -85,6 +78,10 @@ pub enum ControllersVerb {
     Log(fleet::Log),
     /// Write a file that proves a controller's records to anybody who has the public keys
     Proof(super::proof::ProofArgs),
+    /// What it was told to do, and what came of that
+    Commands(super::commands::One),
+    /// Have it run all its checks and report what they say
+    Check(super::commands::Told),
 }
 
 fn state(name: &str) -> Result<DeliveryState, String> {
@@ -153,12 +150,14 @@ fn get(id: EventId, config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode>
 pub fn controllers(verb: ControllersVerb) -> anyhow::Result<ExitCode> {
     let (config, output) = match verb {
         ControllersVerb::List { config, output } => (config, output),
-        ControllersVerb::Get { id, config, output } => return fleet::get(&id, &config, output.output),
+        ControllersVerb::Get(one) => return super::commands::get(one),
         ControllersVerb::Rename(args) => return fleet::rename(args),
         ControllersVerb::Retire(args) => return fleet::retire(args),
         ControllersVerb::Revoke(args) => return fleet::revoke(args),
         ControllersVerb::Log(args) => return fleet::log(args),
         ControllersVerb::Proof(args) => return super::proof::proof(args),
+        ControllersVerb::Commands(one) => return super::commands::list(one),
+        ControllersVerb::Check(told) => return super::commands::check(told),
     };
     let mut store = open(&config)?;
     let (states, fleet) = (store.controllers()?, store.fleet()?);

@@ -6,6 +6,7 @@
 
 mod badges;
 mod binding;
+mod commands;
 mod delivery;
 mod fleet;
 mod intake;
@@ -206,6 +207,13 @@ macro_rules! contract_tests {
             proof::a_record_key_that_was_replaced_still_proves_what_it_signed,
             proof::a_restored_store_has_a_higher_epoch_even_with_a_clock_that_is_behind,
             proof::what_is_in_quarantine_is_known_by_bytes_and_kind,
+            commands::commands_are_numbered_upwards_by_the_clock_and_without_it,
+            commands::one_command_after_the_other_is_next_until_it_ends,
+            commands::an_open_order_is_not_given_twice_and_an_outbox_is_left_once,
+            commands::only_the_newest_commands_are_kept,
+            commands::places_are_told_up_to_the_mark_and_for_that_outbox_alone,
+            commands::contradictions_are_counted_and_the_latest_come_first,
+            commands::only_the_latest_contradictions_are_kept,
         }
     };
     (@of $new:path; $($module:ident::$case:ident),* $(,)?) => {

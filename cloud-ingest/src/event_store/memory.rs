@@ -5,6 +5,7 @@
 //! before the first change, so a method is a transaction by construction.
 
 mod badges;
+mod commands;
 mod destination;
 mod fleet;
 mod keys;
@@ -16,12 +17,14 @@ use std::ops::ControlFlow;
 
 use tap_protocol::badge::{SealedBadge, Token, TokenKeyId};
 use tap_protocol::chain::ChainHash;
+use tap_protocol::command::Order;
 use tap_protocol::envelope::{ChainedRecord, VerifiedBatch};
 use tap_protocol::hello::Hello;
 use tap_protocol::ids::{ControllerId, EventId, OutboxId, Seq, StoreEpoch};
 use tap_protocol::time_repair::TrueTime;
 
 use super::boots::{self, BootNo};
+use super::commands::{CommandEnd, CommandRow, TroubleKind, TroubleRow};
 use super::meaning::{self, Meaning};
 use super::{
     Appended, AttemptEnd, BadgeFilter, BadgeRow, Binding, Bound, Claim, Claimed, Controller, ControllerState,
@@ -52,6 +55,7 @@ pub struct MemoryStore {
     totals: Totals,
     last_lease: u64,
     trust: fleet::Trust,
+    commands: commands::Commands,
 }
 
 #[derive(Debug, Clone)]
@@ -105,6 +109,7 @@ impl MemoryStore {
             totals: Totals::default(),
             last_lease: 0,
             trust: fleet::Trust::default(),
+            commands: commands::Commands::default(),
         }
     }
 
@@ -516,6 +521,60 @@ impl EventStore for MemoryStore {
         now: UtcMs,
     ) -> Result<Snapshot, StoreError> {
         Ok(self.badges.roster(keys, claimed, now))
+    }
+
+    // Commands, and what contradicts itself.
+
+    fn places(
+        &mut self,
+        controller: &ControllerId,
+        outbox: OutboxId,
+        seqs: &[Seq],
+    ) -> Result<Vec<OutboxMark>, StoreError> {
+        Ok(self.places_of(controller, outbox, seqs))
+    }
+
+    fn queue_command(
+        &mut self,
+        controller: &ControllerId,
+        order: &Order,
+        why: &str,
+        now: UtcMs,
+    ) -> Result<u64, StoreError> {
+        self.queue(controller, order, why, now)
+    }
+
+    fn next_command(&mut self, controller: &ControllerId) -> Result<Option<CommandRow>, StoreError> {
+        Ok(self.first_open(controller))
+    }
+
+    fn end_command(
+        &mut self,
+        controller: &ControllerId,
+        number: u64,
+        end: &CommandEnd,
+    ) -> Result<bool, StoreError> {
+        self.known(controller)?;
+        Ok(self.end(controller, number, end))
+    }
+
+    fn commands(&mut self, controller: &ControllerId) -> Result<Vec<CommandRow>, StoreError> {
+        Ok(self.commands_of(controller))
+    }
+
+    fn note_trouble(
+        &mut self,
+        controller: &ControllerId,
+        kind: TroubleKind,
+        outbox: Option<OutboxId>,
+        at: Option<Seq>,
+        now: UtcMs,
+    ) -> Result<bool, StoreError> {
+        self.trouble(controller, kind, outbox, at, now)
+    }
+
+    fn troubles(&mut self, controller: &ControllerId) -> Result<Vec<TroubleRow>, StoreError> {
+        Ok(self.troubles_of(controller))
     }
 }
 

@@ -8,6 +8,7 @@
 
 pub mod badges;
 mod boots;
+pub mod commands;
 mod fleet;
 pub mod handle;
 mod meaning;
@@ -22,6 +23,7 @@ use std::ops::ControlFlow;
 use serde::Serialize;
 use tap_protocol::badge::{SealedBadge, Token, TokenKeyId};
 use tap_protocol::chain::ChainHash;
+use tap_protocol::command::Order;
 use tap_protocol::envelope::VerifiedBatch;
 use tap_protocol::hello::Hello;
 use tap_protocol::ids::{ControllerId, EventId, OutboxId, ReaderName, Seq, StoreEpoch};
@@ -29,6 +31,7 @@ use tap_protocol::keys::PublicKey;
 use tap_protocol::tap::{Direction, Verdict};
 
 pub use self::badges::{BadgeFilter, BadgeRow, Revocation, RosterState, Snapshot, Stood, Which};
+use crate::event_store::commands::{CommandEnd, CommandRow, TroubleKind, TroubleRow};
 use crate::intake::admit::Admission;
 
 pub use self::proof::{SignedBatch, StoredRecord, Walked};
@@ -286,6 +289,52 @@ pub trait EventStore {
         claimed: Option<u64>,
         now: UtcMs,
     ) -> Result<Snapshot, StoreError>;
+    // Commands, and what contradicts itself.
+
+    /// What is stored of an outbox at these places, as marks: those that are stored, in the order given.
+    fn places(
+        &mut self,
+        controller: &ControllerId,
+        outbox: OutboxId,
+        seqs: &[Seq],
+    ) -> Result<Vec<OutboxMark>, StoreError>;
+
+    /// Has a command sent to a controller; gives its number. One that stands for the same order
+    /// ([`commands::stands_for`]) is not given twice.
+    fn queue_command(
+        &mut self,
+        controller: &ControllerId,
+        order: &Order,
+        why: &str,
+        now: UtcMs,
+    ) -> Result<u64, StoreError>;
+
+    /// The oldest command that has not ended.
+    fn next_command(&mut self, controller: &ControllerId) -> Result<Option<CommandRow>, StoreError>;
+
+    /// A command ended. Whether there was one that had not.
+    fn end_command(
+        &mut self,
+        controller: &ControllerId,
+        number: u64,
+        end: &CommandEnd,
+    ) -> Result<bool, StoreError>;
+
+    /// A controller's commands, the newest first.
+    fn commands(&mut self, controller: &ControllerId) -> Result<Vec<CommandRow>, StoreError>;
+
+    /// Something contradicts itself. Whether that is new.
+    fn note_trouble(
+        &mut self,
+        controller: &ControllerId,
+        kind: TroubleKind,
+        outbox: Option<OutboxId>,
+        at: Option<Seq>,
+        now: UtcMs,
+    ) -> Result<bool, StoreError>;
+
+    /// What contradicts itself at a controller, the latest first.
+    fn troubles(&mut self, controller: &ControllerId) -> Result<Vec<TroubleRow>, StoreError>;
 }
 
 /// Only so many quarantined messages are kept; older ones make room (they are counted for ever in [`Totals`]).

@@ -8,6 +8,7 @@
 //! through `writing`, which keeps counters and lanes right; `sql` has every statement.
 
 mod badges;
+mod commands;
 mod delivery;
 mod fleet;
 mod intake;
@@ -25,11 +26,13 @@ use std::time::Duration;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use tap_protocol::badge::{SealedBadge, Token, TokenKeyId};
+use tap_protocol::command::Order;
 use tap_protocol::envelope::VerifiedBatch;
 use tap_protocol::hello::Hello;
 use tap_protocol::ids::{ControllerId, EventId, OutboxId, Seq, StoreEpoch};
 
 use self::writing::Writing;
+use super::commands::{CommandEnd, CommandRow, TroubleKind, TroubleRow};
 use super::{
     Appended, AttemptEnd, BadgeFilter, BadgeRow, Binding, Bound, Claim, Claimed, Controller, ControllerState,
     DeadLetter, Deed, DeliveryCount, DestinationState, Enrolment, EventDetail, EventFilter, EventRow,
@@ -412,6 +415,59 @@ impl EventStore for SqliteStore {
         now: UtcMs,
     ) -> Result<Snapshot, StoreError> {
         self.write(|writing| badges::roster(writing, keys, claimed, now))
+    }
+
+    // Commands, and what contradicts itself.
+
+    fn places(
+        &mut self,
+        controller: &ControllerId,
+        outbox: OutboxId,
+        seqs: &[Seq],
+    ) -> Result<Vec<OutboxMark>, StoreError> {
+        self.read(|snapshot| commands::places(snapshot, controller, outbox, seqs))
+    }
+
+    fn queue_command(
+        &mut self,
+        controller: &ControllerId,
+        order: &Order,
+        why: &str,
+        now: UtcMs,
+    ) -> Result<u64, StoreError> {
+        self.write(|writing| commands::queue(writing, controller, order, why, now))
+    }
+
+    fn next_command(&mut self, controller: &ControllerId) -> Result<Option<CommandRow>, StoreError> {
+        self.read(|snapshot| commands::next(snapshot, controller))
+    }
+
+    fn end_command(
+        &mut self,
+        controller: &ControllerId,
+        number: u64,
+        end: &CommandEnd,
+    ) -> Result<bool, StoreError> {
+        self.write(|writing| commands::end(writing, controller, number, end))
+    }
+
+    fn commands(&mut self, controller: &ControllerId) -> Result<Vec<CommandRow>, StoreError> {
+        self.read(|snapshot| commands::commands(snapshot, controller))
+    }
+
+    fn note_trouble(
+        &mut self,
+        controller: &ControllerId,
+        kind: TroubleKind,
+        outbox: Option<OutboxId>,
+        at: Option<Seq>,
+        now: UtcMs,
+    ) -> Result<bool, StoreError> {
+        self.write(|writing| commands::trouble(writing, controller, kind, outbox, at, now))
+    }
+
+    fn troubles(&mut self, controller: &ControllerId) -> Result<Vec<TroubleRow>, StoreError> {
+        self.read(|snapshot| commands::troubles(snapshot, controller))
     }
 }
 

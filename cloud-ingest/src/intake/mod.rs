@@ -6,6 +6,7 @@ pub mod admit;
 pub mod mqtt;
 mod revoked;
 pub mod roster;
+pub mod twins;
 pub mod verify;
 pub mod worker;
 

@@ -20,6 +20,7 @@ use tokio::time::{sleep, timeout};
 use super::admit::Admission;
 use super::revoked;
 use super::roster::RosterDesk;
+use super::twins::Twins;
 use super::verify::{Arrival, Reject, verify};
 use super::{BrokerLink, FromBroker, Message, Ticket};
 use crate::backoff::Backoff;
@@ -78,6 +79,7 @@ pub async fn run<L: BrokerLink>(worker: Worker<L>, mut inbox: mpsc::Receiver<Fro
         keys: HashMap::new(),
         complaints: Seldom::new(),
         epoch: None,
+        twins: Twins::default(),
     };
     while let Some(group) = running.next_group(&mut inbox).await {
         match running.work_off(group).await {
@@ -100,6 +102,7 @@ struct Running<L> {
     /// Which complaints were logged lately.
     complaints: Seldom<(&'static str, Option<ControllerId>)>,
     epoch: Option<StoreEpoch>,
+    twins: Twins,
 }
 
 /// A group, sorted by what is to be done.
@@ -259,7 +262,11 @@ impl<L: BrokerLink> Running<L> {
         for report in reports {
             self.reported(report).await?;
         }
-        self.answer(connected, &appended, &greeted).await
+        self.answer(connected, &appended, &greeted).await?;
+        for (hello, _) in &greeted {
+            self.greeted(hello).await?;
+        }
+        Ok(())
     }
 
     /// Stores all batches in one transaction. A batch that the store refuses for good keeps nobody else's from it.
@@ -286,6 +293,9 @@ impl<L: BrokerLink> Running<L> {
         for ((batch, message), appended) in shared.iter().zip(messages).zip(&appended) {
             let admission = appended.as_ref().map(|appended| &appended.admission);
             self.count(batch, admission);
+            if let Some(Admission::Fork { at }) = admission {
+                self.forked(batch.controller(), batch.outbox(), *at).await?;
+            }
             if let Some(reject) = Reject::not_admitted(batch, admission) {
                 self.put_aside(reject, message, received).await?;
             }
@@ -385,15 +395,18 @@ impl<L: BrokerLink> Running<L> {
 
     /// A controller asks for something, or tells what came of a command.
     async fn reported(&mut self, report: Report) -> Result<(), Stopped> {
-        match report.what {
+        let Report { controller, what, .. } = report;
+        tracing::debug!(%controller, ?what, "a report");
+        match what {
             What::RosterWanted { version, from, count } => {
-                self.worker.roster.wanted(report.controller, version, from, count);
+                self.worker.roster.wanted(controller, version, from, count);
+                Ok(())
             }
-            What::CommandDone { .. } | What::HashesWanted { .. } => {
-                tracing::debug!(controller = %report.controller, what = ?report.what, "a report");
+            What::CommandDone { number, outcome, detail } => {
+                self.command_done(controller, number, outcome, detail).await
             }
+            What::HashesWanted { outbox, seqs } => self.hashes_wanted(controller, outbox, seqs).await,
         }
-        Ok(())
     }
 
     /// A receipt that finds no room is sent again at the next hello.
@@ -437,6 +450,9 @@ impl<L: BrokerLink> Running<L> {
         }
     }
 }
+
+#[path = "commands.rs"]
+mod commands;
 
 #[cfg(test)]
 #[path = "worker_tests.rs"]

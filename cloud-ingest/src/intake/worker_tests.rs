@@ -2,8 +2,10 @@
 
 use std::sync::Mutex;
 
-use tap_protocol::ids::Seq;
+use tap_protocol::command::{Command, Order};
+use tap_protocol::ids::{BootId, OutboxId, Seq};
 use tap_protocol::keys::{PublicKey, SigningKey};
+use tap_protocol::report::Outcome;
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -20,6 +22,7 @@ enum Told {
     Acknowledged(u16),
     /// Outbox (its first byte), mark, resend, the echoed boottime.
     Receipt(u8, u64, bool, Option<u64>),
+    Command(u64, Order),
 }
 
 #[derive(Clone)]
@@ -35,6 +38,12 @@ impl BrokerLink for Remembering {
 
     fn publish(&self, topic: String, payload: Vec<u8>) -> bool {
         let topic: Topic = topic.parse().unwrap();
+        if topic.channel == Channel::Command {
+            let key = SigningKey::from_seed(&[8; 32]).public();
+            let command = Command::open(&payload, &topic.controller, &[key]).unwrap();
+            self.told.lock().unwrap().push(Told::Command(command.number, command.order));
+            return true;
+        }
         assert_eq!(topic.channel, Channel::Receipt);
         let receipt = Receipt::open(&payload, &topic.controller, &[self.receipt_key]).unwrap();
         assert_eq!(receipt.cloud_utc_ms, START.0 + 5);
@@ -171,6 +180,84 @@ async fn a_fork_is_quarantined_and_gets_no_receipt() {
     let letters = store.run(|store| store.dead_letters(9)).await.unwrap();
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].kind, "fork");
+    thread.close().await;
+}
+
+fn report(door: &Door, what: What) -> Vec<u8> {
+    let controller = "door-1".parse().unwrap();
+    Report { controller, boot_id: BootId([1; 16]), boottime_ms: 5, what }.sign(&door.key)
+}
+
+#[tokio::test]
+async fn a_fork_is_noted_and_the_controller_is_told_once_to_leave_that_outbox() {
+    let mut other_life = Door::new(1);
+    other_life.tap(7);
+    let forked = other_life.message(1, 2);
+    let world = world(vec![
+        (RECORDS, door_with(1).message(1, 2)),
+        (RECORDS, forked.clone()),
+        (RECORDS, forked),
+        (HELLO, door_with(1).hello()),
+    ])
+    .await;
+    let (told, store, thread) = world.told().await;
+    let outbox = OutboxId([1; 16]);
+    let number = START.0 as u64 + 5;
+    assert_eq!(told.last(), Some(&Told::Command(number, Order::StartNewOutbox { outbox })));
+    let id = "door-1".parse().unwrap();
+    let (commands, troubles) =
+        store.run(move |store| Ok((store.commands(&id)?, store.troubles(&id)?))).await.unwrap();
+    assert_eq!(commands.len(), 1);
+    assert_eq!((troubles.len(), troubles[0].count, troubles[0].outbox), (1, 2, Some(outbox)));
+    thread.close().await;
+}
+
+#[tokio::test]
+async fn a_command_goes_out_with_every_hello_until_its_end_is_told_and_then_the_next() {
+    let door = door_with(0);
+    let world = world(vec![]).await;
+    let (first, second) = (START.0 as u64, START.0 as u64 + 1);
+    world
+        .store
+        .run(|store| {
+            let id = "door-1".parse().unwrap();
+            store.queue_command(&id, &Order::RunChecks, "", START)?;
+            store.queue_command(&id, &Order::FetchKeys, "", START)
+        })
+        .await
+        .unwrap();
+    let done = What::CommandDone { number: first, outcome: Outcome::Done, detail: "fine".into() };
+    for (topic, payload) in [(HELLO, door.hello()), ("tap/v1/door-1/report", report(&door, done))] {
+        let before = world.told.lock().unwrap().len();
+        let ticket = Some(Ticket { connection: 1, packet_id: 1 });
+        world
+            .inbox
+            .send(FromBroker::Message(Message { topic: topic.into(), payload, ticket }))
+            .await
+            .unwrap();
+        while !world.told.lock().unwrap()[before..].iter().any(|told| matches!(told, Told::Command(..))) {
+            tokio::task::yield_now().await;
+        }
+    }
+    let (told, _store, thread) = world.told().await;
+    let commands: Vec<_> = told.into_iter().filter(|told| matches!(told, Told::Command(..))).collect();
+    assert_eq!(commands, [Told::Command(first, Order::RunChecks), Told::Command(second, Order::FetchKeys)]);
+    thread.close().await;
+}
+
+#[tokio::test]
+async fn places_are_answered_with_receipts_that_echo_nothing_and_none_above_the_mark() {
+    let door = door_with(5);
+    let wanted = What::HashesWanted { outbox: OutboxId([1; 16]), seqs: vec![Seq(1), Seq(4), Seq(9)] };
+    let world =
+        world(vec![(RECORDS, door.message(1, 6)), ("tap/v1/door-1/report", report(&door, wanted))]).await;
+    let (told, _store, thread) = world.told().await;
+    use Told::*;
+    let receipts: Vec<_> = told.into_iter().filter(|told| matches!(told, Receipt(..))).collect();
+    assert_eq!(
+        receipts,
+        [Receipt(1, 1, false, None), Receipt(1, 4, false, None), Receipt(1, 6, false, None)]
+    );
     thread.close().await;
 }
 

@@ -16,7 +16,7 @@ pub fn folder() -> tempfile::TempDir {
     dir
 }
 
-fn rotate(dir: &Path, kind: Kind) {
+pub fn rotate(dir: &Path, kind: Kind) {
     let mut ring = read_ring(dir).unwrap();
     let entry = ring.rotate(kind, NOW).unwrap();
     make_files(dir, &entry).unwrap();

@@ -1,12 +1,13 @@
 //! Beside the line: how far a controller is behind, and the one cause to look at first. Pure.
 
 use serde::Serialize;
-use tap_protocol::hello::ReaderState;
+use tap_protocol::hello::{OutboxHello, ReaderState};
+use tap_protocol::ids::Seq;
 use tap_protocol::limits::{HELLO_EVERY_MS, RESEND_AFTER_MS};
 use tap_protocol::record::ClockState;
 
 use super::rewound;
-use crate::event_store::{ControllerState, UtcMs};
+use crate::event_store::{ControllerState, OutboxState, UtcMs};
 
 /// Three hellos missed in a row are no accident any more.
 pub const SILENT_AFTER_MS: i64 = 3 * HELLO_EVERY_MS as i64;
@@ -103,7 +104,8 @@ pub struct Lag {
 
 /// Works it out.
 pub fn of(state: &ControllerState, now: UtcMs) -> Lag {
-    let records = state.outboxes.iter().map(|o| o.last_seq.0.saturating_sub(o.stored_through.0)).sum();
+    let records =
+        state.outboxes.iter().map(|o| last_told(state, o).0.saturating_sub(o.stored_through.0)).sum();
     let since = |then: UtcMs| u64::try_from(now.0.saturating_sub(then.0)).unwrap_or(0);
     let waited_at_hello = state.hello.as_ref().and_then(|hello| {
         let oldest = hello.hello.outboxes.iter().filter_map(|o| o.oldest_unreceipted_age_ms).max()?;
@@ -115,6 +117,15 @@ pub fn of(state: &ControllerState, now: UtcMs) -> Lag {
         .unwrap_or(0);
     let ms = if records == 0 { 0 } else { waited };
     Lag { records, ms, cause: cause(state, records, ms, now) }
+}
+
+/// The end of an outbox as far as its controller told. One that is not written any more ends where the last hello says:
+/// if another one says its end again, that is less than was told before.
+fn last_told(state: &ControllerState, outbox: &OutboxState) -> Seq {
+    let hello = state.hello.as_ref().map(|hello| hello.hello.outboxes.as_slice());
+    let (_, older) = hello.and_then(<[_]>::split_last).unzip();
+    let named = older.into_iter().flatten().find(|named: &&OutboxHello| named.outbox == outbox.outbox);
+    named.map_or(outbox.last_seq, |named| named.last_seq)
 }
 
 fn cause(state: &ControllerState, lag_records: u64, lag_ms: u64, now: UtcMs) -> Cause {
@@ -222,6 +233,21 @@ pub(super) mod tests {
         state.outboxes[0].last_seq = Seq(9 + records);
         let hello = state.hello.as_mut().unwrap();
         hello.hello.outboxes[0].oldest_unreceipted_age_ms = Some(waited_ms);
+    }
+
+    #[test]
+    fn what_another_outbox_says_again_is_not_waited_for() {
+        let settled = |state: &mut ControllerState| {
+            let old = OutboxId([6; 16]);
+            let hello = &mut state.hello.as_mut().unwrap().hello;
+            let told = OutboxHello { outbox: old, last_seq: Seq(4), ..hello.outboxes[0].clone() };
+            hello.outboxes.insert(0, told);
+            let known = state.outboxes[0].clone();
+            state
+                .outboxes
+                .insert(0, OutboxState { outbox: old, last_seq: Seq(8), stored_through: Seq(6), ..known });
+        };
+        check(settled, 0, 0, Cause::Ok);
     }
 
     #[test]

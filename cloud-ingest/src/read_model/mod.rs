@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod confirmed;
+pub mod controller;
 pub mod explain;
 pub mod lag;
 pub mod ledger;

@@ -135,7 +135,6 @@ impl<L: BrokerLink> Running<L> {
             self.newest.as_ref().is_some_and(|edition| !is_newest(edition.version(), claimed, now));
         if self.newest.is_none() || is_outrun || self.is_over(state, now) {
             self.burst = None;
-            self.seal_under_all_keys().await?;
             self.make(claimed, now).await?;
         }
         Ok(())

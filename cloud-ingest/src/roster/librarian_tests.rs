@@ -16,6 +16,8 @@ use crate::event_store::memory::MemoryStore;
 use crate::event_store::{Binding, PersonId, Which};
 use crate::fixture::{LEGACY, START};
 use crate::intake::Ticket;
+use crate::keyring::ring::Kind;
+use crate::keyring::{self, Keys, live};
 use crate::stop::{self, Stopper};
 
 #[derive(Clone, Default)]
@@ -36,15 +38,14 @@ const MANY_TURNS: usize = 10_000;
 
 struct World {
     store: StoreHandle,
+    keys: LiveKeys,
+    looking: live::Looking,
+    folder: tempfile::TempDir,
     said: mpsc::Sender<Said>,
     link: Remembering,
     _stopper: Stopper,
     _thread: StoreThread,
     _running: JoinHandle<()>,
-}
-
-fn key(id: u16) -> TokenKey {
-    TokenKey::new(TokenKeyId(id), [id as u8; 32])
 }
 
 fn badge(n: u8) -> Credential {
@@ -55,7 +56,9 @@ fn door() -> ControllerId {
     "door-1".parse().unwrap()
 }
 
-fn world(token_keys: Vec<TokenKey>) -> World {
+fn world() -> World {
+    let folder = keyring::tests::folder();
+    let (keys, looking) = live::open(folder.path().to_owned(), Keys::load(folder.path()).unwrap());
     let (store, thread) = StoreHandle::spawn("store", MemoryStore::new(START)).unwrap();
     let (said_in, said) = mpsc::channel(16);
     let (stopper, stop) = stop::pair();
@@ -65,18 +68,29 @@ fn world(token_keys: Vec<TokenKey>) -> World {
         writer: store.clone(),
         reader: store.clone(),
         link: link.clone(),
-        control_key: SigningKey::from_seed(&[8; 32]),
-        token_keys,
+        keys: keys.clone(),
         clock: Clock::from_fn(move || UtcMs(START.0 + began.elapsed().as_millis() as i64)),
         metrics: Arc::new(Metrics::new(LEGACY)),
     };
     let running = tokio::spawn(run(librarian, said, stop));
-    World { store, said: said_in, link, _stopper: stopper, _thread: thread, _running: running }
+    World {
+        store,
+        keys,
+        looking,
+        folder,
+        said: said_in,
+        link,
+        _stopper: stopper,
+        _thread: thread,
+        _running: running,
+    }
 }
 
 impl World {
-    async fn bind(&self, numbers: std::ops::Range<u8>, keys: &[TokenKey]) {
-        let bind = |n| Binding { seals: seals(&badge(n), keys), person: PersonId(format!("E-{n}")) };
+    async fn bind(&self, numbers: std::ops::Range<u8>) {
+        let keys = self.keys.now();
+        let bind =
+            |n| Binding { seals: seals(&badge(n), keys.token_keys()), person: PersonId(format!("E-{n}")) };
         let bindings: Vec<Binding> = numbers.map(bind).collect();
         self.store.run(move |store| store.bind_badges(&bindings, START)).await.unwrap();
     }
@@ -112,7 +126,7 @@ impl World {
     }
 
     fn taken(&self) -> Vec<RosterMessage> {
-        let keys = [SigningKey::from_seed(&[8; 32]).public()];
+        let keys = [self.keys.now().control().public()];
         let sent = std::mem::take(&mut *self.link.0.lock().unwrap());
         sent.iter().map(|message| RosterMessage::open(message, &door(), &keys).unwrap()).collect()
     }
@@ -128,17 +142,17 @@ fn only_head(sent: Vec<RosterMessage>) -> RosterHead {
 
 #[tokio::test(start_paused = true)]
 async fn as_long_as_nobody_has_a_badge_no_door_has_a_roster() {
-    let world = world(vec![key(1)]);
+    let world = world();
     world.hello(None).await;
     world.sends_nothing().await;
-    world.bind(0..3, &[key(1)]).await;
+    world.bind(0..3).await;
     assert_eq!(only_head(world.sent().await).entries, 3);
 }
 
 #[tokio::test(start_paused = true)]
 async fn changes_make_a_roster_and_a_wish_is_fulfilled() {
-    let world = world(vec![key(1)]);
-    world.bind(0..3, &[key(1)]).await;
+    let world = world();
+    world.bind(0..3).await;
     world.hello(None).await;
     let first = only_head(world.sent().await);
     world.hello(Some(first.version)).await;
@@ -156,8 +170,8 @@ async fn changes_make_a_roster_and_a_wish_is_fulfilled() {
 
 #[tokio::test(start_paused = true)]
 async fn a_door_that_heard_more_from_an_earlier_life_is_given_a_newer_roster() {
-    let world = world(vec![key(1)]);
-    world.bind(0..3, &[key(1)]).await;
+    let world = world();
+    world.bind(0..3).await;
     world.hello(None).await;
     let claimed = only_head(world.sent().await).version + 10_000_000;
     world.hello(Some(claimed)).await;
@@ -174,9 +188,16 @@ async fn a_door_that_heard_more_from_an_earlier_life_is_given_a_newer_roster() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_a_second_token_key_every_badge_is_on_the_roster_under_both() {
-    let world = world(vec![key(1), key(2)]);
-    world.bind(0..3, &[key(1)]).await;
+async fn from_the_rotation_of_the_token_key_on_every_badge_is_on_the_roster_under_both() {
+    let mut world = world();
+    world.bind(0..3).await;
     world.hello(None).await;
-    assert_eq!(only_head(world.sent().await).entries, 6);
+    let first = only_head(world.sent().await);
+    assert_eq!(first.entries, 3);
+    keyring::tests::rotate(world.folder.path(), Kind::Token);
+    world.looking.look().unwrap();
+    world.hello(Some(first.version)).await;
+    let second = only_head(world.sent().await);
+    assert_eq!(second.entries, 6);
+    assert!(second.version > first.version);
 }

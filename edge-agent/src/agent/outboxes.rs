@@ -55,6 +55,7 @@ impl Agent {
                 }
             }
             Done::Gone { .. } => self.relay.not_sent(),
+            Done::Left { outbox, is_done } => self.left(outbox, is_done, now),
             Done::News(news) => self.hear(&news),
             Done::Shelf(shelf) => self.shelf_is_now(shelf, now),
             Done::Stopped => {}
@@ -87,9 +88,14 @@ impl Agent {
                 self.ages.began(newest.last_seq, newest.mark.receipted_through, now.boottime_ms);
             }
         }
+        let newest = shelf.last().map(|view| view.id);
         for view in &shelf {
             if view.is_retired || !view.is_sound {
                 self.relay.retired(view.id);
+            } else if view.is_settled {
+                if self.relay.settled_at(view.id) != Some(view.last_seq) {
+                    self.relay.settled(view.id, view.last_seq, view.mark);
+                }
             } else {
                 self.relay.started(view.id, view.last_seq, view.mark);
                 self.relay.appended(view.id, view.last_seq, now.boottime_ms);
@@ -98,12 +104,11 @@ impl Agent {
         self.relay.shelf_is(shelf.iter().map(|view| view.id));
         // Nothing may overtake what is being salvaged; the cloud is asked what it has of it.
         self.relay.hold(shelf.iter().any(|view| !view.is_sound));
-        let is_new = self.shelf.last().map(|view| view.id) != shelf.last().map(|view| view.id);
+        let is_new = self.shelf.last().map(|view| view.id) != newest;
         if let (true, Some(newest)) = (is_new, shelf.last()) {
             tracing::info!(outbox = %newest.id, seq = newest.last_seq.0, "writing to this outbox");
             self.anchors.start_over();
         }
-        self.starting_new = false;
         self.shelf = shelf;
     }
 

@@ -60,6 +60,8 @@ impl Agent {
             readers: self.readers.iter().map(|reader| reader.status(now.boottime_ms)).collect(),
             roster: self.roster_status(now),
             roster_fetch: self.roster_fetch(),
+            settled: self.settled.clone(),
+            last_command: self.commands.told(),
             counters: Counters { log_lines_dropped: crate::log::dropped_lines(), ..self.counters.clone() },
             problems: problems.chain(link_problem).chain(self.problems.values().cloned()).collect(),
         }

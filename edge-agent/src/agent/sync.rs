@@ -29,6 +29,7 @@ impl Agent {
                 self.sessions += 1;
                 self.relay.connected(now.boottime_ms);
                 self.rosters.assembler.connected();
+                self.settlement.connected();
             }
             LinkEvent::Down { why } => {
                 let changed = self.link_why.as_deref() != Some(&why);
@@ -101,10 +102,19 @@ impl Agent {
         own: Option<tap_protocol::chain::ChainHash>,
         now: &Now,
     ) {
-        if self.starting_new {
+        if self.starting_new.is_some() || self.settlement_hears(receipt, own) {
             return;
         }
-        match self.relay.receipt(receipt, own, now.boottime_ms) {
+        let verdict = self.relay.receipt(receipt, own, now.boottime_ms);
+        self.wanted_outbox_judged(receipt, verdict, now);
+        match verdict {
+            Verdict::Rewound | Verdict::Forked => self.goes_apart(receipt, verdict, now),
+            _ => self.judged(receipt, verdict),
+        }
+    }
+
+    fn judged(&mut self, receipt: &Receipt, verdict: Verdict) {
+        match verdict {
             Verdict::Advanced(mark) | Verdict::Restored(mark) => {
                 if let Some(view) = self.shelf.iter_mut().find(|view| view.id == receipt.outbox) {
                     view.mark = mark;
@@ -112,22 +122,9 @@ impl Agent {
                 if self.shelf.last().is_some_and(|newest| newest.id == receipt.outbox) {
                     self.ages.receipted(mark.receipted_through);
                 }
-                self.problems.remove("fork");
                 let _ = self.outbox.submit(Job::SetMark { outbox: receipt.outbox, mark });
             }
-            Verdict::Nothing => {}
-            Verdict::Rewound => {
-                tracing::error!(outbox = %receipt.outbox, "this outbox was put back to an older state; starting a new one");
-                self.starting_new =
-                    self.outbox.submit(Job::StartNew { rewound: receipt.outbox, now: *now }).is_ok();
-            }
-            Verdict::Forked => {
-                let what = "the cloud has other records under this outbox's numbers: nothing is deleted, and somebody must look";
-                self.problems.insert("fork", format!("outbox {}: {what}", receipt.outbox));
-                if let Some(count) = self.complaints.due("fork", now.boottime_ms) {
-                    tracing::error!(outbox = %receipt.outbox, count, "{what}");
-                }
-            }
+            Verdict::Nothing | Verdict::Rewound | Verdict::Forked => {}
             Verdict::HistoryGone => {
                 // Without room for the job, the next receipt says it again.
                 let _ = self.outbox.submit(Job::Refill { receipt: Box::new(receipt.clone()) });
@@ -140,6 +137,7 @@ impl Agent {
         if now.boottime_ms < self.send_not_before_ms {
             return;
         }
+        self.settle_what_is_due(now);
         while let Some(send) = self.relay.next(now.boottime_ms) {
             match send {
                 Send::Hello => self.send_hello(now),

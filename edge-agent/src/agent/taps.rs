@@ -147,7 +147,11 @@ impl Agent {
     pub(super) fn record(&mut self, body: Body, waiting: Waiting, now: &Now) {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
+        let is_tap = matches!(body, Body::Tap(_));
         self.waiting.insert(ticket, waiting);
+        if is_tap && self.revoked() {
+            return self.not_committed(ticket, "the cloud has revoked this controller", now);
+        }
         if self.outbox.submit(Job::Append { ticket, now: *now, body }).is_err() {
             self.not_committed(ticket, "more waits to be written than can be", now);
         }

@@ -146,7 +146,10 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.verb {
             Verb::Enroll(enroll) => enroll.run(),
-            Verb::Run { config, verbose } => with_config(&config, |config| run::run(config, verbose)),
+            Verb::Run { config, verbose } => {
+                let file = config.config.clone();
+                with_config(&config, |config| run::run(file, config, verbose))
+            }
             Verb::Status { config, output } => with_config(&config, |config| status::status(&config, output)),
             Verb::Clock { config, output } => with_config(&config, |config| clock::clock(&config, output)),
             Verb::Check(check) => check.run(),

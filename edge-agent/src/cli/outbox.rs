@@ -13,7 +13,7 @@ use edge_agent::identity::Identity;
 use edge_agent::outbox::export::Export;
 use edge_agent::outbox::lock;
 use edge_agent::outbox::medium::Disk;
-use edge_agent::outbox::shelf::{Aside, News, Owner, Shelf};
+use edge_agent::outbox::shelf::{Aside, News, Owner, Shelf, says_through};
 use edge_agent::outbox::worker::mint_outbox_id;
 use edge_agent::outbox::{Outbox, OutboxError};
 use serde::Serialize;
@@ -275,18 +275,18 @@ fn export(config: &Config, to: &Path, all: bool, output: Output) -> Result<ExitC
     }
     outboxes.sort_by_key(Outbox::ordinal);
     let (mut records, mut left_out) = (0, Vec::new());
-    let retired: Vec<OutboxId> = outboxes.iter().filter_map(Outbox::continues).collect();
     let file = File::options().write(true).create_new(true).open(to).map_err(io)?;
     let mut export = Export::begin(BufWriter::new(file), &config.controller).map_err(io)?;
-    for outbox in outboxes.iter().filter(|outbox| !retired.contains(&outbox.id())) {
+    for outbox in &outboxes {
+        let Some(through) = says_through(&outboxes, outbox) else { continue };
         if !outbox.stage().is_sound() {
             left_out.push(outbox.id());
             continue;
         }
         let from = if all { outbox.pruned_through() } else { outbox.mark().receipted_through };
         records += export
-            .outbox(outbox, from.next(), &identity.record_key, |next| {
-                progress("exported", next.0, outbox.last_seq().0);
+            .outbox(outbox, (from.next(), through), &identity.record_key, |next| {
+                progress("exported", next.0, through.0);
             })
             .map_err(failed)?;
     }

@@ -3,17 +3,20 @@
 //! Nothing here waits for the network, for a reader or for the time: the first tap can come as soon as the outbox is
 //! open.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
 use edge_agent::admission::{Admission, Place};
-use edge_agent::agent::{Agent, Event, Setup};
+use edge_agent::agent::commands::Commands;
+use edge_agent::agent::{Agent, Event, Setup, with_causes};
 use edge_agent::clock_watch::ClockWatch;
 use edge_agent::config::{Config, EXIT_CONFIG, ReaderConfig};
 use edge_agent::credentials::Credentials;
 use edge_agent::identity::Identity;
 use edge_agent::known_time::KnownTime;
+use edge_agent::orders::{self, Book, Orders};
 use edge_agent::outbox::medium::Disk;
 use edge_agent::outbox::shelf::{Owner, Shelf};
 use edge_agent::outbox::worker::{OutboxThread, mint_outbox_id};
@@ -30,7 +33,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::time::{Duration, sleep};
 
-use super::complain;
+use super::{ConfigArg, check, complain};
 
 /// Events of one kind that may wait for the loop.
 const MAX_WAITING_EVENTS: usize = 256;
@@ -38,7 +41,7 @@ const MAX_WAITING_EVENTS: usize = 256;
 /// How long the broker is given to hear the leave-taking.
 const FAREWELL: Duration = Duration::from_millis(300);
 
-pub fn run(config: Config, verbose: bool) -> ExitCode {
+pub fn run(file: PathBuf, config: Config, verbose: bool) -> ExitCode {
     if let Err(error) = log::install(verbose) {
         complain(&format!("cannot log: {error}"));
         return ExitCode::FAILURE;
@@ -51,7 +54,8 @@ pub fn run(config: Config, verbose: bool) -> ExitCode {
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let ended = runtime.context("cannot start").and_then(|runtime| runtime.block_on(serve(config, identity)));
+    let ended =
+        runtime.context("cannot start").and_then(|runtime| runtime.block_on(serve(file, config, identity)));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -62,7 +66,7 @@ pub fn run(config: Config, verbose: bool) -> ExitCode {
     }
 }
 
-async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
+async fn serve(file: PathBuf, config: Config, identity: Identity) -> anyhow::Result<()> {
     let boot_id = clock::boot_id().context("cannot read the kernel's boot id")?;
     let owner = Owner { controller: config.controller.clone(), machine: machine() };
     let folder = config.outbox_dir();
@@ -76,6 +80,7 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
     let (read_in, mut reads) = channel(MAX_WAITING_EVENTS);
     let (renewal_in, mut renewals) = channel(MAX_WAITING_EVENTS);
     let (kept_in, mut kept) = channel(MAX_WAITING_EVENTS);
+    let (ordered_in, mut ordered) = channel(MAX_WAITING_EVENTS);
 
     let listening = control::listen(&config.control_socket(), asked_in.clone())
         .await
@@ -104,12 +109,21 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
         broker_address: format!("{}:{}", config.broker.url.host, config.broker.url.port),
         readers: config.readers.iter().map(|reader| (reader.name.clone(), kind(reader))).collect(),
     };
+    let book = Book::load(&config.state_dir).unwrap_or_else(|error| {
+        tracing::error!("{}: as if the cloud had never ordered anything", with_causes(&error));
+        Book::default()
+    });
+    let checked = ConfigArg { config: file };
+    let fetch_keys = Box::new(orders::fetch_keys);
+    let orders =
+        Orders::start(config.state_dir.clone(), move || check::subject(&checked), fetch_keys, ordered_in)?;
+    let commands = Commands::new(orders, book);
     let admission = Admission::new(config.debounce_ms, places);
     let readers: Vec<RunningReader> =
         config.readers.iter().filter_map(|reader| start_reader(reader, read_in.clone())).collect();
     let log: Box<dyn Lamp> = Box::new(LogLamp);
     let lamps = readers.iter().filter_map(RunningReader::lamp).chain([log]).collect();
-    let mut agent = Agent::new(setup, identity, admission, Signals::new(lamps), outbox, rosters);
+    let mut agent = Agent::new(setup, identity, admission, Signals::new(lamps), outbox, rosters, commands);
     readers.iter().for_each(|reader| agent.follow(reader));
     let measuring = metrics_out::start(&config, asked_in);
     let known_time = KnownTime::load(&config.state_dir, boot_id);
@@ -141,6 +155,7 @@ async fn serve(config: Config, identity: Identity) -> anyhow::Result<()> {
             Some(done) = done.recv() => Event::Outbox(done),
             Some(read) = reads.recv() => Event::Reader(read),
             Some(asked) = asked.recv() => Event::Asked(asked),
+            Some(done) = ordered.recv() => Event::Ordered(done),
             Some(event) = link.recv() => Event::Link(event),
             Some(news) = renewals.recv() => Event::Renewal(news),
             Some(kept) = kept.recv() => Event::Roster(kept),

@@ -8,6 +8,7 @@ use edge_agent::config::Config;
 use edge_agent::control::{Request, Response};
 use edge_agent::status::Status;
 use tap_protocol::hello::ReaderState;
+use tap_protocol::report::Outcome;
 
 use super::{Output, ask, complain, say};
 
@@ -84,10 +85,25 @@ fn text(status: &Status, colour: bool) -> String {
         let detail = if good { format!(" {}", reader.detail) } else { String::new() };
         line("reader", format!("{} {}{detail}, {} taps", reader.reader, paint(word, good), reader.taps));
     }
+    if let Some(command) = &status.last_command {
+        let first = command.detail.lines().next().unwrap_or_default();
+        line("command", format!("{} {}: {first}", command.order, outcome(command.outcome)));
+    }
+    for settled in &status.settled {
+        line("settled", format!("{} after record {}: {}", settled.outbox, settled.after, settled.means));
+    }
     for problem in &status.problems {
         line("problem", paint(problem, false));
     }
     out
+}
+
+fn outcome(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Done => "done",
+        Outcome::Refused => "refused",
+        Outcome::Failed => "failed",
+    }
 }
 
 fn span(ms: u64) -> String {

@@ -44,13 +44,14 @@ impl<W: Write> Export<W> {
     pub fn outbox(
         &mut self,
         outbox: &Outbox,
-        from: Seq,
+        (from, through): (Seq, Seq),
         key: &SigningKey,
         mut told: impl FnMut(Seq),
     ) -> Result<u64, ExportError> {
         let (mut next, id): (Seq, OutboxId) = (from, outbox.id());
         loop {
-            let chunk = outbox.read(next)?;
+            let mut chunk = outbox.read(next)?;
+            chunk.end_at(through);
             if chunk.records.is_empty() {
                 return Ok(next.0 - from.0);
             }
@@ -110,7 +111,7 @@ mod tests {
         outbox.append(&vec![b"record".to_vec(); 300]).unwrap();
         let key = SigningKey::from_seed(&[0x11; 32]);
         let mut export = Export::begin(Vec::new(), &controller).unwrap();
-        assert_eq!(export.outbox(&outbox, Seq(3), &key, |_| {}).unwrap(), 298);
+        assert_eq!(export.outbox(&outbox, (Seq(3), outbox.last_seq()), &key, |_| {}).unwrap(), 298);
         let bytes = export.end().unwrap();
         let mut next = Seq(3);
         for message in messages(&bytes) {

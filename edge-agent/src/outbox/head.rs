@@ -65,8 +65,10 @@ pub struct Head {
     pub mark: Mark,
     /// Whether the last run ended as it was asked to.
     pub stopped_cleanly: bool,
-    /// The rewound outbox that this one says again, if any.
+    /// The outbox whose end this one says again, if any.
     pub continues: Option<OutboxId>,
+    /// The last record that the other still says itself.
+    pub continues_after: Option<Seq>,
     /// The last record at some earlier moment.
     pub written_through: Seq,
     /// How far salvaging is.
@@ -89,6 +91,7 @@ impl Head {
             mark: Mark::default(),
             stopped_cleanly: false,
             continues: None,
+            continues_after: None,
             written_through: Seq::ZERO,
             stage: Stage::Whole,
             mended: (Seq::ZERO, ChainHash::start(id)),
@@ -120,6 +123,7 @@ impl Head {
                 },
                 stopped_cleanly: row.get("stopped_cleanly")?,
                 continues: row.get::<_, Option<_>>("continues")?.map(OutboxId),
+                continues_after: continues_after(row)?,
                 written_through: Seq(row.get("written_through")?),
                 stage,
                 mended: (
@@ -160,8 +164,8 @@ impl Head {
         let mut write = db.prepare_cached(
             "INSERT OR REPLACE INTO outbox (only_row, outbox_id, controller, machine, ordinal, pruned_through, pruned_hash,
                  receipted_through, store_epoch, stopped_cleanly, continues, written_through, salvage, mended_through,
-                 mended_hash, days, own_check)
-             VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+                 mended_hash, days, own_check, continues_after)
+             VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
         )?;
         write.execute(params![
             self.id.0,
@@ -180,13 +184,16 @@ impl Head {
             self.mended.1.0,
             self.days,
             self.own_check(),
+            self.continues_after.map(|seq| seq.0),
         ])?;
         Ok(())
     }
 
     fn own_check(&self) -> i64 {
         let epoch = self.mark.store_epoch.map_or(Vec::new(), |epoch| epoch.0.to_be_bytes().to_vec());
-        let continues = self.continues.map_or(Vec::new(), |id| id.0.to_vec());
+        let mut continues = self.continues.map_or(Vec::new(), |id| id.0.to_vec());
+        // Nothing where there is none: rows of version 2 check out as they are.
+        continues.extend(self.continues_after.into_iter().flat_map(|seq| seq.0.to_be_bytes()));
         own_check(&[
             b"outbox",
             &self.id.0,
@@ -205,6 +212,14 @@ impl Head {
             &self.mended.1.0,
             &self.days,
         ])
+    }
+}
+
+/// A file of version 2, whose damage is being looked at, has no such column.
+fn continues_after(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Seq>> {
+    match row.get::<_, Option<u64>>("continues_after") {
+        Err(rusqlite::Error::InvalidColumnName(_)) => Ok(None),
+        read => Ok(read?.map(Seq)),
     }
 }
 

@@ -3,12 +3,14 @@
 //! records go to a new one; a full disk is pruned; anything else is refused, and tried again with the next record.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
-use tap_protocol::chain::ChainHash;
-use tap_protocol::ids::{BootId, OutboxId, Seq};
+use tap_protocol::chain::{self, ChainHash};
+use tap_protocol::ids::{BootId, OutboxId, Seq, StoreEpoch};
 use tap_protocol::receipt::Receipt;
 use tap_protocol::record::{Body, LossReason, PreviousStop, Record, short_text};
 
+use super::say_again::SaidAgain;
 use super::shelf::{News, Shelf};
 use super::space::{self, Level, Limits, Verdict};
 use super::{Chunk, Outbox, OutboxError};
@@ -274,12 +276,17 @@ impl Keeper {
         }
     }
 
-    /// See [`Outbox::read`]. `None` if there is no such outbox any more, or it has holes by now.
+    /// See [`Outbox::read`]. `None` if there is no such outbox any more, or it has holes by now; and nothing of what
+    /// another one says again.
     pub fn read(&mut self, id: OutboxId, from: Seq, now: Now) -> Result<Option<Chunk>, OutboxError> {
         if self.shelf.find(id).is_some_and(|outbox| !outbox.stage().is_sound()) {
             return Ok(None);
         }
-        self.look(id, now, |outbox| outbox.read(from))
+        let Some(mut chunk) = self.look(id, now, |outbox| outbox.read(from))? else { return Ok(None) };
+        let outbox = self.shelf.all().find(|outbox| outbox.id() == id);
+        let says_through = outbox.and_then(|outbox| self.shelf.says_through(outbox));
+        chunk.end_at(says_through.unwrap_or(Seq::ZERO));
+        Ok(Some(chunk))
     }
 
     /// Takes an authentic receipt and returns this outbox's own `h(stored_through)`, if it still has it. A salvaged outbox
@@ -416,50 +423,67 @@ impl Keeper {
         self.shelf.take_news()
     }
 
-    /// An outbox was rewound: what it says without a receipt is said again in a new one, so that it reaches the cloud
-    /// under numbers that were never used. The old one stays on the disk, retired.
-    pub fn start_new(&mut self, rewound: OutboxId, now: Now) -> Result<(), OutboxError> {
-        if self.shelf.is_retired(rewound) {
-            return Ok(());
+    /// The store and an outbox go apart after one of its records: what follows is said again in a new one, so that it reaches
+    /// the cloud under numbers that were never used. The old one stays on the disk and still says what is before that.
+    /// `epoch`: the life of the store that is known to have the records up to there.
+    pub fn start_new(
+        &mut self,
+        old: OutboxId,
+        after: Seq,
+        epoch: Option<StoreEpoch>,
+        now: Now,
+    ) -> Result<(), OutboxError> {
+        let Some(outbox) = self.shelf.all().find(|outbox| outbox.id() == old) else { return Ok(()) };
+        let Some(last) = self.shelf.says_through(outbox) else { return Ok(()) };
+        let is_written = self.shelf.all().last().is_some_and(|newest| newest.id() == old);
+        let first_of_rest = outbox.hash_at(after.next())?.filter(|_| after < last);
+        if let (Some(epoch), Some(outbox)) = (epoch, self.shelf.find(old)) {
+            outbox.set_mark(Mark { receipted_through: after, store_epoch: Some(epoch) });
         }
-        self.shelf.start_another()?;
-        self.say_again(rewound, now)
+        match first_of_rest {
+            Some(hash) => {
+                self.shelf.start_another_as(chain::continued(old, after, hash))?;
+                self.say_again(old, after..last, now)
+            }
+            None if is_written => {
+                self.shelf.start_another()?;
+                self.begin_run(now)
+            }
+            None => Ok(()),
+        }
     }
 
-    /// The same records in the newest outbox's terms: boots and taps have other numbers there. A record that this agent
-    /// cannot read is said again as it is.
-    fn say_again(&mut self, rewound: OutboxId, now: Now) -> Result<(), OutboxError> {
-        let Some((newest, old)) = self.shelf.newest_and(rewound) else { return Ok(()) };
-        // The old boots first: numbers ascend with time, and the cloud bounds a boot by those around it.
+    /// Records `range.start + 1 ..= range.end` of `old` in the newest outbox's terms.
+    fn say_again(&mut self, old: OutboxId, range: Range<Seq>, now: Now) -> Result<(), OutboxError> {
+        let Some((newest, old_outbox)) = self.shelf.newest_and(old) else { return Ok(()) };
+        // All boots before any record: numbers ascend with time, and the cloud bounds a boot by those around it.
         let mut boots = BTreeMap::new();
-        for (number, boot_id) in old.boots()? {
-            boots.insert(number, newest.boot_number(boot_id)?);
+        for (number, boot_id) in old_outbox.boots()? {
+            boots.insert(number, (newest.boot_number(boot_id)?, boot_id));
         }
         let boot = newest.boot_number(self.boot_id)?;
-        let old_mark = old.mark().receipted_through;
-        // The new outbox begins with its own start; then the old records follow in their order.
-        let renumbered = |seq: Seq| if seq > old_mark { Seq(seq.0 - old_mark.0 + 1) } else { Seq::ZERO };
-        let translate = |bytes: &Vec<u8>| {
-            let Ok(mut record) = Record::decode(bytes) else { return bytes.clone() };
-            record.at.boot = boots.get(&record.at.boot).copied().unwrap_or(record.at.boot);
-            if let Body::Repeats { seq, .. } = &mut record.body {
-                *seq = renumbered(*seq);
+        let mut said = SaidAgain::new(range.start, boots);
+        let mut from = range.start.next();
+        let mut is_done = false;
+        let (id, boot_id) = (newest.id(), self.boot_id);
+        newest.append_continuing(old, range.start, || {
+            if from <= range.end {
+                let mut chunk = old_outbox.read(from)?;
+                chunk.end_at(range.end);
+                from = from.plus(chunk.records.len() as u64);
+                if !chunk.records.is_empty() {
+                    return Ok(Some(chunk.records.iter().flat_map(|bytes| said.record(bytes)).collect()));
+                }
             }
-            record.encode()
-        };
-        let version = short_text(env!("CARGO_PKG_VERSION"));
-        let body = Body::AgentStarted { boot_id: self.boot_id, version, previous_stop: PreviousStop::None };
-        let mut own_start = Some(vec![Record { at: now.stamp(boot), body }.encode()]);
-        let mut from = old_mark.next();
-        newest.append_continuing(rewound, || {
-            if let Some(start) = own_start.take() {
-                return Ok(Some(start));
-            }
-            let chunk = old.read(from)?;
-            from = from.plus(chunk.records.len() as u64);
-            Ok((!chunk.records.is_empty()).then(|| chunk.records.iter().map(translate).collect()))
+            // At the end the start of this run, unless it was among them.
+            let own_start = (!std::mem::replace(&mut is_done, true) && !said.has_named(boot)).then(|| {
+                let version = short_text(env!("CARGO_PKG_VERSION"));
+                let body = Body::AgentStarted { boot_id, version, previous_stop: PreviousStop::None };
+                vec![Record { at: now.stamp(boot), body }.encode()]
+            });
+            Ok(own_start)
         })?;
-        self.started = Some((newest.id(), boot));
+        self.started = Some((id, boot));
         Ok(())
     }
 }

@@ -97,13 +97,73 @@ fn boots_are_numbered_in_their_order_in_what_is_said_again() {
     let [first, second] = [7, 3].map(|id| BootId([id; 16]));
     let rewound = keeper.shelf.newest().id();
     for boot in [first, second] {
-        keeper.shelf.newest().boot_number(boot).unwrap();
+        let number = keeper.shelf.newest().boot_number(boot).unwrap();
+        let body = Body::ReaderUp { reader: "in".parse().unwrap() };
+        keeper.shelf.newest().append(&[Record { at: NOW.stamp(number), body }.encode()]).unwrap();
     }
-    keeper.start_new(rewound, NOW).unwrap();
+    keeper.start_new(rewound, Seq(0), None, NOW).unwrap();
     let newest = keeper.shelf.newest();
     assert_eq!(newest.boots().unwrap(), [(1, first), (2, second), (3, keeper.boot_id)]);
     let id = newest.id();
-    assert_eq!(read_all(&mut keeper, id)[0].1.at.boot, 3, "its own start belongs to the boot of now");
+    let said: Vec<_> =
+        read_all(&mut keeper, id).iter().map(|(_, record)| (record.body.kind(), record.at.boot)).collect();
+    let [started, up] = ["agent_started", "reader_up"];
+    assert_eq!(said, [(started, 1), (up, 1), (started, 2), (up, 2), (started, 3)], "each boot is named");
+}
+
+#[test]
+fn a_settled_outbox_still_says_what_is_before_and_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut keeper = keeper(folder.path());
+    let old = write(&mut keeper, 9)[0].0;
+    keeper.start_new(old, Seq(4), Some(StoreEpoch(7)), NOW).unwrap();
+    let chunk = keeper.read(old, Seq(2), NOW).unwrap().unwrap();
+    assert_eq!(chunk.records.len(), 3, "2, 3 and 4");
+    let outbox = keeper.shelf.all().next().unwrap();
+    assert_eq!(
+        (outbox.id(), outbox.last_seq(), keeper.shelf.says_through(outbox)),
+        (old, Seq(10), Some(Seq(4)))
+    );
+    assert_eq!(outbox.mark(), Mark { receipted_through: Seq(4), store_epoch: Some(StoreEpoch(7)) });
+    // A later life of the store may go apart from it even earlier.
+    keeper.start_new(old, Seq(2), Some(StoreEpoch(8)), NOW).unwrap();
+    let newest = keeper.shelf.newest().id();
+    let said = read_all(&mut keeper, newest);
+    assert_eq!(said.len(), 3, "the boot, and records 3 and 4: the others are said already");
+    assert_eq!(keeper.read(old, Seq(3), NOW).unwrap().unwrap().records.len(), 0);
+}
+
+#[test]
+fn whoever_says_the_same_again_says_it_in_the_same_outbox_word_for_word() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = keeper(folder.path());
+    let old = write(&mut first, 9)[0].0;
+    drop(first);
+    let clone = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(folder.path()).unwrap().map(Result::unwrap) {
+        std::fs::copy(file.path(), clone.path().join(file.file_name())).unwrap();
+    }
+    let said = |folder: &Path, more: usize| {
+        let mut keeper = keeper(folder);
+        write(&mut keeper, more);
+        keeper.start_new(old, Seq(4), None, NOW).unwrap();
+        let newest = keeper.shelf.newest().id();
+        let records = read_all(&mut keeper, newest);
+        (newest, records.into_iter().map(|(_, record)| record).take(7).collect::<Vec<_>>())
+    };
+    assert_eq!(said(folder.path(), 1), said(clone.path(), 3), "as far as both have the same");
+}
+
+#[test]
+fn an_outbox_of_which_nothing_is_left_to_say_is_left_without_another_telling() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut keeper = keeper(folder.path());
+    let old = write(&mut keeper, 2)[0].0;
+    keeper.start_new(old, Seq(3), Some(StoreEpoch(7)), NOW).unwrap();
+    let newest = keeper.shelf.newest();
+    assert!(newest.id() != old && newest.continues().is_none());
+    keeper.start_new(old, Seq(3), Some(StoreEpoch(8)), NOW).unwrap();
+    assert_eq!(keeper.shelf.all().count(), 2, "the older one is not written any more");
 }
 
 #[test]

@@ -28,6 +28,7 @@ pub mod medium;
 pub mod mounts;
 mod opening;
 pub mod salvage;
+pub mod say_again;
 pub mod shelf;
 pub mod space;
 pub mod wal;
@@ -38,9 +39,10 @@ pub use error::OutboxError;
 
 /// "TAPo": tells an outbox from any other SQLite file.
 const APPLICATION_ID: i32 = 0x5441_506f;
-const SCHEMA_VERSION: i32 = 2;
+const SCHEMA_VERSION: i32 = 3;
 const SCHEMA: &str = include_str!("schema.sql");
 const FROM_1_TO_2: &str = include_str!("from_1_to_2.sql");
+const FROM_2_TO_3: &str = include_str!("from_2_to_3.sql");
 
 /// Bytes of a database page. See `schema.sql`.
 const PAGE_BYTES: u32 = 1024;
@@ -77,6 +79,14 @@ pub struct Chunk {
     pub hash_before: ChainHash,
     /// The records' bytes.
     pub records: Vec<Vec<u8>>,
+}
+
+impl Chunk {
+    /// Leaves out what comes after `last`.
+    pub fn end_at(&mut self, last: Seq) {
+        let count = (last.0 + 1).saturating_sub(self.first_seq.0);
+        self.records.truncate(usize::try_from(count).unwrap_or(usize::MAX));
+    }
 }
 
 impl Outbox {
@@ -207,9 +217,14 @@ impl Outbox {
         self.head.stopped_cleanly
     }
 
-    /// The rewound outbox that this one says again, if any: it is not sent any more.
+    /// The outbox whose end this one says again, if any: of that nothing is sent any more from there on.
     pub fn continues(&self) -> Option<OutboxId> {
         self.head.continues
+    }
+
+    /// The last record that [`Outbox::continues`] still says itself. Nothing in what version 2 wrote.
+    pub fn continues_after(&self) -> Option<Seq> {
+        self.head.continues_after
     }
 
     /// Writes the records in one transaction and returns the number of the first. When this returns, all of them are
@@ -219,19 +234,20 @@ impl Outbox {
         self.write(None, || Ok(all.take()))
     }
 
-    /// Writes everything that `next` gives, until it gives nothing more, and that this outbox says `old` again: in one
-    /// transaction, so that a power cut leaves either all of it or nothing.
+    /// Writes everything that `next` gives, until it gives nothing more, and that this outbox says again what `old` has
+    /// after `after`: in one transaction, so that a power cut leaves either all of it or nothing.
     pub fn append_continuing(
         &mut self,
         old: OutboxId,
+        after: Seq,
         next: impl FnMut() -> Result<Option<Vec<Vec<u8>>>, OutboxError>,
     ) -> Result<Seq, OutboxError> {
-        self.write(Some(old), next)
+        self.write(Some((old, after)), next)
     }
 
     fn write(
         &mut self,
-        continues: Option<OutboxId>,
+        continues: Option<(OutboxId, Seq)>,
         mut next: impl FnMut() -> Result<Option<Vec<Vec<u8>>>, OutboxError>,
     ) -> Result<Seq, OutboxError> {
         let at = |source| OutboxError::Append { source };
@@ -254,7 +270,10 @@ impl Outbox {
                 }
             }
         }
-        let head = Head { continues: continues.or(self.head.continues), ..self.head.clone() };
+        let mut head = self.head.clone();
+        if let Some((old, after)) = continues {
+            (head.continues, head.continues_after) = (Some(old), Some(after));
+        }
         if head != self.head {
             head.write(&transaction).map_err(at)?;
         }
@@ -666,11 +685,11 @@ mod tests {
         assert!(matches!(Outbox::open(&Disk, &other), Err(OutboxError::NotAnOutbox { .. })));
 
         let outbox = new_outbox(folder.path());
-        outbox.db.pragma_update(None, "user_version", 3).unwrap();
+        outbox.db.pragma_update(None, "user_version", 4).unwrap();
         outbox.db.execute("UPDATE outbox SET own_check = 7", []).unwrap();
         let path = outbox.path().to_owned();
         drop(outbox);
-        assert!(matches!(Outbox::open(&Disk, &path), Err(OutboxError::UnknownVersion { version: 3, .. })));
+        assert!(matches!(Outbox::open(&Disk, &path), Err(OutboxError::UnknownVersion { version: 4, .. })));
     }
 
     #[test]

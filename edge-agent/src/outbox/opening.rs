@@ -11,7 +11,8 @@ use super::head::{Head, boot_check, record_check};
 use super::medium::Medium;
 use super::wal::{FRAME_HEADER_BYTES, Finding, HEADER_BYTES, Place, Scan, Transactions};
 use super::{
-    APPLICATION_ID, CACHE_KIB, FROM_1_TO_2, OutboxError, PAGE_BYTES, SCHEMA_VERSION, WAL_PAGES, carve,
+    APPLICATION_ID, CACHE_KIB, FROM_1_TO_2, FROM_2_TO_3, OutboxError, PAGE_BYTES, SCHEMA_VERSION, WAL_PAGES,
+    carve,
 };
 
 /// Records at the end whose chain is checked at the start: what the last commits before a power cut wrote.
@@ -146,6 +147,7 @@ pub fn read_head(db: &mut Connection, path: &Path) -> Result<Head, OutboxError> 
     match pragma(db, "user_version")? {
         SCHEMA_VERSION => {}
         1 => migrate_from_1(db, path)?,
+        2 => migrate_from_2(db, path)?,
         version => {
             // A row that checks out under this version was not written by another one: then the number itself is damaged.
             let is_damage = version < 1 || Head::read(db).is_ok_and(|head| head.is_ok());
@@ -169,6 +171,7 @@ fn migrate_from_1(db: &mut Connection, path: &Path) -> Result<(), OutboxError> {
     let head = Head::read_version_1(&transaction).map_err(at)?;
     let head = head.map_err(|what| OutboxError::Damaged { what })?;
     transaction.execute_batch(FROM_1_TO_2).map_err(at)?;
+    transaction.execute_batch(FROM_2_TO_3).map_err(at)?;
     head.write(&transaction).map_err(at)?;
     {
         let mut boots = transaction.prepare("SELECT boot, boot_id FROM boot").map_err(at)?;
@@ -180,6 +183,15 @@ fn migrate_from_1(db: &mut Connection, path: &Path) -> Result<(), OutboxError> {
                 .map_err(at)?;
         }
     }
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(at)?;
+    transaction.commit().map_err(at)
+}
+
+/// A new column at the end of the row, which says nothing as yet.
+fn migrate_from_2(db: &mut Connection, path: &Path) -> Result<(), OutboxError> {
+    let at = |source| OutboxError::Open { path: path.to_owned(), source };
+    let transaction = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(at)?;
+    transaction.execute_batch(FROM_2_TO_3).map_err(at)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(at)?;
     transaction.commit().map_err(at)
 }
@@ -268,6 +280,20 @@ mod tests {
             let next = outbox.last_seq().next();
             assert_eq!(outbox.append(&[b"more".to_vec()]).unwrap(), next);
         }
+    }
+
+    #[test]
+    fn a_file_of_version_2_is_brought_to_this_version_and_its_row_checks_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.outbox");
+        std::fs::write(&path, VERSION_1).unwrap();
+        drop(Outbox::open(&Disk, &path).unwrap());
+        let db = Connection::open(&path).unwrap();
+        db.execute_batch("ALTER TABLE outbox DROP COLUMN continues_after; PRAGMA user_version = 2").unwrap();
+        drop(db);
+        let outbox = Outbox::open(&Disk, &path).unwrap();
+        assert_eq!((outbox.continues(), outbox.continues_after()), (Some(OutboxId([0x0a; 16])), None));
+        assert_eq!(outbox.last_seq(), Seq(50));
     }
 
     #[test]

@@ -1,4 +1,4 @@
--- Outbox, version 2. One file, one outbox. Small pages: a tap's commit writes one page to the log, and an SD card
+-- Outbox, version 3. One file, one outbox. Small pages: a tap's commit writes one page to the log, and an SD card
 -- lives longer. The id is minted with the file; `seq` is the rowid, so there is no second index to write.
 --
 -- Every row carries a check over itself (`own_check`): a row that was carved out of a damaged file proves itself, and a
@@ -21,7 +21,8 @@ CREATE TABLE outbox (
     mended_through    INTEGER NOT NULL DEFAULT 0,  -- how far the holes of a salvaged outbox are filled
     mended_hash       BLOB,                        -- the chain's hash there
     days              BLOB,                        -- how far receipts went, day by day: see `history.rs`
-    own_check         INTEGER
+    own_check         INTEGER,
+    continues_after   INTEGER                      -- after which of its records: what is up to there is still sent from there
 ) STRICT;
 
 CREATE TABLE boot (

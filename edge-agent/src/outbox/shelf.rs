@@ -440,9 +440,24 @@ impl Shelf {
         self.find(id).map_or(Ok(None), |outbox| outbox.hash_at(seq))
     }
 
-    /// Whether another outbox says it again: then it is not sent any more.
+    /// Whether another outbox says its end again.
     pub fn is_retired(&self, id: OutboxId) -> bool {
         self.outboxes.iter().any(|outbox| outbox.continues() == Some(id))
+    }
+
+    /// The last record that an outbox says itself: what follows is said by another one. `None` if nothing of it is sent any
+    /// more: an agent that wrote version 2 did not note from where on, or nothing before that is left.
+    pub fn says_through(&self, outbox: &Outbox) -> Option<Seq> {
+        says_through(&self.outboxes, outbox)
+    }
+
+    /// Makes a new outbox under this id if no file here has ever been called so, else under a new one.
+    pub fn start_another_as(&mut self, id: OutboxId) -> Result<(), OutboxError> {
+        let is_taken = self.listed()?.iter().any(|path| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&id.to_string()))
+        });
+        let id = if is_taken { (self.mint)() } else { id };
+        self.start_new(&self.owner.clone(), id)
     }
 
     /// The newest outbox, to be written, and the one called `id`, to be read; `None` if that is not another one.
@@ -554,6 +569,16 @@ impl Aside {
             file,
         })
     }
+}
+
+/// See [`Shelf::says_through`].
+pub fn says_through(all: &[Outbox], outbox: &Outbox) -> Option<Seq> {
+    let mut others = all.iter().filter(|other| other.continues() == Some(outbox.id())).peekable();
+    if others.peek().is_none() {
+        return Some(outbox.last_seq());
+    }
+    let first = others.map(Outbox::continues_after).min().flatten();
+    first.filter(|through| *through > outbox.pruned_through())
 }
 
 /// `ID`, or `ID.N` of one that was salvaged N times.

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 
 use tap_protocol::chain::ChainHash;
 use tap_protocol::hello::OutboxHello;
-use tap_protocol::ids::{BootId, OutboxId, Seq};
+use tap_protocol::ids::{BootId, OutboxId, Seq, StoreEpoch};
 use tap_protocol::limits::MAX_HELLO_OUTBOXES;
 use tap_protocol::record::{Body, Record};
 use tap_protocol::tap::Tap;
@@ -71,10 +71,14 @@ pub enum Job {
     },
     /// Write dirty marks and prune a little of what is receipted and old.
     Housekeep,
-    /// An outbox was put back to an older state: start a new one and say again in it what has no receipt.
+    /// The store and this outbox go apart: start a new one and say again in it what the store lacks.
     StartNew {
         /// Which.
         rewound: OutboxId,
+        /// What follows this record is said again.
+        after: Seq,
+        /// The life of the store that has the records up to there, if one was found to have exactly these.
+        epoch: Option<StoreEpoch>,
         /// Time and place for the first record.
         now: Now,
     },
@@ -128,6 +132,13 @@ pub enum Done {
     Shelf(Vec<OutboxView>),
     /// No new outbox could be started; the next receipt gives reason to try again.
     StartFailed(OutboxError),
+    /// What [`Job::StartNew`] asked for is done, or it failed; [`Done::Shelf`] came before.
+    Left {
+        /// Which outbox was left.
+        outbox: OutboxId,
+        /// Whether it was.
+        is_done: bool,
+    },
     /// Housekeeping failed; it is tried again.
     HousekeepingFailed(OutboxError),
     /// The thread has ended and everything is written.
@@ -174,13 +185,15 @@ impl Committed<Record> {
 pub struct OutboxView {
     /// Which.
     pub id: OutboxId,
-    /// The last record on the medium.
+    /// The last record on the medium; where another outbox says its end again, the last before that.
     pub last_seq: Seq,
     /// How far receipts go.
     pub mark: Mark,
     /// The last record deleted.
     pub pruned_through: Seq,
-    /// Another outbox says it again: it is not sent any more.
+    /// Another outbox says its end again: nothing is added to it, and nothing after `last_seq` is sent.
+    pub is_settled: bool,
+    /// Nothing of it is sent any more.
     pub is_retired: bool,
     /// It has no holes; if not, it is not sent yet, and nothing may overtake it.
     pub is_sound: bool,
@@ -254,7 +267,10 @@ impl OutboxThread {
                     Job::Read { outbox, .. } => Done::Gone { outbox },
                     Job::HashAt { receipt } => Done::HashAt { receipt, own: Ok(None) },
                     Job::Refill { .. } | Job::SetMark { .. } | Job::Housekeep => continue,
-                    Job::StartNew { .. } => Done::StartFailed(why()),
+                    Job::StartNew { rewound, .. } => {
+                        let _ = answers.blocking_send(Done::StartFailed(why()));
+                        Done::Left { outbox: rewound, is_done: false }
+                    }
                     Job::Try => Done::Tried(Err(why())),
                     Job::Stop => break,
                 };
@@ -400,11 +416,14 @@ impl Worker {
                 Ok(true) => self.answer_shelf(),
                 Err(error) => self.answer(Done::HousekeepingFailed(error)),
             },
-            Job::StartNew { rewound, now } => {
-                if let Err(error) = self.keeper.start_new(rewound, now) {
+            Job::StartNew { rewound, after, epoch, now } => {
+                let done = self.keeper.start_new(rewound, after, epoch, now);
+                let is_done = done.is_ok();
+                if let Err(error) = done {
                     self.answer(Done::StartFailed(error));
                 }
                 self.answer_shelf();
+                self.answer(Done::Left { outbox: rewound, is_done });
             }
             Job::Try => {
                 let tried = self.keeper.try_write(now);
@@ -425,13 +444,17 @@ impl Worker {
 
     fn answer_shelf(&mut self) {
         let shelf = self.keeper.shelf();
-        let views = shelf.all().map(|outbox| OutboxView {
-            id: outbox.id(),
-            last_seq: outbox.last_seq(),
-            mark: outbox.mark(),
-            pruned_through: outbox.pruned_through(),
-            is_retired: shelf.is_retired(outbox.id()),
-            is_sound: outbox.stage().is_sound(),
+        let views = shelf.all().map(|outbox| {
+            let says_through = shelf.says_through(outbox);
+            OutboxView {
+                id: outbox.id(),
+                last_seq: says_through.unwrap_or(outbox.last_seq()),
+                mark: outbox.mark(),
+                pruned_through: outbox.pruned_through(),
+                is_settled: shelf.is_retired(outbox.id()),
+                is_retired: says_through.is_none(),
+                is_sound: outbox.stage().is_sound(),
+            }
         });
         let views = views.collect();
         self.answer(Done::Shelf(views));
@@ -492,6 +515,7 @@ mod tests {
             last_seq: Seq(5),
             mark: Mark { receipted_through: Seq(receipted), store_epoch: None },
             pruned_through: Seq(0),
+            is_settled: is_retired,
             is_retired,
             is_sound: true,
         };
@@ -560,11 +584,15 @@ mod tests {
         thread
             .submit(Job::SetMark { outbox: old, mark: Mark { receipted_through: Seq(2), store_epoch: None } })
             .unwrap();
-        thread.submit(Job::StartNew { rewound: old, now: NOW }).unwrap();
+        let again = |after| Job::StartNew { rewound: old, after, epoch: Some(StoreEpoch(7)), now: NOW };
+        thread.submit(again(Seq(2))).unwrap();
         let views = shelf(&mut done);
         assert_eq!(views.len(), 2);
-        assert!(views[0].is_retired && !views[1].is_retired);
-        assert_eq!(views[1].last_seq, Seq(3), "its own start, and records 3 and 4 of the old one");
+        assert!(views[0].is_settled && !views[0].is_retired && !views[1].is_settled);
+        assert_eq!(views[0].last_seq, Seq(2), "the rest is the other one's to say");
+        assert_eq!(views[1].last_seq, Seq(3), "which boot it was, and records 3 and 4 of the old one");
+        thread.submit(again(Seq(2))).unwrap();
+        assert_eq!(shelf(&mut done), views, "what is done is not done again");
         thread.stop();
     }
 }

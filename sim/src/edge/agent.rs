@@ -10,6 +10,7 @@ use edge_agent::now::Now;
 use edge_agent::outbox::worker::{OutboxView, told_in_hello};
 use edge_agent::reader::card_read::CardRead;
 use edge_agent::relay::{Relay, Send, Verdict};
+use edge_agent::settlement::{Heard, Here, How, Settlement, Step};
 use tap_protocol::chain::ChainHash;
 use tap_protocol::envelope::Batch;
 use tap_protocol::hello::{Hello, ReaderKind};
@@ -17,6 +18,7 @@ use tap_protocol::ids::{OutboxId, Seq, StoreEpoch};
 use tap_protocol::limits::MAX_UNRECEIPTED_BATCHES;
 use tap_protocol::receipt::Receipt;
 use tap_protocol::record::{AnchorSource, Body};
+use tap_protocol::report::{Report, What};
 use tap_protocol::tap::{Direction, Tap, Verdict as RosterVerdict};
 use tap_protocol::topic::{Channel, Topic};
 
@@ -52,6 +54,7 @@ pub(super) struct Agent {
     pub(super) session: Option<Session>,
     had_session: bool,
     starting_new: bool,
+    settlement: Settlement,
     pub(super) jobs: VecDeque<Job>,
     pub(super) in_hand: InHand,
     send_not_before_ms: u64,
@@ -98,7 +101,7 @@ impl Agent {
             direction,
         };
         let views = machine.views();
-        let agent = Agent {
+        let mut agent = Agent {
             admission: Admission::new(
                 DEFAULT_DEBOUNCE_MS,
                 [place("in", Direction::In), place("out", Direction::Out)],
@@ -112,6 +115,7 @@ impl Agent {
             session: None,
             had_session: false,
             starting_new: false,
+            settlement: Settlement::default(),
             jobs: VecDeque::new(),
             in_hand: InHand::Nothing,
             send_not_before_ms: 0,
@@ -120,6 +124,7 @@ impl Agent {
             connect_pause_ms: 200,
             connecting: None,
         };
+        agent.shelf_is_now(machine, now.boottime_ms);
         machine.plan(stage, 0, DoorEvent::Connect);
         agent
     }
@@ -267,9 +272,10 @@ impl Agent {
                     self.shelf_is_now(machine, now.boottime_ms);
                 }
             }
-            Job::StartNew(rewound, at) => {
-                machine.say_again(stage, rewound, at);
+            Job::StartNew(settled, at) => {
+                let is_done = machine.leave(stage, &settled, at);
                 self.shelf_is_now(machine, now.boottime_ms);
+                self.left(settled.outbox, is_done, now);
             }
         }
     }
@@ -279,6 +285,11 @@ impl Agent {
         for view in &views {
             if view.is_retired {
                 self.relay.retired(view.id);
+            } else if view.is_settled {
+                if self.relay.settled_at(view.id) != Some(view.last_seq) {
+                    self.relay.settled(view.id, view.last_seq, view.mark);
+                    self.marks.insert(view.id, view.mark.receipted_through);
+                }
             } else {
                 self.relay.started(view.id, view.last_seq, view.mark);
                 self.relay.appended(view.id, view.last_seq, now_ms);
@@ -287,7 +298,6 @@ impl Agent {
         if self.views.last().map(|view| view.id) != views.last().map(|view| view.id) {
             self.anchors.start_over();
         }
-        self.starting_new = false;
         self.views = views;
     }
 
@@ -350,6 +360,7 @@ impl Agent {
             if !(stage.has(Bait::NoGoBack) && self.had_session) {
                 self.relay.connected(now.boottime_ms);
             }
+            self.settlement.connected();
             self.had_session = true;
             return;
         }
@@ -424,6 +435,11 @@ impl Agent {
         if self.starting_new {
             return;
         }
+        match self.settlement.receipt(receipt, own) {
+            Heard::NotMine => {}
+            Heard::Taken => return,
+            Heard::Over => stage.tally.count("settlements that a restored store ended"),
+        }
         let verdict = self.relay.receipt(receipt, own, now.boottime_ms);
         let outbox = short(receipt.outbox);
         let what = match verdict {
@@ -436,11 +452,14 @@ impl Agent {
                 if matches!(verdict, Verdict::Restored(_)) { "restored" } else { "advanced" }
             }
             Verdict::Nothing => "nothing",
-            Verdict::Rewound => {
-                self.starting_new = self.submit(Job::StartNew(receipt.outbox, now));
-                "rewound"
+            Verdict::Rewound | Verdict::Forked => {
+                if let Some(view) = self.views.iter().find(|view| view.id == receipt.outbox) {
+                    let mark = (view.mark.receipted_through, view.mark.store_epoch);
+                    let here = Here { floor: view.pruned_through, last: view.last_seq, mark };
+                    self.settlement.begin(receipt, here);
+                }
+                if verdict == Verdict::Rewound { "rewound" } else { "forked" }
             }
-            Verdict::Forked => "forked",
             Verdict::HistoryGone => "history gone",
             Verdict::Foreign => "foreign",
         };
@@ -457,6 +476,7 @@ impl Agent {
         if now.boottime_ms < self.send_not_before_ms {
             return;
         }
+        self.settle_what_is_due(machine, stage, now);
         while let Some(send) = self.relay.next(now.boottime_ms) {
             match send {
                 Send::Hello => self.send_hello(machine, stage, now),
@@ -474,6 +494,58 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// As `Agent::settle_what_is_due`.
+    fn settle_what_is_due(&mut self, machine: &Machine, stage: &mut Stage, now: Now) {
+        let Some(session) = self.session.as_mut().filter(|_| !self.starting_new) else { return };
+        match self.settlement.next(now.boottime_ms) {
+            None => {}
+            Some(Step::Ask { outbox, seqs, is_repeated }) => {
+                stage.tally.count("questions where an outbox and the store go apart");
+                stage.say(
+                    format_args!("door {}", machine.no + 1),
+                    format_args!("asks for {} at {seqs:?}", short(outbox)),
+                );
+                let what = What::HashesWanted { outbox, seqs };
+                let (controller, boottime_ms) = (machine.id.clone(), now.boottime_ms);
+                let report = Report { controller, boot_id: machine.boot_id, boottime_ms, what };
+                let topic = Topic::new(&machine.id, Channel::Report).to_string();
+                let message = stage.message(topic, report.sign(&machine.key));
+                session.try_publish(stage, message, None);
+                if is_repeated {
+                    self.relay.hello_now(now.boottime_ms);
+                }
+            }
+            Some(Step::Settle(settled)) => {
+                let how = match settled.how {
+                    How::Exact(_) => "exactly",
+                    How::BeforeWhatIsKept => "before what is kept",
+                    How::Unanswered => "without an answer",
+                };
+                stage.tally.count(&format!("settled: {how}"));
+                stage.say(
+                    format_args!("door {}", machine.no + 1),
+                    format_args!("settles {} after {}, {how}", short(settled.outbox), settled.after),
+                );
+                self.starting_new = self.submit(Job::StartNew(settled, now));
+            }
+        }
+    }
+
+    /// As `Agent::left`.
+    fn left(&mut self, outbox: OutboxId, is_done: bool, now: Now) {
+        self.starting_new = false;
+        if !is_done {
+            return;
+        }
+        let newest = self.views.last().map(|view| view.id);
+        let view = self.views.iter().find(|view| view.id == outbox && !view.is_retired);
+        if let Some(view) = view.filter(|view| newest != Some(view.id)) {
+            self.relay.settled(view.id, view.last_seq, view.mark);
+            self.marks.insert(view.id, view.mark.receipted_through);
+        }
+        self.relay.hello_now(now.boottime_ms);
     }
 
     fn send_hello(&mut self, machine: &Machine, stage: &mut Stage, now: Now) {
@@ -502,10 +574,13 @@ impl Agent {
     fn send_batch(&mut self, machine: &mut Machine, stage: &mut Stage, outbox: OutboxId, first_seq: Seq) {
         let now = self.clocks(machine, stage);
         let Some(file) = machine.disk.find(outbox) else { return self.relay.not_sent() };
-        let Some(chunk) = file.read(first_seq) else {
+        let Some(mut chunk) = file.read(first_seq) else {
             stage.oracle.read_of_pruned(machine.no, first_seq);
             return self.relay.not_sent();
         };
+        if let Some(file) = machine.disk.outboxes.iter().find(|file| file.id == outbox) {
+            chunk.end_at(machine.disk.says_through(file).unwrap_or(Seq::ZERO));
+        }
         let count = chunk.records.len() as u64;
         let (Some(session), true) = (&mut self.session, count > 0) else { return self.relay.not_sent() };
         let through = first_seq.plus(count - 1);
@@ -568,7 +643,11 @@ impl Agent {
         let second = now_ms + 1_000;
         let sending_ms = match self.send_not_before_ms > now_ms {
             true => self.send_not_before_ms,
-            false => self.relay.wake_at_ms().unwrap_or(second),
+            false => {
+                let settling_ms = self.settlement.wake_at_ms();
+                let settling_ms = settling_ms.filter(|_| self.session.is_some() && !self.starting_new);
+                self.relay.wake_at_ms().into_iter().chain(settling_ms).min().unwrap_or(second)
+            }
         };
         let wake_ms = sending_ms.min(second);
         // Boottime drifts against true time by less than a millisecond a second.

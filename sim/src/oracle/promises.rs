@@ -10,7 +10,7 @@ use tap_protocol::receipt::Receipt;
 use tap_protocol::record::{Body, Record};
 use tap_protocol::time_repair::Anchor;
 
-use super::{Boot, FateState, ForAPerson, Oracle, Stored, delivery, delivery_of, index};
+use super::{Boot, FateState, Oracle, Stored, delivery, delivery_of, index};
 use crate::disk::{Disk, TapNo};
 use crate::edge::Door;
 use crate::legacy::Legacy;
@@ -119,7 +119,7 @@ impl Oracle {
         }
         if let Some(tap) = tap {
             let fate = &mut self.taps[tap];
-            if fate.stored && !fate.said_again {
+            if fate.stored {
                 return self.breaks("a_tap_is_stored_once", format!("{place}: tap {tap} was stored before"));
             }
             fate.stored = true;
@@ -260,10 +260,9 @@ impl Oracle {
         doors: &[Door],
         a_day_has_passed: bool,
     ) -> Option<String> {
-        let for_a_person = ForAPerson::on(doors, store);
-        let left = self.taps.iter().enumerate().find(|(tap, fate)| match fate.state {
+        let left = self.taps.iter().enumerate().find(|(_, fate)| match fate.state {
             FateState::Waiting => true,
-            FateState::Committed => !fate.stored && !for_a_person.has(*tap),
+            FateState::Committed => !fate.stored,
             FateState::Refused | FateState::Interrupted | FateState::Destroyed => false,
         });
         if let Some((tap, fate)) = left {
@@ -324,18 +323,8 @@ impl Oracle {
     }
 
     /// At rest: read = committed + refused + interrupted, and stored taps = the sum over the delivery states.
-    pub fn the_ledger_balances(
-        &mut self,
-        store: &mut MemoryStore,
-        doors: &[Door],
-        legacy: &Legacy,
-        tally: &mut Tally,
-    ) {
+    pub fn the_ledger_balances(&mut self, store: &mut MemoryStore, legacy: &Legacy, tally: &mut Tally) {
         const PROMISE: &str = "the_ledger_balances";
-        let for_a_person = ForAPerson::on(doors, store);
-        let unstored =
-            |taps: &BTreeSet<TapNo>| taps.iter().filter(|tap| !self.taps[**tap].stored).count() as u64;
-        let (disputed, retired) = (unstored(&for_a_person.disputed), unstored(&for_a_person.retired));
         let of = |state| self.taps.iter().filter(|fate| fate.state == state).count() as u64;
         let (committed, refused) = (of(FateState::Committed), of(FateState::Refused));
         let (interrupted, destroyed) = (of(FateState::Interrupted), of(FateState::Destroyed));
@@ -349,8 +338,6 @@ impl Oracle {
             ("taps destroyed by a disaster", destroyed),
             ("taps stored", stored),
             ("taps said again in a new outbox", said_again),
-            ("taps left in a disputed outbox", disputed),
-            ("taps left in a retired outbox", retired),
             ("records stored", self.stored.len() as u64),
             ("taps that found their time after a day", self.came_back),
             ("calls at the legacy API", legacy.calls()),

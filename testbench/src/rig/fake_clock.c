@@ -4,6 +4,7 @@
  * the clock while the program runs:
  *   wall     "OFFSET_MS VOUCHED": added to CLOCK_REALTIME, and whether adjtimex says that it is synchronised
  *   boot_id  what /proc/sys/kernel/random/boot_id shows
+ *   machine  what /etc/machine-id shows, and no board's serial number; if the file is there
  * CLOCK_BOOTTIME and CLOCK_MONOTONIC are the kernel's: a time namespace can set those. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -61,6 +62,12 @@ static int open_as_shown(const char *name, const char *path, int flags, mode_t m
     if (folder && strcmp(path, "/proc/sys/kernel/random/boot_id") == 0) {
         snprintf(shown, sizeof shown, "%s/boot_id", folder);
         path = shown;
+    }
+    int names_machine = strcmp(path, "/etc/machine-id") == 0;
+    int names_board = strcmp(path, "/sys/firmware/devicetree/base/serial-number") == 0;
+    if (folder && (names_machine || names_board)) {
+        snprintf(shown, sizeof shown, "%s/machine", folder);
+        if (access(shown, R_OK) == 0) path = shown;
     }
     return real(path, flags, mode);
 }

@@ -1,4 +1,4 @@
-//! Another wall clock, another word of the kernel about it, other boots: for one program, while the machine keeps its
+//! Another wall clock, another word of the kernel about it, other boots, another machine: for one program, while the machine keeps its
 //! own. It doesn't know which program.
 //!
 //! The wall clock, `adjtimex` and the boot id come from a small library in front of libc (`fake_clock.c`, built by gcc
@@ -58,6 +58,15 @@ impl FakeClock {
     pub fn shows(&self, wall_ms: i64, vouched: bool) -> anyhow::Result<()> {
         let offset_ms = wall_ms - true_utc_ms();
         self.put("wall", &format!("{offset_ms} {}", u8::from(vouched)))
+    }
+
+    /// What is started from now on is on another machine.
+    ///
+    /// # Errors
+    ///
+    /// When the folder cannot be written.
+    pub fn on_machine(&self, id: &str) -> anyhow::Result<()> {
+        self.put("machine", id)
     }
 
     /// The power is gone until the next whole second; then another boot begins: another boot id, and boottime from

@@ -325,3 +325,29 @@ CREATE TABLE roster (
 ) STRICT;
 
 INSERT INTO roster VALUES (1, NULL, 0, 0, NULL);
+-- Commands to controllers, and what contradicts itself. A bounded number of each per controller.
+
+CREATE TABLE commands (
+    controller_no INTEGER NOT NULL REFERENCES controllers (no),
+    number INTEGER NOT NULL,
+    -- The order as version byte and postcard.
+    what BLOB NOT NULL,
+    why TEXT NOT NULL,
+    issued_ms INTEGER NOT NULL,
+    ended_ms INTEGER,
+    outcome TEXT,
+    detail TEXT,
+    PRIMARY KEY (controller_no, number)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE troubles (
+    controller_no INTEGER NOT NULL REFERENCES controllers (no),
+    kind TEXT NOT NULL,
+    -- Empty if it is about no outbox.
+    outbox BLOB NOT NULL,
+    at_seq INTEGER,
+    first_ms INTEGER NOT NULL,
+    last_ms INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    PRIMARY KEY (controller_no, kind, outbox)
+) STRICT, WITHOUT ROWID;

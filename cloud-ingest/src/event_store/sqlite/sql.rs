@@ -341,6 +341,27 @@ pub const REVOKED_IN: &str =
 /// The keys' numbers take the place of `{keys}`.
 pub const ENTRIES: &str = "SELECT s.token, b.revoked_ms IS NOT NULL FROM seals s JOIN badges b ON b.no = s.badge_no \
      WHERE s.key_id IN ({keys}) ORDER BY s.token";
+// Commands, and what contradicts itself.
+
+pub const PLACE: &str = "SELECT e.hash FROM controllers c JOIN outboxes o ON o.controller_no = c.no AND o.id = ?2 \
+     JOIN events e ON e.outbox_no = o.no AND e.seq = ?3 WHERE c.id = ?1";
+pub const COMMANDS: &str = "SELECT number, what, why, issued_ms, ended_ms, outcome, detail FROM commands \
+     WHERE controller_no = ?1 ORDER BY number DESC";
+pub const COMMANDS_OF: &str = "SELECT number, what, why, issued_ms, ended_ms, outcome, detail FROM commands \
+     WHERE controller_no = (SELECT no FROM controllers WHERE id = ?1) ORDER BY number DESC";
+pub const NEXT_COMMAND: &str = "SELECT number, what, why, issued_ms, ended_ms, outcome, detail FROM commands \
+     WHERE controller_no = (SELECT no FROM controllers WHERE id = ?1) AND ended_ms IS NULL ORDER BY number LIMIT 1";
+pub const NEW_COMMAND: &str = "INSERT INTO commands VALUES (?1, ?2, ?3, ?4, ?5, NULL, NULL, NULL)";
+pub const FORGET_COMMAND: &str = "DELETE FROM commands WHERE controller_no = ?1 AND number <= ?2";
+pub const END_COMMAND: &str = "UPDATE commands SET ended_ms = ?3, outcome = ?4, detail = ?5 \
+     WHERE controller_no = ?1 AND number = ?2 AND ended_ms IS NULL";
+pub const TROUBLE_AGAIN: &str = "UPDATE troubles SET last_ms = ?4, count = count + 1 \
+     WHERE controller_no = ?1 AND kind = ?2 AND outbox = ?3";
+pub const NEW_TROUBLE: &str = "INSERT INTO troubles VALUES (?1, ?2, ?3, ?4, ?5, ?5, 1)";
+pub const FORGET_TROUBLE: &str = "DELETE FROM troubles WHERE controller_no = ?1 AND (kind, outbox) IN \
+     (SELECT kind, outbox FROM troubles WHERE controller_no = ?1 ORDER BY last_ms DESC, kind DESC, outbox DESC LIMIT -1 OFFSET ?2)";
+pub const TROUBLES_OF: &str = "SELECT kind, outbox, at_seq, first_ms, last_ms, count FROM troubles \
+     WHERE controller_no = (SELECT no FROM controllers WHERE id = ?1) ORDER BY last_ms DESC, kind, outbox";
 
 #[cfg(test)]
 mod tests {
