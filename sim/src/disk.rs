@@ -15,6 +15,9 @@ use tap_protocol::limits::{MAX_BATCH_RECORD_BYTES, MAX_BATCH_RECORDS};
 /// A tap as the simulation numbers it. The acting code never sees it.
 pub type TapNo = usize;
 
+/// Records said again, and which taps they are.
+pub type Again = Vec<(Vec<u8>, Option<TapNo>)>;
+
 /// All outboxes of a controller, oldest first. The last one is written.
 #[derive(Debug, Clone, Default)]
 pub struct Disk {
@@ -110,12 +113,7 @@ impl Disk {
     }
 
     /// What an outbox has after `after` and up to `last`, in the newest one's terms. As `Keeper::say_again`.
-    pub fn say_again(
-        &mut self,
-        old: OutboxId,
-        after: Seq,
-        last: Seq,
-    ) -> (Vec<(Vec<u8>, Option<TapNo>)>, SaidAgain) {
+    pub fn say_again(&mut self, old: OutboxId, after: Seq, last: Seq) -> (Again, SaidAgain) {
         let (new, older) = self.outboxes.split_last_mut().expect("a disk is never without an outbox");
         let old_outbox = older.iter().find(|outbox| outbox.id == old).expect("what is left is on the disk");
         let boots = (1..).zip(old_outbox.boots.iter().map(|boot_id| (new.boot_number(*boot_id), *boot_id)));
