@@ -561,7 +561,10 @@ control_public_key_file = "{at}/keys/control-1.pub"
             files = lines.controllers_files,
         ),
     };
-    let name = (!options.enrolled).then(|| format!("controller = \"{CONTROLLER}\"")).unwrap_or_default();
+    let name = match options.enrolled {
+        true => String::new(),
+        false => format!("controller = \"{CONTROLLER}\""),
+    };
     let edge = format!(
         r#"{name}
 state_dir = "{at}/state"
