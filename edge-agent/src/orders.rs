@@ -146,7 +146,7 @@ pub enum Done {
 pub type FetchKeys = Box<dyn Fn() -> (Outcome, String) + Send>;
 
 /// What is fetched where nobody enrolled this controller.
-pub fn fetch_keys() -> (Outcome, String) {
+pub fn provisioned_by_hand() -> (Outcome, String) {
     (Outcome::Refused, "this controller was not enrolled: its keys were put here by hand".into())
 }
 
@@ -293,7 +293,7 @@ mod tests {
             root: "/nonexistent".into(),
         };
         let dir = folder.path().to_owned();
-        let orders = Orders::start(dir, nothing, Box::new(fetch_keys), answers).unwrap();
+        let orders = Orders::start(dir, nothing, Box::new(provisioned_by_hand), answers).unwrap();
         assert!(orders.submit(Job::FetchKeys { number: 3 }));
         let ended = done.recv().await.unwrap();
         assert!(matches!(ended, Done::Ended { number: 3, outcome: Outcome::Refused, .. }), "{ended:?}");

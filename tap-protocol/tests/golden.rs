@@ -34,7 +34,7 @@ fn receipt_key() -> SigningKey {
     SigningKey::from_seed(&[0x22; 32])
 }
 
-/// The cloud's control key.
+/// The cloud's control key: signs rosters and commands.
 fn control_key() -> SigningKey {
     SigningKey::from_seed(&[0x44; 32])
 }
@@ -157,11 +157,6 @@ fn receipt() -> Receipt {
         echo: Some(Echo { boot_id: BOOT, boottime_ms: 60_000 }),
         cloud_utc_ms: 1_795_248_000_040,
     }
-}
-
-/// The cloud's control key signs rosters.
-fn control_key() -> SigningKey {
-    SigningKey::from_seed(&[0x44; 32])
 }
 
 /// The golden badge is known; another one was revoked.

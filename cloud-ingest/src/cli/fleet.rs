@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
+use tap_protocol::command::Order;
 use tap_protocol::ids::ControllerId;
 
 use super::deed::{Why, deed};
@@ -97,7 +98,10 @@ fn out_of_trust(args: OutOfTrust, standing: Standing, what: &str, would: &str) -
         println!("nothing was changed; say --yes to do it");
         return Ok(ExitCode::SUCCESS);
     }
-    store.set_standing(&id, standing, &deed(now, what, id.as_str(), Why(reason)))?;
+    store.set_standing(&id, standing, &deed(now, what, id.as_str(), Why(reason.clone())))?;
+    if standing == Standing::Revoked {
+        store.queue_command(&id, &Order::Revoke, &reason, now)?;
+    }
     println!("{id} ({name}) is {}: {would}", standing.name());
     Ok(ExitCode::SUCCESS)
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, ensure};
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use tap_protocol::command::Order;
 
 use super::deed::{self, Why};
 use super::reading::{open, table};
@@ -14,7 +15,7 @@ use super::{ConfigFile, Form, Output, print_json};
 use crate::api::view;
 use crate::clock::Clock;
 use crate::event_store::sqlite::SqliteStore;
-use crate::event_store::{EventStore, Member, UtcMs};
+use crate::event_store::{EventStore, Member, Standing, UtcMs};
 use crate::keyring::ring::{self, Entry, Kind, Reach, Ring};
 use crate::keyring::{make_files, read_or_begin, read_ring, write_ring};
 
@@ -32,7 +33,7 @@ pub enum Verb {
         #[command(flatten)]
         output: Output,
     },
-    /// Make the next key of a kind; controllers hear of it with their next renewal
+    /// Make the next key of a kind; controllers that are connected fetch it within two minutes
     Rotate {
         /// receipt, control or token
         kind: Kind,
@@ -91,7 +92,7 @@ pub fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Status { config, output } => return status(&config, output.output, &KEYS),
         Verb::Rotate { kind, config } => {
             let made = rotate(&config, kind)?;
-            println!("made {}: controllers hear of it with their next renewal", made.name());
+            println!("made {}: controllers that are connected fetch it within two minutes", made.name());
             println!(
                 "when `cloud-ingest keys status` says all have it: cloud-ingest keys activate {}",
                 kind.name()
@@ -208,7 +209,18 @@ fn change(
     // The log first: a step that nobody can account for is worse than an account of one that failed.
     store.note_deed(&deed::deed(now, what, &entry.name(), Why(reason)))?;
     write_ring(&loaded.keys.dir, &ring)?;
+    tell(&mut store, &format!("{what} {}", entry.name()), now)?;
     Ok(entry)
+}
+
+/// Enrolled controllers fetch their bundles anew, each with its next hello, and not when the certificate is due.
+fn tell(store: &mut SqliteStore, why: &str, now: UtcMs) -> anyhow::Result<()> {
+    for member in store.fleet()? {
+        if member.standing == Standing::Active && member.fetched.is_some() {
+            store.queue_command(&member.controller.id, &Order::FetchKeys, why, now)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -10,8 +10,12 @@ use tap_protocol::report::Outcome;
 use tap_protocol::topic::{Channel, Topic};
 
 use super::{BrokerLink, Running, Stopped};
+use crate::event_store::Standing;
 use crate::event_store::commands::{CommandEnd, TroubleKind, order_text};
 use crate::receipts;
+
+/// The service looks at its keys every few seconds: who was sent to fetch them sooner could get the old ones.
+const KEYS_ARE_LIVE_AFTER_MS: i64 = 10_000;
 
 impl<L: BrokerLink> Running<L> {
     pub(super) async fn command_done(
@@ -76,10 +80,32 @@ impl<L: BrokerLink> Running<L> {
         self.send_next_command(&hello.controller).await
     }
 
-    async fn send_next_command(&mut self, controller: &ControllerId) -> Result<(), Stopped> {
-        let id = controller.clone();
-        let next = self.persist("look for a command", move |store| store.next_command(&id)).await?;
+    pub(super) async fn send_next_command(&mut self, controller: &ControllerId) -> Result<(), Stopped> {
+        let (id, now) = (controller.clone(), self.worker.clock.now());
+        let next = self
+            .persist("look for a command", move |store| {
+                let is_revoked =
+                    store.member(&id)?.is_some_and(|member| member.standing == Standing::Revoked);
+                while let Some(next) = store.next_command(&id)? {
+                    // Nobody who is out of trust is heard, so a revocation is never reported done; and who was enrolled
+                    // again must not hear of it.
+                    if next.order != Order::Revoke || is_revoked {
+                        return Ok(Some(next));
+                    }
+                    let detail = "the controller was enrolled again".into();
+                    store.end_command(
+                        &id,
+                        next.number,
+                        &CommandEnd { at: now, outcome: Outcome::Refused, detail },
+                    )?;
+                }
+                Ok(None)
+            })
+            .await?;
         if let Ok(Some(next)) = next {
+            if next.order == Order::FetchKeys && now.0 - next.issued.0 < KEYS_ARE_LIVE_AFTER_MS {
+                return Ok(());
+            }
             let order = order_text(&next.order);
             let (number, issued_utc_ms) = (next.number, next.issued.0);
             let command =

@@ -215,9 +215,12 @@ impl<L: BrokerLink> Running<L> {
         if !self.worker.roll.borrow().revoked.contains(controller) {
             return Ok((arrival, None));
         }
-        self.worker.usher.ring(controller);
+        let id = controller.clone();
+        // It is told first, so that it knows why the door is closed.
+        self.send_next_command(&id).await?;
+        self.worker.usher.ring(&id);
         let Arrival::Records(batch) = arrival else {
-            return Ok((Arrival::Reject(revoked::not_heard(controller)), None));
+            return Ok((Arrival::Reject(revoked::not_heard(&id)), None));
         };
         let (controller, outbox) = (batch.controller().clone(), batch.outbox());
         let through = self

@@ -16,6 +16,7 @@ pub fn folder() -> tempfile::TempDir {
     dir
 }
 
+/// The next key of that kind is made and told.
 pub fn rotate(dir: &Path, kind: Kind) {
     let mut ring = read_ring(dir).unwrap();
     let entry = ring.rotate(kind, NOW).unwrap();

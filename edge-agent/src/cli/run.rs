@@ -13,24 +13,28 @@ use edge_agent::agent::commands::Commands;
 use edge_agent::agent::{Agent, Event, Setup, with_causes};
 use edge_agent::clock_watch::ClockWatch;
 use edge_agent::config::{Config, EXIT_CONFIG, ReaderConfig};
+use edge_agent::control::Response;
 use edge_agent::credentials::Credentials;
+use edge_agent::enrolment::folder::RecordKey;
 use edge_agent::identity::Identity;
 use edge_agent::known_time::KnownTime;
-use edge_agent::orders::{self, Book, Orders};
+use edge_agent::orders::{self, Book, FetchKeys, Orders};
 use edge_agent::outbox::medium::Disk;
 use edge_agent::outbox::shelf::{Owner, Shelf};
 use edge_agent::outbox::worker::{OutboxThread, mint_outbox_id};
 use edge_agent::outbox::{OutboxError, lock, mounts};
 use edge_agent::reader::{ReaderEvent, RunningReader, serial};
-use edge_agent::renewal_task::{self, Renewer};
+use edge_agent::renewal_task::{self, RenewalHandle, Renewer};
 use edge_agent::roster::keeper::RosterThread;
 use edge_agent::service_manager::ServiceManager;
 use edge_agent::signal::{Lamp, LogLamp, Signals};
 use edge_agent::{broker_link, clock, control, log, metrics_out};
 use ring::digest;
 use tap_protocol::hello::ReaderKind;
+use tap_protocol::report::Outcome;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{Sender, channel};
+use tokio::sync::oneshot;
 use tokio::time::{Duration, sleep};
 
 use super::{ConfigArg, check, complain};
@@ -113,8 +117,19 @@ async fn serve(file: PathBuf, config: Config, identity: Identity) -> anyhow::Res
         tracing::error!("{}: as if the cloud had never ordered anything", with_causes(&error));
         Book::default()
     });
+    let known_time = KnownTime::load(&config.state_dir, boot_id);
+    let credentials = Credentials::new(config.broker.clone(), Arc::clone(&known_time));
+    let (renewal, renewing) = match &config.enrolment {
+        Some(_) => {
+            let renewer = Renewer::new(config.state_dir.clone(), Arc::clone(&known_time));
+            let (renewal, task) = renewal_task::start(renewer, Arc::clone(&credentials), renewal_in.clone());
+            (Some(renewal), Some(task))
+        }
+        // Files that a person named are looked at now, while the person is there.
+        None => credentials.attempt().map(|_| (None, None)).map_err(|(_, error)| error)?,
+    };
     let checked = ConfigArg { config: file };
-    let fetch_keys = Box::new(orders::fetch_keys);
+    let fetch_keys = fetch_keys(renewal.clone());
     let orders =
         Orders::start(config.state_dir.clone(), move || check::subject(&checked), fetch_keys, ordered_in)?;
     let commands = Commands::new(orders, book);
@@ -125,21 +140,12 @@ async fn serve(file: PathBuf, config: Config, identity: Identity) -> anyhow::Res
     let lamps = readers.iter().filter_map(RunningReader::lamp).chain([log]).collect();
     let mut agent = Agent::new(setup, identity, admission, Signals::new(lamps), outbox, rosters, commands);
     readers.iter().for_each(|reader| agent.follow(reader));
-    let measuring = metrics_out::start(&config, asked_in);
-    let known_time = KnownTime::load(&config.state_dir, boot_id);
+    if let Some(renewal) = renewal {
+        agent.renews_with(renewal);
+    }
     agent.tells_time_to(Arc::clone(&known_time));
     let keeping_time = known_time.keep();
-    let credentials = Credentials::new(config.broker.clone(), Arc::clone(&known_time));
-    let renewing = match &config.enrolment {
-        Some(_) => {
-            let renewer = Renewer::new(config.state_dir.clone(), Arc::clone(&known_time));
-            let (renewal, task) = renewal_task::start(renewer, Arc::clone(&credentials), renewal_in.clone());
-            agent.renews_with(renewal);
-            Some(task)
-        }
-        // Files that a person named are looked at now, while the person is there.
-        None => credentials.attempt().map(|_| None).map_err(|(_, error)| error)?,
-    };
+    let measuring = metrics_out::start(&config, asked_in);
     let linking = broker_link::start(credentials, &config.controller, link_in);
 
     let mut clock_watch = ClockWatch::start();
@@ -196,6 +202,22 @@ async fn serve(file: PathBuf, config: Config, identity: Identity) -> anyhow::Res
     let _ = tokio::task::spawn_blocking(move || known_time.write_last()).await;
     let _ = std::fs::remove_file(config.control_socket());
     Ok(())
+}
+
+/// What the cloud's order to fetch keys does.
+fn fetch_keys(renewal: Option<RenewalHandle>) -> FetchKeys {
+    let Some(renewal) = renewal else { return Box::new(orders::provisioned_by_hand) };
+    Box::new(move || {
+        let (answer, answered) = oneshot::channel();
+        renewal.ask(RecordKey::Same, answer);
+        match answered.blocking_recv() {
+            Ok(Response::Renewed(_)) => {
+                (Outcome::Done, "certificate and keys were fetched; the certificate is being tried".into())
+            }
+            Ok(Response::Refused { why }) => (Outcome::Failed, why),
+            Ok(_) | Err(_) => (Outcome::Failed, "the renewal gave no answer".into()),
+        }
+    })
 }
 
 /// Why what is committed in the outboxes' folder would not be durable, if so and not allowed.
