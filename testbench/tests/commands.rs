@@ -49,7 +49,8 @@ async fn newest_command_ends(site: &Site) -> Value {
 }
 
 fn queue(site: &Site, order: &Order) {
-    let now = UtcMs(testbench::rig::true_utc_ms());
+    // Long enough ago for the service to have seen what it is about.
+    let now = UtcMs(testbench::rig::true_utc_ms() - 10_000);
     let mut store = SqliteStore::open(&site.store_path(), now).unwrap();
     store.queue_command(&site.controller(), order, "a test wants it", now).unwrap();
 }
@@ -74,7 +75,7 @@ async fn commands_are_carried_out_once_and_a_revoked_controller_records_nothing_
 
     site.uplink.cut().await.unwrap();
     taps(&site, 5).await;
-    queue(&site, &Order::Revoke);
+    site.cloud_cli(&["controllers", "revoke", CONTROLLER, "--reason", "a test wants it", "--yes"]).unwrap();
     site.uplink.restore().await.unwrap();
     let logs = site.logs();
     let logs: Vec<&Path> = logs.iter().map(|log| log.as_path()).collect();
@@ -84,11 +85,8 @@ async fn commands_are_carried_out_once_and_a_revoked_controller_records_nothing_
     wait_until("the controller to hear that it is revoked", HEALS_WITHIN, &logs, is_revoked).await;
     let refused = site.tap(9).await.unwrap_err().to_string();
     assert!(refused.contains("revoked this controller"), "{refused}");
-    wait_until("what was recorded before to be stored", HEALS_WITHIN, &logs, async || {
-        site.edge_status().await.is_ok_and(|status| status.pending == 0)
-    })
-    .await;
-    assert_eq!(site.cloud_ledger().await.unwrap().taps, 8);
+    assert_eq!(site.cloud_ledger().await.unwrap().taps, 3, "nobody had heard of the others");
+    assert_eq!(site.edge_status().await.unwrap().pending, 5);
 
     site.kill_edge().unwrap();
     site.start_edge().await.unwrap();
@@ -96,7 +94,7 @@ async fn commands_are_carried_out_once_and_a_revoked_controller_records_nothing_
     assert!(refused.contains("revoked this controller"), "after a restart too: {refused}");
     let told = site.cloud_cli(&["controllers", "commands", "hq-door-1", "--output", "json"]).unwrap();
     let told: Value = serde_json::from_str(&told).unwrap();
-    assert_eq!(told.as_array().unwrap().iter().filter(|one| one["outcome"] == "done").count(), 2, "{told}");
+    assert_eq!(told.as_array().unwrap().iter().filter(|one| one["outcome"] == "done").count(), 1, "{told}");
 }
 
 /// Gives the broker a command as if the cloud had.
@@ -127,7 +125,7 @@ fn carried_out(site: &Site) -> usize {
 async fn forged_foreign_and_old_commands_are_refused_also_after_a_restart() {
     let mut site = site().await;
     says_hello(&site).await;
-    let seed = std::fs::read_to_string(site.dir().join("keys/control.key")).unwrap();
+    let seed = std::fs::read_to_string(site.dir().join("keys/control-1.key")).unwrap();
     let seed = HEXLOWER_PERMISSIVE.decode(seed.trim().as_bytes()).unwrap();
     let ours = SigningKey::from_seed(&seed.try_into().unwrap());
     let command = |controller: &str, number, order| Command {

@@ -1,7 +1,7 @@
 //! From nothing to a tap and out again, with the real programs: a root, a broker as shipped, a token, a controller that
 //! enrols itself, renews, is revoked and is enrolled again.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::Value;
 use testbench::{
@@ -80,35 +80,50 @@ async fn an_enrolled_door_taps_renews_without_a_restart_and_loses_nothing() {
     check_promise(&site, &greens).await.unwrap();
 }
 
+async fn out_of_service(site: &Site, why: &str) {
+    wait_until(
+        "the door to go out of service",
+        HEALS_WITHIN,
+        &[site.edge.as_ref().unwrap().log()],
+        async || {
+            let status = site.edge_status().await.unwrap();
+            status.problems.iter().any(|problem| problem.contains(why))
+        },
+    )
+    .await;
+    let refused = site.tap(0).await.unwrap_err().to_string();
+    assert!(refused.contains("the tap was refused"), "{refused}");
+}
+
+async fn enrolled_again(site: &mut Site) {
+    site.edge.take().unwrap().terminate(Duration::from_secs(15)).await.unwrap();
+    site.enroll_again().unwrap();
+    site.broker.reload().await.unwrap();
+    site.start_edge().await.unwrap();
+    connected(site).await;
+}
+
+const REVOKE: [&str; 6] = ["controllers", "revoke", CONTROLLER, "--reason", "broken open", "--yes"];
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revoked_door_is_out_within_seconds_keeps_recording_and_is_trusted_again_after_a_new_enrolment() {
+async fn a_revoked_door_is_out_within_seconds_and_trusted_again_after_a_new_enrolment() {
     let mut site = enrolled().await;
     taps(&site, 20).await;
     delivered(&site, 20).await;
     let sessions = site.edge_status().await.unwrap().broker.sessions;
 
     let clock = Instant::now();
-    let revoke = ["controllers", "revoke", CONTROLLER, "--reason", "broken open", "--yes"];
-    site.cloud_cli(&revoke).unwrap();
+    site.cloud_cli(&REVOKE).unwrap();
     wait_until("the session's end", FELT_WITHIN, &[site.cloud.as_ref().unwrap().log()], async || {
         let broker = site.edge_status().await.unwrap().broker;
         !broker.connected || broker.sessions > sessions
     })
     .await;
     println!("the session was ended {:.1} s after the revocation", clock.elapsed().as_secs_f64());
-
-    // The broker has not read the list yet: the door comes back, and what it says now is put aside.
-    taps(&site, 5).await;
-    wait_until("taps to be put aside", FELT_WITHIN, &[site.cloud.as_ref().unwrap().log()], async || {
-        put_aside(&site).await > 0
-    })
-    .await;
-    println!("its words were put aside {:.1} s after it", clock.elapsed().as_secs_f64());
-    assert_eq!(
-        site.cloud_ledger().await.unwrap().taps,
-        20,
-        "what it had said before is kept, and nothing else"
-    );
+    // The broker has not read the list yet: the door comes back, nothing that it says is heard, and it is told why.
+    out_of_service(&site, "revoked this controller").await;
+    println!("it was out of service {:.1} s after it", clock.elapsed().as_secs_f64());
+    assert!(put_aside(&site).await > 0);
 
     // What the path unit does.
     site.broker.reload().await.unwrap();
@@ -119,13 +134,93 @@ async fn a_revoked_door_is_out_within_seconds_keeps_recording_and_is_trusted_aga
     .await;
     println!("it was kept out {:.1} s after it", clock.elapsed().as_secs_f64());
     assert!(clock.elapsed() < FELT_WITHIN);
+    assert_eq!(site.cloud_ledger().await.unwrap().taps, 20, "what it had said before is kept");
+
+    enrolled_again(&mut site).await;
+    taps(&site, 3).await;
+    delivered(&site, 23).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_door_had_not_spoken_of_when_it_was_revoked_waits_until_it_is_trusted_again() {
+    let mut site = enrolled().await;
+    taps(&site, 20).await;
+    delivered(&site, 20).await;
+    site.uplink.cut().await.unwrap();
+    taps(&site, 5).await;
+    site.cloud_cli(&REVOKE).unwrap();
+    site.uplink.restore().await.unwrap();
+    out_of_service(&site, "revoked this controller").await;
+    assert!(put_aside(&site).await > 0);
+    assert_eq!(
+        site.cloud_ledger().await.unwrap().taps,
+        20,
+        "what it had said before is kept, and nothing else"
+    );
     assert_eq!(site.edge_status().await.unwrap().pending, 5, "what is not taken stays at the door");
 
-    site.edge.take().unwrap().terminate(Duration::from_secs(15)).await.unwrap();
-    site.enroll_again().unwrap();
-    site.broker.reload().await.unwrap();
-    site.start_edge().await.unwrap();
-    connected(&site).await;
+    enrolled_again(&mut site).await;
     taps(&site, 3).await;
     delivered(&site, 28).await;
+}
+
+/// The keys of these kinds that every active controller has.
+fn everybody_has(site: &Site) -> Vec<String> {
+    let keys: Value =
+        serde_json::from_str(&site.cloud_cli(&["keys", "status", "--output", "json"]).unwrap()).unwrap();
+    let all = keys.as_array().unwrap().iter();
+    let all = all.filter(|key| key["reach"]["of"] == 1 && key["reach"]["have"] == 1);
+    all.map(|key| key["key"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The door says hello, as it does every minute anyway; a command waits for that.
+async fn greets_until(site: &Site, what: &str, reached: impl Fn() -> bool) {
+    wait_until(what, HEALS_WITHIN, &[site.cloud.as_ref().unwrap().log()], async || {
+        let _ = site.edge_cli(&["test-connection"]).unwrap();
+        reached()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_key_of_the_cloud_is_replaced_while_people_tap_and_one_person_stays_one() {
+    const KINDS: [&str; 3] = ["receipt", "control", "token"];
+    let site = enrolled().await;
+    let mut greens = vec![site.tap(0).await.unwrap()];
+    delivered(&site, 1).await;
+
+    for kind in KINDS {
+        site.cloud_cli(&["keys", "rotate", kind]).unwrap();
+        let early = site.cloud_cli(&["keys", "activate", kind]).unwrap_err().to_string();
+        assert!(early.contains(CONTROLLER), "nobody is left behind unasked: {early}");
+    }
+    greens.push(site.tap(0).await.unwrap());
+    greets_until(&site, "the door to have the next keys", || {
+        let has = everybody_has(&site);
+        KINDS.iter().all(|kind| has.contains(&format!("{kind}-2")))
+    })
+    .await;
+    for kind in KINDS {
+        site.cloud_cli(&["keys", "activate", kind]).unwrap();
+    }
+    greets_until(&site, "the door to seal with the next key", || certificate(&site)["token_key_id"] == 2)
+        .await;
+    greens.push(site.tap(0).await.unwrap());
+    for kind in KINDS {
+        site.cloud_cli(&["keys", "retire", kind, "1"]).unwrap();
+    }
+    greens.push(site.tap(0).await.unwrap());
+    delivered(&site, 4).await;
+    wait_until("a receipt under the next key", HEALS_WITHIN, &[], async || {
+        site.edge_status().await.unwrap().pending == 0
+    })
+    .await;
+    check_promise(&site, &greens).await.unwrap();
+
+    let events: Value = site.get("/api/v1/events?taps=true").await.unwrap();
+    let taps: Vec<&Value> =
+        events["events"].as_array().unwrap().iter().filter(|event| event["kind"] == "tap").collect();
+    let of = |of: &dyn Fn(&Value) -> String| -> BTreeSet<String> { taps.iter().map(|tap| of(tap)).collect() };
+    assert_eq!(of(&|tap| tap["badge_token"].to_string()).len(), 2, "one badge under two keys");
+    assert_eq!(of(&|tap| tap["deliveries"][0]["person"].to_string()).len(), 1, "and one person");
 }

@@ -29,6 +29,7 @@ enum Told {
 struct Remembering {
     told: Arc<Mutex<Vec<Told>>>,
     receipt_key: PublicKey,
+    control_key: PublicKey,
 }
 
 impl BrokerLink for Remembering {
@@ -39,8 +40,7 @@ impl BrokerLink for Remembering {
     fn publish(&self, topic: String, payload: Vec<u8>) -> bool {
         let topic: Topic = topic.parse().unwrap();
         if topic.channel == Channel::Command {
-            let key = SigningKey::from_seed(&[8; 32]).public();
-            let command = Command::open(&payload, &topic.controller, &[key]).unwrap();
+            let command = Command::open(&payload, &topic.controller, &[self.control_key]).unwrap();
             self.told.lock().unwrap().push(Told::Command(command.number, command.order));
             return true;
         }
@@ -80,7 +80,11 @@ async fn world(waiting: Vec<(&str, Vec<u8>)>) -> World {
     let (stopper, stop) = stop::pair();
     let worker = Worker {
         store: store.clone(),
-        link: Remembering { told: Arc::clone(&told), receipt_key: keys.now().receipt().public() },
+        link: Remembering {
+            told: Arc::clone(&told),
+            receipt_key: keys.now().receipt().public(),
+            control_key: keys.now().control().public(),
+        },
         keys: keys.clone(),
         roll: rolled,
         usher,
@@ -212,6 +216,42 @@ async fn a_fork_is_noted_and_the_controller_is_told_once_to_leave_that_outbox() 
     thread.close().await;
 }
 
+const LEAVE: Order = Order::StartNewOutbox { outbox: OutboxId([9; 16]) };
+
+/// What is sent to a trusted door with its hello, of these orders given at these times.
+async fn sent_of(orders: &[(Order, UtcMs)]) -> Vec<Order> {
+    let orders = orders.to_vec();
+    let world = world(vec![]).await;
+    let queue = move |store: &mut dyn EventStore| {
+        let id = "door-1".parse().unwrap();
+        orders.iter().try_for_each(|(order, at)| store.queue_command(&id, order, "", *at).map(drop))
+    };
+    world.store.run(queue).await.unwrap();
+    let (topic, payload) = (HELLO.into(), door_with(0).hello());
+    world.inbox.send(FromBroker::Message(Message { topic, payload, ticket: None })).await.unwrap();
+    let (told, _store, thread) = world.told().await;
+    thread.close().await;
+    told.into_iter()
+        .filter_map(|told| match told {
+            Told::Command(_, order) => Some(order),
+            _ => None,
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn nobody_is_sent_for_keys_before_the_service_itself_has_seen_them() {
+    assert_eq!(sent_of(&[(Order::FetchKeys, START)]).await, []);
+    let before = UtcMs(START.0 - 10_000);
+    assert_eq!(sent_of(&[(Order::FetchKeys, before)]).await, [Order::FetchKeys]);
+}
+
+#[tokio::test]
+async fn a_door_that_is_trusted_again_does_not_hear_of_its_revocation() {
+    assert_eq!(sent_of(&[(Order::Revoke, START)]).await, []);
+    assert_eq!(sent_of(&[(Order::Revoke, START), (Order::RunChecks, START)]).await, [Order::RunChecks]);
+}
+
 #[tokio::test]
 async fn a_command_goes_out_with_every_hello_until_its_end_is_told_and_then_the_next() {
     let door = door_with(0);
@@ -222,7 +262,7 @@ async fn a_command_goes_out_with_every_hello_until_its_end_is_told_and_then_the_
         .run(|store| {
             let id = "door-1".parse().unwrap();
             store.queue_command(&id, &Order::RunChecks, "", START)?;
-            store.queue_command(&id, &Order::FetchKeys, "", START)
+            store.queue_command(&id, &LEAVE, "", START)
         })
         .await
         .unwrap();
@@ -241,7 +281,7 @@ async fn a_command_goes_out_with_every_hello_until_its_end_is_told_and_then_the_
     }
     let (told, _store, thread) = world.told().await;
     let commands: Vec<_> = told.into_iter().filter(|told| matches!(told, Told::Command(..))).collect();
-    assert_eq!(commands, [Told::Command(first, Order::RunChecks), Told::Command(second, Order::FetchKeys)]);
+    assert_eq!(commands, [Told::Command(first, Order::RunChecks), Told::Command(second, LEAVE)]);
     thread.close().await;
 }
 

@@ -456,8 +456,8 @@ pub fn all() -> Vec<Bait> {
         bait(
             "a receipt is of this life of the store",
             RELAY,
-            "if lane.mark.store_epoch.is_some_and(|epoch| receipt.store_epoch < epoch) {",
-            "if lane.mark.store_epoch.is_some_and(|epoch| receipt.store_epoch < epoch) && !PLANTED {",
+            "if lane.mark.store_epoch.is_some_and(|known| epoch < known) {",
+            "if lane.mark.store_epoch.is_some_and(|known| epoch < known) && !PLANTED {",
             &[Class::ReplayedReceipt],
             "receipt: nothing new",
         ),
@@ -480,8 +480,8 @@ pub fn all() -> Vec<Bait> {
         bait(
             "a new life of the store has what is deleted here",
             RELAY,
-            "if own_hash.is_none() {",
-            "if own_hash.is_none() && !PLANTED {",
+            "if let (true, Some(older), None) = (is_restored, older, own_hash) {",
+            "if let (true, Some(older), None) = (is_restored, older, own_hash) && !PLANTED {",
             &[Class::ReplayedReceipt],
             "receipt: history gone",
         ),

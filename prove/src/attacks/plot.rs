@@ -199,7 +199,11 @@ impl<'c> Scene<'c> {
 
     /// The attack with this letter.
     pub fn plot_with(self, forged: Letter, reason: Reason, dice: &mut Dice) -> Plot {
-        let control = self.control(dice);
+        let mut control = self.control(dice);
+        // Signed by the cloud's own key: what is in dispute believes nothing more until that is settled.
+        if matches!(reason, Reason::Rewound | Reason::Forked | Reason::HistoryGone) {
+            control.expect = Reason::OldReceipt.answer(false);
+        }
         let door = (!self.kind.is_upward()).then(|| self.ear());
         Plot { door, before: self.before, forged, reason, control }
     }
