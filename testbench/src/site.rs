@@ -23,7 +23,10 @@ use tempfile::TempDir;
 use crate::{
     fault_proxy::FaultProxy,
     legacy_sim::LegacySim,
-    rig::{FILES, FakeClock, Mosquitto, MosquittoOptions, Program, Ready, Running, free_port, program_path},
+    rig::{
+        FILES, FakeClock, Mosquitto, MosquittoOptions, Program, Ready, Running, free_port, program_path,
+        wait_until,
+    },
 };
 
 use lines::Lines;
@@ -242,6 +245,21 @@ impl Site {
     pub fn cloud_cli(&self, verb: &[&str]) -> anyhow::Result<String> {
         let config = self.dir.join("cloud-ingest.toml").display().to_string();
         run("cloud-ingest", &[verb, &["--config", &config]].concat())
+    }
+
+    /// Revokes the controller and waits until the running service has noticed, which takes it a second.
+    ///
+    /// # Errors
+    ///
+    /// When the verb fails, or nothing is noticed.
+    pub async fn revoke(&self) -> anyhow::Result<()> {
+        self.cloud_cli(&["controllers", "revoke", CONTROLLER, "--reason", "broken open", "--yes"])?;
+        let log = self.dir.join("cloud-ingest.log");
+        wait_until("the service to notice", HEALS_WITHIN, &[&log], async || {
+            std::fs::read_to_string(&log).is_ok_and(|text| text.contains("a controller is revoked"))
+        })
+        .await;
+        Ok(())
     }
 
     /// Where everything lives.

@@ -75,7 +75,7 @@ async fn commands_are_carried_out_once_and_a_revoked_controller_records_nothing_
 
     site.uplink.cut().await.unwrap();
     taps(&site, 5).await;
-    site.cloud_cli(&["controllers", "revoke", CONTROLLER, "--reason", "a test wants it", "--yes"]).unwrap();
+    site.revoke().await.unwrap();
     site.uplink.restore().await.unwrap();
     let logs = site.logs();
     let logs: Vec<&Path> = logs.iter().map(|log| log.as_path()).collect();

@@ -103,8 +103,6 @@ async fn enrolled_again(site: &mut Site) {
     connected(site).await;
 }
 
-const REVOKE: [&str; 6] = ["controllers", "revoke", CONTROLLER, "--reason", "broken open", "--yes"];
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_door_is_out_within_seconds_and_trusted_again_after_a_new_enrolment() {
     let mut site = enrolled().await;
@@ -113,7 +111,7 @@ async fn a_revoked_door_is_out_within_seconds_and_trusted_again_after_a_new_enro
     let sessions = site.edge_status().await.unwrap().broker.sessions;
 
     let clock = Instant::now();
-    site.cloud_cli(&REVOKE).unwrap();
+    site.revoke().await.unwrap();
     wait_until("the session's end", FELT_WITHIN, &[site.cloud.as_ref().unwrap().log()], async || {
         let broker = site.edge_status().await.unwrap().broker;
         !broker.connected || broker.sessions > sessions
@@ -148,7 +146,7 @@ async fn what_a_door_had_not_spoken_of_when_it_was_revoked_waits_until_it_is_tru
     delivered(&site, 20).await;
     site.uplink.cut().await.unwrap();
     taps(&site, 5).await;
-    site.cloud_cli(&REVOKE).unwrap();
+    site.revoke().await.unwrap();
     site.uplink.restore().await.unwrap();
     out_of_service(&site, "revoked this controller").await;
     assert!(put_aside(&site).await > 0);
