@@ -170,6 +170,9 @@ fn forty_doors_get_their_tokens_in_one_step() {
 #[test]
 fn a_door_is_let_in_renamed_and_put_out_of_trust_and_the_log_says_who_and_why() {
     let cloud = Cloud::new();
+    let as_the_service =
+        ["enroll-token", "create", "--controller", "cloud-ingest", "--site", "hq", "--label", "Front"];
+    cloud.refuses(&as_the_service, "choose another name");
     let create = ["enroll-token", "create", "--controller", "hq-door-1", "--site", "hq", "--label", "Front"];
     let made = cloud.json(&create);
     let token: EnrollToken = made[0]["token"].as_str().unwrap().parse().unwrap();

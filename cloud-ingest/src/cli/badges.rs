@@ -15,7 +15,9 @@ use crate::api::view;
 use crate::clock::Clock;
 use crate::directory::badges::{read_badges, seals};
 use crate::event_store::sqlite::SqliteStore;
-use crate::event_store::{BadgeFilter, BadgeRow, Bound, ControllerState, EventStore, PersonId, Stood, Which};
+use crate::event_store::{
+    BadgeFilter, BadgeRow, Bound, ControllerState, EventStore, Member, PersonId, Standing, Stood, Which,
+};
 use crate::read_model::confirmed::{Confirmed, confirmed};
 
 #[derive(Debug, Subcommand)]
@@ -247,7 +249,16 @@ fn show(filter: &BadgeFilter, config: &ConfigFile, form: Form) -> anyhow::Result
 fn read(filter: &BadgeFilter, config: &ConfigFile) -> anyhow::Result<Vec<Badge>> {
     let path = config.load()?.database();
     existing(&path)?;
-    let both = |mut store: SqliteStore| Ok((store.badges(filter)?, store.controllers()?));
+    let both = |mut store: SqliteStore| {
+        let mut controllers = store.controllers()?;
+        // Who was taken down or is out of trust hears of nothing any more, and nobody waits for it.
+        let fleet = store.fleet()?;
+        controllers.retain(|state| {
+            let is_it = |known: &&Member| known.controller.id == state.controller.id;
+            fleet.iter().find(is_it).is_some_and(|known| known.standing == Standing::Active)
+        });
+        Ok((store.badges(filter)?, controllers))
+    };
     let (rows, controllers) = SqliteStore::open_reader(&path)
         .and_then(both)
         .with_context(|| format!("cannot read {}", path.display()))?;

@@ -120,6 +120,9 @@ fn create(args: Create) -> anyhow::Result<()> {
         (None, Some(controller), Some(site), Some(label)) => vec![Door { controller, site, label }],
         (None, ..) => bail!("--controller, --site and --label belong together"),
     };
+    if let Some(door) = doors.iter().find(|door| door.controller.as_str() == loaded.broker.client_id) {
+        bail!("{} is what the service itself is called at the broker: choose another name", door.controller);
+    }
     let now = Clock::system().now();
     let expires = UtcMs(now.0 + args.valid);
     let mut known = Vec::new();

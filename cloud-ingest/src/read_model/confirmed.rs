@@ -9,7 +9,7 @@ use crate::event_store::{ControllerState, Revocation};
 pub struct Confirmed {
     /// Controllers whose last hello named the roster that says so first, or a newer one.
     pub on: usize,
-    /// All controllers.
+    /// All controllers that were asked about.
     pub of: usize,
 }
 
