@@ -410,7 +410,7 @@ mod tests {
             floor in 0u64..100,
             mark in 0u64..300,
             knows_epoch in any::<bool>(),
-            fates in prop::collection::vec(any::<u8>(), 1..400),
+            fates in prop::collection::vec(any::<u8>(), 1..40),
         ) {
             let (ours, theirs) = (same + ours, same + theirs);
             let floor = floor.min(ours);
@@ -420,7 +420,8 @@ mod tests {
             let world = World::new(same, ours, theirs, floor);
             let mut settlement = begun(&world, mark, if knows_epoch { 3 } else { 2 });
             let (mut now_ms, mut late) = (0, Vec::new());
-            let mut fates = fates.iter().cycle();
+            // A network that loses everything for ever is no network: each round something comes.
+            let mut fates = fates.iter().chain([&2]).cycle();
             let settled = loop {
                 match settlement.next(now_ms) {
                     Some(Step::Settle(settled)) => break settled,
