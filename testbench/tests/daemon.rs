@@ -635,7 +635,7 @@ async fn a_bundle_for_support_holds_no_card_number_key_or_token() {
     let key =
         |name: &str| std::fs::read_to_string(site.dir().join("keys").join(name)).unwrap().trim().to_owned();
     let mut needles: Vec<String> = forms.to_vec();
-    for name in ["record.key", "token.key"] {
+    for name in ["record.key", "token-1.key"] {
         let hex = key(name);
         let raw = HEXLOWER.decode(hex.as_bytes()).unwrap();
         needles.extend([
@@ -646,7 +646,7 @@ async fn a_bundle_for_support_holds_no_card_number_key_or_token() {
             spaced(&raw, ":"),
         ]);
     }
-    let seed: [u8; 32] = HEXLOWER.decode(key("token.key").as_bytes()).unwrap().try_into().unwrap();
+    let seed: [u8; 32] = HEXLOWER.decode(key("token-1.key").as_bytes()).unwrap().try_into().unwrap();
     let token_key = tap_protocol::badge::TokenKey::new(tap_protocol::badge::TokenKeyId(1), seed);
     let sealed = token_key.seal(&uid.parse().unwrap());
     for secret in [sealed.token.0.to_vec(), sealed.ciphertext] {
