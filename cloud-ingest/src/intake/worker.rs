@@ -216,8 +216,10 @@ impl<L: BrokerLink> Running<L> {
             return Ok((arrival, None));
         }
         let id = controller.clone();
-        // It is told first, so that it knows why the door is closed.
-        self.send_next_command(&id).await?;
+        // It is told first, so that it knows why the door is closed; once a session, however much else it says.
+        if matches!(arrival, Arrival::Hello(_)) {
+            self.send_next_command(&id).await?;
+        }
         self.worker.usher.ring(&id);
         let Arrival::Records(batch) = arrival else {
             return Ok((Arrival::Reject(revoked::not_heard(&id)), None));

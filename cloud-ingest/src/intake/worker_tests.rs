@@ -402,6 +402,8 @@ async fn what_a_revoked_controller_had_spoken_of_is_stored_and_the_rest_put_asid
     let hello = Hello::open(&spoken.hello(), &door.id, &door.key.public()).unwrap();
     world.store.run(move |store| store.note_hello(&hello, START)).await.unwrap();
     revoke(&world).await;
+    let id = door.id.clone();
+    world.store.run(move |store| store.queue_command(&id, &Order::Revoke, "", START)).await.unwrap();
     for (id, (topic, payload)) in
         [(RECORDS, door.message(4, 5)), (HELLO, door.hello())].into_iter().enumerate()
     {
@@ -419,6 +421,8 @@ async fn what_a_revoked_controller_had_spoken_of_is_stored_and_the_rest_put_asid
     let (told, store, thread) = world.told().await;
     let receipts: Vec<_> = told.iter().filter(|told| matches!(told, Told::Receipt(..))).collect();
     assert_eq!(receipts.last(), Some(&&Told::Receipt(1, 4, false, None)), "of the two it had spoken of one");
+    let commands = told.iter().filter(|told| matches!(told, Told::Command(_, Order::Revoke))).count();
+    assert_eq!(commands, 1, "it is told with its hello, not with everything that it says");
     for packet in [2, 3] {
         assert!(told.contains(&Told::Acknowledged(packet)), "the broker is rid of it: {told:?}");
     }
