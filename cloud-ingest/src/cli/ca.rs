@@ -29,7 +29,7 @@ pub enum Verb {
         #[command(flatten)]
         output: Output,
     },
-    /// Make the next root; controllers trust it from their next renewal on
+    /// Make the next root; controllers that are connected fetch it within two minutes
     Rotate {
         #[command(flatten)]
         config: ConfigFile,
@@ -97,7 +97,7 @@ pub fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Status { config, output } => return keys::status(&config, output.output, &[Kind::Root]),
         Verb::Rotate { config } => {
             let made = keys::rotate(&config, Kind::Root)?;
-            println!("made {}: controllers trust it from their next renewal on", made.name());
+            println!("made {}: controllers that are connected fetch it within two minutes", made.name());
             println!("now: give the broker the new ca.pem (`cloud-ingest ca issue-server` writes it)");
             println!("when `cloud-ingest ca status` says all have it: cloud-ingest ca activate");
         }

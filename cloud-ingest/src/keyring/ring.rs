@@ -150,7 +150,7 @@ pub enum RingError {
     },
     /// Somebody would be left behind.
     #[error(
-        "{have} of {of} active controllers have {what}: wait for their next renewal, or say --yes and --reason; they \
+        "{have} of {of} active controllers have {what}: connected ones fetch it within two minutes; wait for the others, or say --yes and --reason; they \
          would be left out, among them {lacking}",
         have = reach.have, of = reach.of, lacking = reach.lacking.join(", ")
     )]
@@ -368,7 +368,7 @@ mod tests {
         let refused = ring.activate(Kind::Receipt, &[knows.clone(), lacks, revoked.clone()], NOW, false);
         assert_eq!(
             refused.unwrap_err().to_string(),
-            "1 of 2 active controllers have receipt-2: wait for their next renewal, or say --yes and --reason; they \
+            "1 of 2 active controllers have receipt-2: connected ones fetch it within two minutes; wait for the others, or say --yes and --reason; they \
              would be left out, among them door-2"
         );
         ring.activate(Kind::Receipt, &[knows, revoked], NOW, false).unwrap();
