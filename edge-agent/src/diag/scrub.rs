@@ -155,18 +155,22 @@ fn is_base64(letter: char) -> bool {
     letter.is_ascii_alphanumeric() || matches!(letter, '+' | '/' | '-' | '_')
 }
 
-/// A word at the front that may be a secret in base64: a long one, or one with padding. No path, which has a slash every
-/// few letters.
+/// A word at the front that may be a secret in base64: one that ends with padding, whatever letters it has (a token of 16
+/// bytes can have a slash every few letters, as a path does), or a long one that is no path.
 fn encoded(text: &str) -> usize {
     let length = text.chars().take_while(|letter| is_base64(*letter)).count();
-    let word = &text[..length];
-    let padding = text[length..].bytes().take_while(|byte| *byte == b'=').count();
+    let (word, after) = text.split_at(length);
+    let padding = after.bytes().take_while(|byte| *byte == b'=').count();
+    // `name=value` and `name="value"` are no padding.
+    let next = after[padding..].trim_start_matches(['"', '\'']).chars().next();
+    let is_the_end = next.is_none_or(|next| !is_base64(next));
+    if (1..=2).contains(&padding) && (length + padding) % 4 == 0 && length >= 6 && is_the_end {
+        return length + padding;
+    }
     let has = |wanted: fn(&u8) -> bool| word.as_bytes().iter().any(wanted);
-    let is_mixed = has(u8::is_ascii_lowercase) && has(u8::is_ascii_uppercase);
+    let is_mixed = has(u8::is_ascii_lowercase) && has(u8::is_ascii_uppercase) && has(u8::is_ascii_digit);
     let is_path = word.starts_with('/') || word.matches('/').count() > length / 12;
-    let is_padded = (1..=2).contains(&padding) && (length + padding) % 4 == 0 && length >= 6;
-    let is_long = length >= LONG_WORD && has(u8::is_ascii_digit);
-    if is_mixed && !is_path && (is_padded || is_long) { length + padding.min(2) } else { 0 }
+    if length >= LONG_WORD && is_mixed && !is_path { length + padding.min(2) } else { 0 }
 }
 
 /// PEM, whatever is around it.
@@ -218,6 +222,9 @@ mod tests {
             "f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
             "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
             "BKIkscLTgA==",
+            "UsPLl/44GTBgVYX/dD3KUw==",
+            "/sPLl/44GTBg/YX/dD3KUw==",
+            "QKIZSCLTGA==",
             "n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg=",
             "n4bQgYhMfWWaL-qgxVrQFaO_TxsrC4Is0V1sFbDwCgg",
             "AbCdEf+/12",
@@ -226,6 +233,7 @@ mod tests {
             check(number, GONE);
             check(&format!("card {number}, said"), &format!("card {GONE}, said"));
         }
+        check(r#"{"token":"UsPLl/44GTBgVYX/dD3KUw=="}"#, r#"{"token":"[removed]"}"#);
         check("UID04A224B1X", "UI[removed]X");
         check("hf:04A224B1C2D380 twice 04A224B1C2D380", "hf:[removed] twice [removed]");
     }
@@ -241,6 +249,7 @@ mod tests {
             "no broker at broker.example.com:1883: connection refused (os error 111)",
             "SYSLOG_IDENTIFIER=edge-agent key=value broker.url = \"mqtts://broker.example.com\"",
             "192.168.178.21",
+            "MESSAGE=hello message=\"hello\"",
             "für Öffner",
         ] {
             check(text, text);
