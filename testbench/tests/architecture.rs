@@ -61,6 +61,7 @@ fn what_loses_power_on_purpose_is_never_shipped() {
         for proof in ["power-loss-vfs", "prove", "proptest", "proptest-state-machine"] {
             assert!(!known.contains(proof), "{member} may not depend on {proof}");
         }
+        assert!(member == "testbench" || !known.contains("postgres-rig"), "{member} may not bring a server");
     }
     assert!(dependencies("prove").contains("power-loss-vfs"), "the proofs use it");
 }
