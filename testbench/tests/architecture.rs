@@ -157,6 +157,7 @@ const PURE: [(&str, &[&str]); 2] = [
             "event_store::memory::proof",
             "event_store::proof",
             "intake::admit",
+            "intake::lease",
             "intake::revoked",
             "intake::verify",
             "keyring::ring",

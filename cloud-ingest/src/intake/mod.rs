@@ -3,6 +3,7 @@
 use tokio::sync::mpsc;
 
 pub mod admit;
+pub mod lease;
 pub mod mqtt;
 mod revoked;
 pub mod roster;
