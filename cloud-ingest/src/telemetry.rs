@@ -15,7 +15,7 @@ use tap_protocol::ids::ControllerId;
 use crate::destination::Outcome;
 use crate::event_store::commands::TroubleKind;
 use crate::event_store::{DeliveryState, Totals, UtcMs};
-use crate::health::{Health, Loop};
+use crate::health::{self, Health, Loop};
 use crate::intake::verify::REJECT_KINDS;
 use crate::read_model::lag::{Cause, Lag};
 use crate::roster::rounds;
@@ -70,6 +70,7 @@ pub struct Metrics {
     controllers: Family<Label<1>, Gauge>,
     loop_last_turn: Family<Label<1>, SecondsGauge>,
     broker_connected: Gauge,
+    intake_active: Gauge,
 }
 
 /// What became of a group's records, for [`Metrics::took_in`].
@@ -132,6 +133,7 @@ impl Metrics {
             controllers: Family::default(),
             loop_last_turn: Family::default(),
             broker_connected: Gauge::default(),
+            intake_active: Gauge::default(),
             registry: Registry::default(),
         };
         let m = &metrics;
@@ -184,6 +186,11 @@ impl Metrics {
             m.loop_last_turn.clone(),
         );
         registry.register("broker_connected", "1 while connected", m.broker_connected.clone());
+        registry.register(
+            "intake_active",
+            "1 while this process is the one that takes in from the broker: over all replicas the sum is 1",
+            m.intake_active.clone(),
+        );
 
         for result in Intake::ALL {
             m.events.get_or_create(&label([("source", "mqtt"), ("result", result.name())])).inc_by(0);
@@ -311,6 +318,7 @@ impl Metrics {
             self.loop_last_turn.get_or_create(&label([("loop", which.name())])).set(at.0 as f64 / 1000.0);
         }
         self.broker_connected.set(health.broker_state().is_ok().into());
+        self.intake_active.set((health.intake() == health::Intake::Here).into());
         let mut text = String::new();
         if encode(&mut text, &self.registry).is_err() {
             // Writing to a String does not fail; were it to, an empty scrape would look like a restart.
@@ -362,6 +370,7 @@ mod tests {
             r#"cloud_ingest_controllers{cause="stuck"} 0"#,
             r#"cloud_ingest_loop_last_turn_timestamp_seconds{loop="intake"} 0.0"#,
             r#"cloud_ingest_broker_connected 0"#,
+            r#"cloud_ingest_intake_active 0"#,
             "# EOF",
         ] {
             assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");

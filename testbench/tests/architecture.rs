@@ -143,6 +143,7 @@ const PURE: [(&str, &[&str]); 2] = [
             "event_store::badges",
             "event_store::boots",
             "event_store::fleet",
+            "event_store::leases",
             "event_store::meaning",
             "event_store::commands",
             "event_store::meaning",

@@ -10,6 +10,7 @@ mod commands;
 mod delivery;
 mod fleet;
 mod intake;
+mod leases;
 mod proof;
 mod random;
 mod reading;
@@ -232,6 +233,9 @@ macro_rules! contract_tests {
             commands::places_are_told_up_to_the_mark_and_for_that_outbox_alone,
             commands::contradictions_are_counted_and_the_latest_come_first,
             commands::only_the_latest_contradictions_are_kept,
+            leases::whoever_takes_in_changes_the_row_until_another_has_taken_over,
+            leases::nobody_takes_over_from_a_row_that_has_changed_since_it_was_seen,
+            leases::whoever_ends_in_order_leaves_the_row_to_the_next,
         }
     };
     (@of $new:path; $($module:ident::$case:ident),* $(,)?) => {

@@ -11,6 +11,7 @@ mod boots;
 pub mod commands;
 mod fleet;
 pub mod handle;
+mod leases;
 mod meaning;
 pub mod place;
 pub mod postgres;
@@ -32,6 +33,7 @@ use tap_protocol::tap::{Direction, Verdict};
 
 pub use self::badges::{BadgeFilter, BadgeRow, Directory, Revocation, RosterState, Snapshot, Stood, Which};
 pub use self::commands::Commands;
+pub use self::leases::Leases;
 use crate::intake::admit::Admission;
 
 pub use self::proof::{Proof, SignedBatch, StoredRecord, Walked};
@@ -72,7 +74,7 @@ pub type DestinationName = String;
 pub struct PersonId(pub String);
 
 /// What a store can do. Every method that changes something is one transaction, durable when it returns.
-pub trait EventStore: Commands + Directory + Fleet + Proof {
+pub trait EventStore: Commands + Directory + Fleet + Leases + Proof {
     /// Which life of the store this is; receipts carry it.
     fn store_epoch(&mut self) -> Result<StoreEpoch, StoreError>;
 

@@ -48,18 +48,11 @@ pub enum Turn {
 /// One replica's view of who takes in. All times are of one clock of its own that only goes forward.
 #[derive(Debug, Default)]
 pub struct Candidate {
-    /// Nobody else can have this store: what the row says is of an earlier life.
-    alone: bool,
     seen: Option<(Claim, u64)>,
     held: Option<(Fence, u64)>,
 }
 
 impl Candidate {
-    /// Among others, or `alone` with the store.
-    pub fn new(alone: bool) -> Candidate {
-        Candidate { alone, ..Candidate::default() }
-    }
-
     /// What is next, once a [`BEAT_MS`].
     pub fn turn(&self, now_ms: u64) -> Turn {
         match self.holds(now_ms) {
@@ -84,12 +77,14 @@ impl Candidate {
                 0
             }
         };
-        row.holder.is_none() || self.alone || unchanged_ms >= PATIENCE_MS
+        row.holder.is_none() || unchanged_ms >= PATIENCE_MS
     }
 
-    /// Taken, or changed again, by what was asked for at `asked_ms`.
-    pub fn took(&mut self, fence: Fence, asked_ms: u64) {
-        self.held = Some((fence, asked_ms + LEASE_MS));
+    /// Taken, or changed again, by what was asked for at `asked_ms`. Gives the time until which that is good.
+    pub fn took(&mut self, fence: Fence, asked_ms: u64) -> u64 {
+        let until = asked_ms + LEASE_MS;
+        self.held = Some((fence, until));
+        until
     }
 
     /// The row is another's.
@@ -111,19 +106,14 @@ mod tests {
 
     #[test]
     fn a_row_that_is_not_there_or_was_left_is_taken_at_once() {
-        assert!(Candidate::new(false).look(None, 0, 0));
+        assert!(Candidate::default().look(None, 0, 0));
         let left = Claim { holder: None, ..claim(3, 9) };
-        assert!(Candidate::new(false).look(Some(&left), 0, 0));
-    }
-
-    #[test]
-    fn whoever_is_alone_with_the_store_takes_over_from_an_earlier_life_at_once() {
-        assert!(Candidate::new(true).look(Some(&claim(3, 9)), 0, 0));
+        assert!(Candidate::default().look(Some(&left), 0, 0));
     }
 
     #[test]
     fn a_stand_by_waits_until_the_row_did_not_change_for_long_enough() {
-        let mut candidate = Candidate::new(false);
+        let mut candidate = Candidate::default();
         let mut look = |fence, beat, at_ms| candidate.look(Some(&claim(fence, beat)), at_ms - 50, at_ms);
         assert!(!look(3, 1, 100));
         assert!(!look(3, 1, 149 + PATIENCE_MS), "it may have changed just before the first answer");
@@ -135,9 +125,9 @@ mod tests {
 
     #[test]
     fn a_hold_ends_by_itself_unless_the_row_was_changed() {
-        let mut candidate = Candidate::new(false);
+        let mut candidate = Candidate::default();
         assert_eq!(candidate.turn(0), Turn::Look);
-        candidate.took(Fence(7), 1_000);
+        assert_eq!(candidate.took(Fence(7), 1_000), 1_000 + LEASE_MS);
         assert_eq!(candidate.turn(999 + LEASE_MS), Turn::Beat(Fence(7)));
         assert_eq!(candidate.turn(1_000 + LEASE_MS), Turn::Look);
         candidate.took(Fence(7), 4_000);
@@ -199,7 +189,9 @@ mod tests {
                 }
                 Under::Answered(Answer::Changed(fence)) => {
                     match fence {
-                        Some(fence) => candidate.took(fence, replica.asked_ms),
+                        Some(fence) => {
+                            candidate.took(fence, replica.asked_ms);
+                        }
                         None => candidate.lost(),
                     }
                     (Under::Nothing, 0)

@@ -3,6 +3,7 @@
 use tokio::sync::mpsc;
 
 pub mod admit;
+pub mod holding;
 pub mod lease;
 pub mod mqtt;
 mod revoked;

@@ -382,6 +382,16 @@ pub const FORGET_TROUBLE: &str = "DELETE FROM troubles WHERE controller_no = ?1 
 pub const TROUBLES_OF: &str = "SELECT kind, outbox, at_seq, first_ms, last_ms, count FROM troubles \
      WHERE controller_no = (SELECT no FROM controllers WHERE id = ?1) ORDER BY last_ms DESC, kind, outbox";
 
+// Who takes in.
+
+/// `fence, holder, beat`.
+pub const INTAKE_CLAIM: &str = "SELECT fence, holder, beat FROM intake_claims WHERE broker = ?1";
+pub const TAKE_INTAKE: &str = "INSERT INTO intake_claims (broker, fence, holder, beat) VALUES (?1, ?2, ?3, 0)
+    ON CONFLICT (broker) DO UPDATE SET fence = excluded.fence, holder = excluded.holder, beat = 0";
+pub const BEAT_INTAKE: &str =
+    "UPDATE intake_claims SET beat = beat + 1 WHERE broker = ?1 AND fence = ?2 AND holder IS NOT NULL";
+pub const LEAVE_INTAKE: &str = "UPDATE intake_claims SET holder = NULL WHERE broker = ?1 AND fence = ?2";
+
 #[cfg(test)]
 mod tests {
     use super::*;

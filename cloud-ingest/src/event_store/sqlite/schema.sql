@@ -351,3 +351,14 @@ CREATE TABLE troubles (
     count INTEGER NOT NULL,
     PRIMARY KEY (controller_no, kind, outbox)
 ) STRICT, WITHOUT ROWID;
+-- Which of several processes takes in from a broker.
+
+CREATE TABLE intake_claims (
+    broker TEXT PRIMARY KEY,
+    -- Counts who took in, one after the other.
+    fence INTEGER NOT NULL,
+    -- For people; nobody after an orderly end.
+    holder TEXT,
+    -- Changes as long as the holder lives.
+    beat INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
