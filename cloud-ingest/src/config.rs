@@ -271,7 +271,7 @@ impl Config {
         Ok(match &self.store {
             None => Place::File(self.data_dir.join("cloud-ingest.db")),
             Some(StoreEntry { url, password_file, ca_file }) => {
-                Place::Server(Address::new(url, password_file.as_deref(), ca_file.as_deref())?)
+                Place::Server(Box::new(Address::new(url, password_file.as_deref(), ca_file.as_deref())?))
             }
         })
     }
