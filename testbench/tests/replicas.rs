@@ -125,11 +125,10 @@ async fn one_that_was_stopped_notices_that_another_has_taken_over() {
     .await;
     receipted(&site).await;
 
-    let sessions = || {
-        let log = std::fs::read_to_string(site.broker.log()).unwrap();
-        log.matches("as cloud-ingest ").count()
-    };
+    let broker_log = site.broker.log().to_owned();
+    let sessions = || std::fs::read_to_string(&broker_log).unwrap().matches("as cloud-ingest ").count();
     let sessions_before = sessions();
+    assert!(sessions_before >= 2, "the search finds what is there");
     site.cloud.as_mut().unwrap().resume().unwrap();
     let log = site.dir().join("cloud-ingest.log");
     wait_until("the first one to notice", TAKES_OVER_WITHIN, &[&log], async || {
@@ -140,8 +139,7 @@ async fn one_that_was_stopped_notices_that_another_has_taken_over() {
     receipted(&site).await;
     assert_eq!(takes_in(&urls[0]).await, Some(false));
     assert_eq!(takes_in(&urls[1]).await, Some(true), "nobody has taken it back");
-    let log = std::fs::read_to_string(site.broker.log()).unwrap();
-    assert_eq!(log.matches("as cloud-ingest ").count(), sessions_before, "nobody has connected again");
+    assert_eq!(sessions(), sessions_before, "nobody has connected again");
     settles_and_keeps_the_promise(&site, &greens).await;
 }
 
