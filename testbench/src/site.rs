@@ -210,7 +210,8 @@ impl Site {
             let ready = format!("http://{http}/health/ready");
             let client = crate::http_client();
             wait_until("cloud-ingest to take in", HEALS_WITHIN, &[cloud.log()], async || {
-                client.get(&ready).send().await.is_ok_and(|answer| answer.status().is_success())
+                let Ok(answer) = client.get(&ready).send().await else { return false };
+                answer.status().is_success() && answer.text().await.is_ok_and(|text| text.contains("here"))
             })
             .await;
         }
