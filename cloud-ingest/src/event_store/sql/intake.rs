@@ -3,8 +3,9 @@
 //! Records are taken one by one, as if each batch had come alone: how batches were grouped never shows in what is
 //! stored. Only the disk sees groups.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use tap_protocol::badge::Token;
 use tap_protocol::chain::ChainHash;
 use tap_protocol::codec::{self, VERSION_1};
 use tap_protocol::envelope::{ChainedRecord, VerifiedBatch};
@@ -15,7 +16,7 @@ use tap_protocol::time_repair::TrueTime;
 
 use super::occurring::Occurring;
 use super::proof;
-use super::session::{execute, one};
+use super::session::{ToValue, all_of, execute, one};
 use super::statements as sql;
 use super::values::{time_columns, timeless};
 use super::writing::{Lane, Writing};
@@ -63,7 +64,12 @@ pub fn append(
 ) -> Result<Vec<Appended>, StoreError> {
     let destinations = writing.all(sql::DESTINATIONS, [], |row| row.get(0))?;
     let occurring = Occurring::default();
-    let mut append = Append { writing, destinations, received, controller_no: 0, occurring };
+    let people = people_of(writing, batches)?;
+    let keys = people.iter().map(|(token, person)| order_key(*token, person.as_ref())).collect();
+    for destination in &destinations {
+        writing.look_at_lanes(*destination, &keys)?;
+    }
+    let mut append = Append { writing, destinations, received, controller_no: 0, occurring, people };
     let appended = batches.iter().map(|batch| append.batch(batch)).collect::<Result<_, _>>()?;
     append.occurring.write_down(append.writing)?;
     Ok(appended)
@@ -168,6 +174,33 @@ struct Append<'w, 'a> {
     /// Whose batch it is.
     controller_no: i64,
     occurring: Occurring,
+    /// Who has the badges of these batches, by token.
+    people: BTreeMap<[u8; 16], Option<PersonId>>,
+}
+
+/// Who has the badges of these batches. Asked once for all, because a server is asked over a network.
+fn people_of(
+    writing: &Writing<'_>,
+    batches: &[VerifiedBatch],
+) -> Result<BTreeMap<[u8; 16], Option<PersonId>>, StoreError> {
+    let taps = batches.iter().flat_map(VerifiedBatch::records).filter_map(|(_, record)| {
+        match Meaning::of(&record.bytes) {
+            Meaning::Tap(_, tap) => Some((tap.badge.token.0, None)),
+            _ => None,
+        }
+    });
+    let mut people: BTreeMap<[u8; 16], Option<PersonId>> = taps.collect();
+    let tokens: Vec<_> = people.keys().map(ToValue::to_value).collect();
+    let known = all_of(writing.aside(), sql::PEOPLE, 0i64, &tokens, |row| {
+        Ok((row.get(0)?, Some(PersonId(row.get(1)?))))
+    })?;
+    people.extend(known);
+    Ok(people)
+}
+
+/// What a tap stands in line by.
+fn order_key(token: [u8; 16], person: Option<&PersonId>) -> OrderKey {
+    person.cloned().map_or(OrderKey::Token(Token(token)), OrderKey::Person)
 }
 
 impl Append<'_, '_> {
@@ -278,9 +311,10 @@ impl Append<'_, '_> {
         ));
         self.writing.totals.taps += 1;
         self.writing.totals.disputed += u64::from(occurred == Err(Timeless::Disputed));
-        let person = self.person(tap.badge.token.0)?;
+        let token = tap.badge.token.0;
+        let person = self.people.get(&token).cloned().flatten();
         let held_for = meaning::held_for(occurred, person.as_ref());
-        let key = person.map_or(OrderKey::Token(tap.badge.token), OrderKey::Person);
+        let key = order_key(token, person.as_ref());
         for destination in &self.destinations {
             let lane = (*destination, key.clone());
             self.writing.new_delivery(&lane, position, held_for, self.received)?;

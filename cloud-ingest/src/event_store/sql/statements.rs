@@ -144,6 +144,9 @@ pub const DEAD_LETTERS: &str =
 
 // Directory.
 
+/// The tokens take the place of `{keys}`.
+pub const PEOPLE: &str = "SELECT s.token, b.person FROM seals s JOIN badges b ON b.no = s.badge_no \
+     WHERE b.no > ?1 AND s.token IN ({keys})";
 pub const PERSON: &str = "SELECT b.person FROM seals s JOIN badges b ON b.no = s.badge_no WHERE s.token = ?1";
 
 // Delivery.
@@ -162,6 +165,12 @@ pub const DELIVERIES: Bulk = Bulk {
     into: "INSERT INTO deliveries (destination_no, position, order_key, state, held_for, due_ms, attempts)",
     types: &["bigint", "bigint", "bytea", "text", "text", "bigint", "bigint"],
 };
+/// The order keys take the place of `{keys}`.
+pub const OCCUPIED_LANES: &str = concat!(
+    "SELECT DISTINCT order_key FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND ",
+    "order_key IN ({keys}) AND ",
+    open!()
+);
 pub const LANE_FIRST: &str = concat!(
     "SELECT position, state, held_for FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND order_key = ?2 AND ",
     open!(),
