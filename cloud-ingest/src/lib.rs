@@ -4,6 +4,7 @@ pub mod admin;
 pub mod api;
 pub mod backoff;
 pub mod ca;
+pub mod capture;
 pub mod cli;
 pub mod clock;
 pub mod config;

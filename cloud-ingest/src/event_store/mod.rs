@@ -8,6 +8,7 @@
 
 pub mod badges;
 mod boots;
+pub mod capture;
 pub mod commands;
 mod fleet;
 pub mod handle;
@@ -20,7 +21,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::ControlFlow;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tap_protocol::badge::{SealedBadge, Token, TokenKeyId};
 use tap_protocol::chain::ChainHash;
 use tap_protocol::command::Order;
@@ -43,7 +44,7 @@ pub use fleet::{
 };
 
 /// Milliseconds since 1970-01-01 UTC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct UtcMs(pub i64);
 
