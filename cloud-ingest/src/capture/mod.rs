@@ -13,3 +13,4 @@
 pub mod allowance;
 pub mod key;
 pub mod reading;
+pub mod spool;
