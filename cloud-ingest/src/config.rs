@@ -12,6 +12,8 @@ use serde::{Deserialize, Deserializer};
 use tap_protocol::ids::ControllerId;
 use tap_protocol::keys::PublicKey;
 
+use crate::event_store::place::Place;
+use crate::event_store::postgres::{Address, BadAddress};
 use crate::event_store::{Controller, RecordKey, Site};
 use crate::keyring::Keys;
 use crate::telemetry::with_causes;
@@ -32,8 +34,10 @@ pub const MAX_IN_FLIGHT: usize = 256;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Where the event store lives.
+    /// Where the event store lives, if it is a file, and what else belongs to this machine.
     pub data_dir: PathBuf,
+    /// The event store, if it is on a server.
+    pub store: Option<StoreEntry>,
     /// Where controllers publish.
     pub broker: Broker,
     /// Where people and monitoring look.
@@ -50,6 +54,18 @@ pub struct Config {
     pub controllers: Vec<ControllerEntry>,
     /// The legacy attendance API.
     pub destination: Destination,
+}
+
+/// The `[store]`: a PostgreSQL server. Without it the store is a file in `data_dir`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreEntry {
+    /// `postgres://user@host/database`, as libpq takes it; `?host=/run/postgresql` for a socket.
+    pub url: String,
+    /// A file with the password.
+    pub password_file: Option<PathBuf>,
+    /// A file with the certificates, PEM, that the server's must come from; with it the connection is encrypted.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// The MQTT broker.
@@ -243,9 +259,14 @@ impl Config {
         }
     }
 
-    /// The event store's file.
-    pub fn database(&self) -> PathBuf {
-        self.data_dir.join("cloud-ingest.db")
+    /// Where the event store is.
+    pub fn place(&self) -> Result<Place, BadAddress> {
+        Ok(match &self.store {
+            None => Place::File(self.data_dir.join("cloud-ingest.db")),
+            Some(StoreEntry { url, password_file, ca_file }) => {
+                Place::Server(Address::new(url, password_file.as_deref(), ca_file.as_deref())?)
+            }
+        })
     }
 
     /// The sites as the store has them.

@@ -9,8 +9,8 @@ use tap_protocol::keys::SigningKey;
 use tap_protocol::record::{Body, ClockState, PreviousStop, Record, Stamp};
 use tap_protocol::tap::{Direction, Tap, Verdict};
 
-use crate::event_store::memory::MemoryStore;
-use crate::event_store::{Binding, Controller, EventStore, PersonId, RecordKey, Site, UtcMs};
+use crate::event_store::sqlite::SqliteStore;
+use crate::event_store::{Binding, Controller, Directory, EventStore, PersonId, RecordKey, Site, UtcMs};
 use crate::keyring::live::LiveKeys;
 use crate::keyring::{self, Keys};
 
@@ -32,8 +32,8 @@ pub struct Door {
 }
 
 /// A store that knows the site, the doors `door-1` to `door-3`, the destination and the badges.
-pub fn store() -> MemoryStore {
-    let mut store = MemoryStore::new(START);
+pub fn store() -> SqliteStore {
+    let mut store = SqliteStore::in_memory(START);
     let site = Site { id: "hq".into(), label: "Headquarters".into(), zone: "Europe/Berlin".into() };
     store.put_site(&site).unwrap();
     for n in 1..=3 {

@@ -160,7 +160,7 @@ mod tests {
     async fn a_revocation_is_passed_on_once_and_put_on_the_brokers_list() {
         let dir = tempfile::tempdir().unwrap();
         let crl_file = dir.path().join("ca/crl.pem");
-        let (store, thread) = StoreHandle::spawn("store", fixture::store()).unwrap();
+        let (store, thread) = StoreHandle::spawn("store", Box::new(fixture::store())).unwrap();
         let (roll, mut rolled) = watch::channel(Arc::default());
         let (usher, mut calls) = usher::bell();
         let mut calling = Calling {

@@ -27,9 +27,9 @@ use crate::delivery::dispatch::{self, Dispatcher};
 use crate::destination::http_json::HttpJson;
 use crate::enrolment::listener::TlsListener;
 use crate::enrolment::{self, Enrolling};
-use crate::event_store::EventStore;
 use crate::event_store::handle::StoreHandle;
-use crate::event_store::sqlite::SqliteStore;
+use crate::event_store::place::{AnyStore, Place};
+use crate::event_store::{EventStore, UtcMs};
 use crate::health::Health;
 use crate::intake::worker::{self, Worker};
 use crate::intake::{inbox, mqtt, roster};
@@ -54,12 +54,14 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("cannot make {}", config.data_dir.display()))?;
     let _lock = lock::take(&config.data_dir)?;
-    let path = config.database();
-    let mut store =
-        SqliteStore::open(&path, clock.now()).with_context(|| format!("cannot open {}", path.display()))?;
-    introduce(&mut store, &config).context("cannot tell the store about the configuration")?;
+    let place = config.place()?;
+    let (store, reading_store) = tokio::task::spawn_blocking({
+        let (config, place, now) = (config.clone(), place.clone(), clock.now());
+        move || open(&place, &config, now)
+    })
+    .await??;
     let (writer, writer_thread) = StoreHandle::spawn("store-writer", store)?;
-    let (reader, reader_thread) = StoreHandle::spawn("store-reader", SqliteStore::open_reader(&path)?)?;
+    let (reader, reader_thread) = StoreHandle::spawn("store-reader", reading_store)?;
 
     let (keys, looking) = live::open(config.keys.dir.clone(), secrets.keys);
     let (roll, rolled) = watch::channel(Arc::default());
@@ -166,7 +168,7 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
         axum::serve(listener, router).with_graceful_shutdown(async move { http_stop.said().await }).await
     });
 
-    tracing::info!(%address, store = %path.display(), "ready");
+    tracing::info!(%address, store = %place, "ready");
     // Not under systemd, these do nothing.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     let why = tokio::select! {
@@ -221,6 +223,14 @@ async fn open_enrolment(
         .context("cannot make the enrolment listener's certificate")?;
     let enrolling = Enrolling::new(store.clone(), keys.clone(), settings, clock.clone())?;
     Ok((listener, enrolling))
+}
+
+/// The store, to write and to read, with what the configuration names.
+fn open(place: &Place, config: &Config, now: UtcMs) -> anyhow::Result<(AnyStore, AnyStore)> {
+    let mut store = place.open(now).with_context(|| format!("cannot open {place}"))?;
+    introduce(store.as_mut(), config).context("cannot tell the store about the configuration")?;
+    let reader = place.open_reader().with_context(|| format!("cannot read {place}"))?;
+    Ok((store, reader))
 }
 
 /// What the configuration names is known to the store before anything runs.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use cloud_ingest::event_store::sqlite::SqliteStore;
-use cloud_ingest::event_store::{DeviceKeys, Enrolment, EventStore, Issue, UtcMs};
+use cloud_ingest::event_store::{DeviceKeys, Enrolment, Fleet, Issue, UtcMs};
 use cloud_ingest::keyring::Keys;
 use data_encoding::HEXLOWER;
 use ring::digest::{SHA256, digest};

@@ -297,7 +297,7 @@ impl World {
             Fault::DayPasses => self.dispatcher.a_day_passes = true,
             Fault::BackupTaken => {
                 door.machine.backup = Some(door.machine.disk.medium());
-                self.vault.backup = Some(self.vault.store.clone());
+                self.vault.backup = Some(self.vault.store.copy().expect("memory takes it"));
             }
         }
     }

@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use cloud_ingest::event_store::{Appended, DeadLetter, EventStore, OutboxMark, StoreError, UtcMs, good_keys};
+use cloud_ingest::event_store::{
+    Appended, Commands, DeadLetter, EventStore, OutboxMark, StoreError, UtcMs, good_keys,
+};
 use cloud_ingest::intake::MAX_WAITING;
 use cloud_ingest::intake::admit::Admission;
 use cloud_ingest::intake::verify::{Arrival, Reject, verify};
@@ -320,7 +322,7 @@ impl Process {
         }
         if stage.has(Bait::ReceiptBeforeCommit) {
             let batches: Vec<_> = work.batches.iter().map(|(batch, _)| batch.clone()).collect();
-            work.appended = vault.store.clone().append(&batches, stage.utc())?;
+            work.appended = vault.store.copy()?.append(&batches, stage.utc())?;
         }
         if stage.has(Bait::ReceiptIsMax) {
             for (appended, (batch, _)) in work.appended.iter_mut().zip(&work.batches) {

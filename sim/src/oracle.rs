@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
-use cloud_ingest::event_store::memory::MemoryStore;
+use cloud_ingest::event_store::sqlite::SqliteStore;
 use cloud_ingest::event_store::{
     Claimed, DeliveryRow, DeliveryState, EventFilter, EventRow, EventStore, HeldFor, Next, PersonId,
     Position, UtcMs,
@@ -210,14 +210,14 @@ impl Oracle {
     }
 
     /// A delivery was claimed.
-    pub fn claimed(&mut self, claimed: &Claimed, now_ms: u64, store: &mut MemoryStore) {
+    pub fn claimed(&mut self, claimed: &Claimed, now_ms: u64, store: &mut SqliteStore) {
         self.in_front_since_ms.entry(claimed.claim.position).or_insert(now_ms);
         self.only_the_first_in_line_is_sent(claimed, store);
         self.true_time_is_true(claimed);
     }
 
     /// A request left.
-    pub fn sent(&mut self, claimed: &Claimed, key: &str, body: &str, store: &mut MemoryStore) {
+    pub fn sent(&mut self, claimed: &Claimed, key: &str, body: &str, store: &mut SqliteStore) {
         self.only_the_first_in_line_is_sent(claimed, store);
         self.one_key_and_one_body_per_delivery(claimed, key, body);
         self.a_request_is_a_started_attempt(claimed, store);
@@ -249,7 +249,7 @@ impl Oracle {
     }
 
     /// The store was put back: what no disk has any more either is destroyed.
-    pub fn store_replaced(&mut self, store: &mut MemoryStore, doors: &[Door], now_ms: u64) -> usize {
+    pub fn store_replaced(&mut self, store: &mut SqliteStore, doors: &[Door], now_ms: u64) -> usize {
         self.stored.clear();
         self.set_aside.clear();
         self.boots.clear();
@@ -281,7 +281,7 @@ impl Oracle {
     }
 
     /// After a step that called the store: what is new in it?
-    pub fn look_at_store(&mut self, store: &mut MemoryStore, now_ms: u64) {
+    pub fn look_at_store(&mut self, store: &mut SqliteStore, now_ms: u64) {
         self.epoch = store.store_epoch().ok();
         let totals = store.totals().unwrap_or_default();
         let new = usize::try_from(totals.records).unwrap_or(0).saturating_sub(self.stored.len());
@@ -298,7 +298,7 @@ impl Oracle {
     }
 
     /// What found its time after all stands in line from now on.
-    fn look_at_what_is_set_aside(&mut self, store: &mut MemoryStore, now_ms: u64) {
+    fn look_at_what_is_set_aside(&mut self, store: &mut SqliteStore, now_ms: u64) {
         let state = Some(DeliveryState::Parked);
         let parked = store.events(&EventFilter { state, limit: usize::MAX, ..EventFilter::default() });
         let is_aside = |row: &&EventRow| {
@@ -363,7 +363,7 @@ fn delivery(row: &EventRow) -> Option<&DeliveryRow> {
     row.tap.as_ref()?.deliveries.first()
 }
 
-fn delivery_of(event_id: EventId, store: &mut MemoryStore) -> Option<DeliveryRow> {
+fn delivery_of(event_id: EventId, store: &mut SqliteStore) -> Option<DeliveryRow> {
     delivery(&store.event(event_id).ok()??.row).cloned()
 }
 

@@ -1,6 +1,6 @@
 //! One seed's world: it plans what will happen, lets it happen step by step, and has the oracle look after every step.
 
-use cloud_ingest::event_store::{Binding, Controller, EventStore, PersonId, RecordKey, Site};
+use cloud_ingest::event_store::{Binding, Controller, Directory, EventStore, PersonId, RecordKey, Site};
 use tap_protocol::badge::{TokenKey, TokenKeyId};
 use tap_protocol::keys::SigningKey;
 

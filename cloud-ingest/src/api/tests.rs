@@ -23,7 +23,7 @@ async fn world() -> World {
     let mut store = fixture::store();
     let batch = Door::new(1).tap(1).tap(2).tap(99).batch();
     store.append(&[batch], START).unwrap();
-    let (store, thread) = StoreHandle::spawn("store", store).unwrap();
+    let (store, thread) = StoreHandle::spawn("store", Box::new(store)).unwrap();
     let health = Arc::new(Health::default());
     let served = Served {
         store,

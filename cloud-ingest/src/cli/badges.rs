@@ -9,14 +9,13 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use tap_protocol::badge::{Credential, TokenKey};
 
-use super::reading::{existing, table};
+use super::reading::{open, open_or_make, open_to_write, table};
 use super::{ConfigFile, Form, Output, print_json};
 use crate::api::view;
 use crate::clock::Clock;
 use crate::directory::badges::{read_badges, seals};
-use crate::event_store::sqlite::SqliteStore;
 use crate::event_store::{
-    BadgeFilter, BadgeRow, Bound, ControllerState, EventStore, Member, PersonId, Standing, Stood, Which,
+    BadgeFilter, BadgeRow, Bound, ControllerState, Member, PersonId, Standing, Stood, StoreError, Which,
 };
 use crate::read_model::confirmed::{Confirmed, confirmed};
 
@@ -119,20 +118,17 @@ fn import(
     let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let bindings = read_badges(&text, &keys).map_err(|bad| anyhow::anyhow!("{}: {bad}", file.display()))?;
     let now = Clock::system().now();
-    let path = loaded.database();
-    std::fs::create_dir_all(&loaded.data_dir)
-        .with_context(|| format!("cannot make {}", loaded.data_dir.display()))?;
     let tokens = bindings.iter().flat_map(|binding| &binding.seals).map(|seal| seal.token).collect();
-    let work = |mut store: SqliteStore| {
+    let mut store = open_or_make(&loaded, now)?;
+    let work = || {
         let reinstated = match reinstate {
             true => store.reinstate_badges(&Which::Badge(tokens))?.changed,
             false => 0,
         };
         Ok(Imported { bound: store.bind_badges(&bindings, now)?, reinstated })
     };
-    let done = SqliteStore::open(&path, now)
-        .and_then(work)
-        .with_context(|| format!("cannot write to {}", path.display()))?;
+    let done: Result<Imported, StoreError> = work();
+    let done = done.context("nothing was changed")?;
     if form == Form::Json {
         print_json(&done)?;
         return Ok(ExitCode::SUCCESS);
@@ -156,16 +152,14 @@ fn import(
 }
 
 fn revoke(whose: Whose, reason: &str, config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode> {
-    let path = config.load()?.database();
-    existing(&path)?;
     let which = match whose.badge {
         Some(badge) => of(&badge, &token_keys(config)?),
         None => Which::Person(PersonId(whose.person.unwrap_or_default())),
     };
     let now = Clock::system().now();
-    let stood: Stood = SqliteStore::open(&path, now)
-        .and_then(|mut store| store.revoke_badges(&which, reason, now))
-        .with_context(|| format!("cannot write to {}", path.display()))?;
+    let stood = open_to_write(&config.load()?, now)?
+        .revoke_badges(&which, reason, now)
+        .context("nothing was changed")?;
     ensure!(
         stood != Stood::default(),
         match which {
@@ -247,21 +241,15 @@ fn show(filter: &BadgeFilter, config: &ConfigFile, form: Form) -> anyhow::Result
 }
 
 fn read(filter: &BadgeFilter, config: &ConfigFile) -> anyhow::Result<Vec<Badge>> {
-    let path = config.load()?.database();
-    existing(&path)?;
-    let both = |mut store: SqliteStore| {
-        let mut controllers = store.controllers()?;
-        // Who was taken down or is out of trust hears of nothing any more, and nobody waits for it.
-        let fleet = store.fleet()?;
-        controllers.retain(|state| {
-            let is_it = |known: &&Member| known.controller.id == state.controller.id;
-            fleet.iter().find(is_it).is_some_and(|known| known.standing == Standing::Active)
-        });
-        Ok((store.badges(filter)?, controllers))
-    };
-    let (rows, controllers) = SqliteStore::open_reader(&path)
-        .and_then(both)
-        .with_context(|| format!("cannot read {}", path.display()))?;
+    let mut store = open(config)?;
+    let mut controllers = store.controllers()?;
+    // Who was taken down or is out of trust hears of nothing any more, and nobody waits for it.
+    let fleet = store.fleet()?;
+    controllers.retain(|state| {
+        let is_it = |known: &&Member| known.controller.id == state.controller.id;
+        fleet.iter().find(is_it).is_some_and(|known| known.standing == Standing::Active)
+    });
+    let rows = store.badges(filter)?;
     Ok(rows.into_iter().map(|row| Badge::of(row, &controllers)).collect())
 }
 

@@ -3,18 +3,16 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use tap_protocol::command::Order;
 use tap_protocol::ids::ControllerId;
 
-use super::reading::{existing, open, table};
+use super::reading::{open, open_to_write, table};
 use super::{ConfigFile, Form, Output, print_json};
 use crate::api::view;
 use crate::clock::Clock;
-use crate::event_store::EventStore;
 use crate::event_store::commands::{CommandRow, order_text, outcome_name};
-use crate::event_store::sqlite::SqliteStore;
 use crate::read_model::controller;
 
 #[derive(Debug, Args)]
@@ -36,7 +34,7 @@ pub struct Told {
 }
 
 pub fn get(One { id, config, output }: One) -> anyhow::Result<ExitCode> {
-    let Some(known) = controller::of(&mut open(&config)?, &id)? else {
+    let Some(known) = controller::of(open(&config)?.as_mut(), &id)? else {
         bail!("no controller is called {id}")
     };
     let now = Clock::system().now();
@@ -78,11 +76,8 @@ pub fn list(One { id, config, output }: One) -> anyhow::Result<ExitCode> {
 }
 
 pub fn check(Told { id, config }: Told) -> anyhow::Result<ExitCode> {
-    let path = config.load()?.database();
-    existing(&path)?;
     let now = Clock::system().now();
-    let mut store =
-        SqliteStore::open(&path, now).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut store = open_to_write(&config.load()?, now)?;
     let number =
         store.queue_command(&id, &Order::RunChecks, "somebody asked for it on the command line", now)?;
     println!(

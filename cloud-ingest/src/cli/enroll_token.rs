@@ -13,13 +13,11 @@ use tap_protocol::enrolment::EnrollToken;
 use tap_protocol::ids::ControllerId;
 
 use super::deed::{Why, deed};
-use super::reading::{open, table};
+use super::reading::{open, open_or_make, table};
 use super::{ConfigFile, Form, Output, print_json};
 use crate::api::view;
 use crate::clock::Clock;
-use crate::config::Config;
-use crate::event_store::sqlite::SqliteStore;
-use crate::event_store::{EventStore, NewToken, TokenId, TokenState, UtcMs};
+use crate::event_store::{NewToken, TokenId, TokenState, UtcMs};
 use crate::keyring::{Keys, random};
 
 #[derive(Debug, Subcommand)]
@@ -152,7 +150,7 @@ fn create(args: Create) -> anyhow::Result<()> {
         [one] => one.controller.to_string(),
         many => format!("{} controllers", many.len()),
     };
-    let mut store = writer(&loaded, now)?;
+    let mut store = open_or_make(&loaded, now)?;
     // The configuration may have been changed since the service started.
     for site in loaded.sites() {
         store.put_site(&site)?;
@@ -281,7 +279,7 @@ fn withdraw(id: &str, reason: String, config: &ConfigFile) -> anyhow::Result<()>
     let number: Option<TokenId> = decoded.and_then(|bytes| bytes.try_into().ok());
     let number = number.with_context(|| format!("{id} is no token's number: see `enroll-token list`"))?;
     let now = Clock::system().now();
-    let taken = writer(&config.load()?, now)?
+    let taken = open_or_make(&config.load()?, now)?
         .withdraw_enroll_token(number, &deed(now, "withdraw_token", id, Why(reason)))?;
     ensure!(taken, "there is no token {id}, or it was taken back before");
     println!("token {id} lets nobody in any more");
@@ -290,13 +288,6 @@ fn withdraw(id: &str, reason: String, config: &ConfigFile) -> anyhow::Result<()>
 
 fn text(id: &TokenId) -> String {
     BASE32_NOPAD.encode(id).to_ascii_lowercase()
-}
-
-fn writer(loaded: &Config, now: UtcMs) -> anyhow::Result<SqliteStore> {
-    let path = loaded.database();
-    std::fs::create_dir_all(&loaded.data_dir)
-        .with_context(|| format!("cannot make {}", loaded.data_dir.display()))?;
-    SqliteStore::open(&path, now).with_context(|| format!("cannot write to {}", path.display()))
 }
 
 /// `90m`, `24h` or `7d` in milliseconds.

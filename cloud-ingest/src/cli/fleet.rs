@@ -3,19 +3,19 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use clap::Args;
 use tap_protocol::command::Order;
 use tap_protocol::ids::ControllerId;
 
 use super::deed::{Why, deed};
-use super::reading::{existing, open, table};
+use super::reading::{open, open_to_write, table};
 use super::{ConfigFile, Form, Output, print_json};
 use crate::api::view;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::event_store::sqlite::SqliteStore;
-use crate::event_store::{EventStore, Standing, UtcMs};
+use crate::event_store::place::AnyStore;
+use crate::event_store::{Standing, UtcMs};
 
 #[derive(Debug, Args)]
 pub struct Rename {
@@ -120,10 +120,7 @@ pub fn log(args: Log) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn writer(loaded: &Config) -> anyhow::Result<(SqliteStore, UtcMs)> {
-    let (path, now) = (loaded.database(), Clock::system().now());
-    existing(&path)?;
-    let store =
-        SqliteStore::open(&path, now).with_context(|| format!("cannot write to {}", path.display()))?;
-    Ok((store, now))
+fn writer(loaded: &Config) -> anyhow::Result<(AnyStore, UtcMs)> {
+    let now = Clock::system().now();
+    Ok((open_to_write(loaded, now)?, now))
 }

@@ -10,7 +10,6 @@ use clap::Args;
 
 use super::{ConfigFile, Form, Output, print_json, progress, reading};
 use crate::clock::Clock;
-use crate::event_store::sqlite::SqliteStore;
 use crate::import::{Became, Imported, Source, import};
 
 #[derive(Debug, Args)]
@@ -25,8 +24,6 @@ pub struct ImportArgs {
 }
 
 pub fn run(args: ImportArgs) -> anyhow::Result<ExitCode> {
-    let path = args.config.load()?.database();
-    reading::existing(&path)?;
     let mut sources = Vec::new();
     let mut bytes = 0;
     for file in &args.files {
@@ -36,10 +33,9 @@ pub fn run(args: ImportArgs) -> anyhow::Result<ExitCode> {
         sources.push(Source { name: file.display().to_string(), bytes: Box::new(opened) });
     }
     let now = Clock::system().now();
-    let mut store =
-        SqliteStore::open(&path, now).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut store = reading::open_to_write(&args.config.load()?, now)?;
     let bar = progress::bar("bytes", bytes);
-    let imported = import(&mut store, sources, now, &mut |read| bar.inc(read));
+    let imported = import(store.as_mut(), sources, now, &mut |read| bar.inc(read));
     bar.finish_and_clear();
     let imported = imported.context("the import stopped half-way: run it again, nothing is stored twice")?;
     match args.output.output {

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use tap_protocol::command::Order;
@@ -14,7 +14,7 @@ use super::reading::{open, table};
 use super::{ConfigFile, Form, Output, print_json};
 use crate::api::view;
 use crate::clock::Clock;
-use crate::event_store::sqlite::SqliteStore;
+use crate::event_store::place::Place;
 use crate::event_store::{EventStore, Member, Standing, UtcMs};
 use crate::keyring::ring::{self, Entry, Kind, Reach, Ring};
 use crate::keyring::{make_files, read_or_begin, read_ring, write_ring};
@@ -146,9 +146,9 @@ struct Row {
 pub fn status(config: &ConfigFile, form: Form, kinds: &[Kind]) -> anyhow::Result<ExitCode> {
     let loaded = config.load()?;
     let ring = read_ring(&loaded.keys.dir)?;
-    let fleet = match loaded.database().exists() {
-        true => open(config)?.fleet()?,
-        false => Vec::new(),
+    let fleet = match loaded.place()? {
+        Place::File(path) if !path.exists() => Vec::new(),
+        Place::File(_) | Place::Server(_) => open(config)?.fleet()?,
     };
     let row = |key: &Entry| Row {
         key: key.name(),
@@ -209,23 +209,20 @@ fn change(
 ) -> anyhow::Result<Entry> {
     let loaded = config.load()?;
     let now = Clock::system().now();
-    let path = loaded.database();
-    super::reading::existing(&path)?;
-    let mut store =
-        SqliteStore::open(&path, now).with_context(|| format!("cannot write to {}", path.display()))?;
+    let mut store = super::reading::open_to_write(&loaded, now)?;
     let mut ring = read_ring(&loaded.keys.dir)?;
     let entry = step(&mut ring, &store.fleet()?, now)?;
     // The log first: a step that nobody can account for is worse than an account of one that failed.
     store.note_deed(&deed::deed(now, what, &entry.name(), Why(reason)))?;
     write_ring(&loaded.keys.dir, &ring)?;
     if entry.kind.is_told() {
-        tell(&mut store, &format!("{what} {}", entry.name()), now)?;
+        tell(store.as_mut(), &format!("{what} {}", entry.name()), now)?;
     }
     Ok(entry)
 }
 
 /// Enrolled controllers fetch their bundles anew, each with its next hello, and not when the certificate is due.
-fn tell(store: &mut SqliteStore, why: &str, now: UtcMs) -> anyhow::Result<()> {
+fn tell(store: &mut dyn EventStore, why: &str, now: UtcMs) -> anyhow::Result<()> {
     for member in store.fleet()? {
         if member.standing == Standing::Active && member.fetched.is_some() {
             store.queue_command(&member.controller.id, &Order::FetchKeys, why, now)?;

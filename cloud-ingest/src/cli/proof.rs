@@ -16,7 +16,7 @@ use tap_protocol::ids::{ControllerId, OutboxId, Seq};
 
 use super::{ConfigFile, Form, Output, print_json, reading};
 use crate::clock::Clock;
-use crate::event_store::{EventStore, UtcMs};
+use crate::event_store::UtcMs;
 use crate::read_model::proof::{Choosing, Wanted, Writing};
 
 #[derive(Debug, Args)]

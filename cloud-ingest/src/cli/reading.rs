@@ -1,6 +1,5 @@
 //! Beside the line: the verbs that look. They read the store's file beside a running service.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -12,8 +11,9 @@ use super::{ConfigFile, Form, Output, fleet, print_json};
 use crate::api::filter::MAX_LIMIT;
 use crate::api::view;
 use crate::clock::Clock;
-use crate::event_store::sqlite::SqliteStore;
-use crate::event_store::{DeliveryState, EventFilter, EventStore, Position};
+use crate::config::Config;
+use crate::event_store::place::{AnyStore, Place};
+use crate::event_store::{DeliveryState, EventFilter, Position, UtcMs};
 use crate::read_model::ledger::ledger;
 use crate::read_model::{explain, lag};
 
@@ -229,17 +229,32 @@ pub fn the_ledger(config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode> {
     Ok(if ledger.balanced { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-pub fn open(config: &ConfigFile) -> anyhow::Result<SqliteStore> {
-    let path = config.load()?.database();
-    existing(&path)?;
-    SqliteStore::open_reader(&path).with_context(|| format!("cannot read {}", path.display()))
+/// The store, to read from it.
+pub fn open(config: &ConfigFile) -> anyhow::Result<AnyStore> {
+    let place = existing(&config.load()?)?;
+    place.open_reader().with_context(|| format!("cannot read {place}"))
 }
 
-pub fn existing(path: &Path) -> anyhow::Result<()> {
-    if !path.exists() {
-        bail!("there is no store at {} yet: start cloud-ingest serve once", path.display());
+/// The store, to write to it; it must be there.
+pub fn open_to_write(config: &Config, now: UtcMs) -> anyhow::Result<AnyStore> {
+    let place = existing(config)?;
+    place.open_existing(now).with_context(|| format!("cannot write to {place}"))
+}
+
+/// The store, to write to it; it is made if it is not there.
+pub fn open_or_make(config: &Config, now: UtcMs) -> anyhow::Result<AnyStore> {
+    let place = config.place()?;
+    place.open(now).with_context(|| format!("cannot write to {place}"))
+}
+
+fn existing(config: &Config) -> anyhow::Result<Place> {
+    let place = config.place()?;
+    if let Place::File(path) = &place
+        && !path.exists()
+    {
+        bail!("there is no store at {place} yet: start cloud-ingest serve once");
     }
-    Ok(())
+    Ok(place)
 }
 
 pub fn table<const N: usize>(header: [&str; N]) -> Table {

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::Subcommand;
 use serde::Serialize;
 use tap_protocol::ids::{ControllerId, OutboxId, Seq, StoreEpoch};
@@ -14,6 +14,7 @@ use tap_protocol::ids::{ControllerId, OutboxId, Seq, StoreEpoch};
 use super::{ConfigFile, Form, Output, print_json, reading};
 use crate::clock::Clock;
 use crate::event_store::EventStore;
+use crate::event_store::place::Place;
 use crate::event_store::sqlite::SqliteStore;
 use crate::lock;
 use crate::read_model::rewound;
@@ -60,7 +61,13 @@ const MODE: u32 = 0o600;
 
 fn back_up(out: &Path, config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode> {
     ensure!(!out.exists(), "{} is there already; nothing was changed", out.display());
-    let mut store = reading::open(config)?;
+    let Place::File(path) = config.load()?.place()? else {
+        bail!(
+            "the store is on a PostgreSQL server: back it up there, with pg_dump or pg_basebackup (docs/backup.md)"
+        );
+    };
+    let mut store =
+        SqliteStore::open_reader(&path).with_context(|| format!("cannot read {}", path.display()))?;
     // Only a whole copy gets the name.
     let mut draft = out.as_os_str().to_owned();
     draft.push(".partial");
@@ -111,12 +118,9 @@ struct SentAgain {
 
 fn restored(config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode> {
     let loaded = config.load()?;
-    let path = loaded.database();
-    reading::existing(&path)?;
     let _lock = lock::take(&loaded.data_dir)?;
     let now = Clock::system().now();
-    let mut store =
-        SqliteStore::open(&path, now).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut store = reading::open_to_write(&loaded, now)?;
     let store_epoch_before = store.store_epoch()?;
     let states = store.controllers()?;
     let store_epoch = store.new_epoch(rewound::latest_epoch_told(&states), now)?;

@@ -8,7 +8,6 @@ use clap::Args;
 use tap_protocol::ids::ControllerId;
 
 use super::{ConfigFile, Form, Output, print_json, progress, reading};
-use crate::event_store::EventStore;
 use crate::read_model::audit::{Audit, Audited, Finding};
 
 #[derive(Debug, Args)]

@@ -49,7 +49,7 @@ struct World {
 }
 
 fn world(max_in_flight: usize) -> World {
-    let (store, thread) = StoreHandle::spawn("store", fixture::store()).unwrap();
+    let (store, thread) = StoreHandle::spawn("store", Box::new(fixture::store())).unwrap();
     let (ask, requests) = mpsc::channel(64);
     let now = Arc::new(AtomicI64::new(START.0 + 60_000));
     let (stopper, stop) = stop::pair();

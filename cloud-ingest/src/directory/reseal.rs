@@ -72,7 +72,6 @@ mod tests {
 
     use super::*;
     use crate::directory::badges::seals;
-    use crate::event_store::memory::MemoryStore;
     use crate::event_store::sqlite::SqliteStore;
     use crate::event_store::{Binding, PersonId, UtcMs, Which};
 
@@ -94,7 +93,7 @@ mod tests {
     }
 
     fn both_stores(case: impl Fn(&mut dyn EventStore)) {
-        case(&mut MemoryStore::new(NOW));
+        case(&mut SqliteStore::in_memory(NOW));
         let folder = tempfile::tempdir().unwrap();
         case(&mut SqliteStore::open(&folder.path().join("store.db"), NOW).unwrap());
     }

@@ -78,7 +78,7 @@ impl Cloud {
     async fn start() -> Cloud {
         let dir = folder_tests::folder();
         let (keys, looking) = live::open(dir.path().to_owned(), Keys::load(dir.path()).unwrap());
-        let (store, thread) = StoreHandle::spawn("store", fixture::store()).unwrap();
+        let (store, thread) = StoreHandle::spawn("store", Box::new(fixture::store())).unwrap();
         let now = Arc::new(AtomicI64::new(START.0));
         let clock = Clock::from_fn({
             let now = Arc::clone(&now);

@@ -4,9 +4,41 @@
 //! the tenant's key changes. The roster is a snapshot of all badges under the keys in use.
 
 use serde::Serialize;
-use tap_protocol::badge::{SealedBadge, Token};
+use tap_protocol::badge::{SealedBadge, Token, TokenKeyId};
 
-use super::{PersonId, UtcMs};
+use super::{Binding, Bound, PersonId, StoreError, UtcMs};
+
+/// Whose badge is whose, and the roster.
+pub trait Directory {
+    /// Binds badges to persons (one that was bound before is re-bound for taps to come) and releases what was held for
+    /// them, re-keyed to the person, in one transaction. A badge that was revoked stays so.
+    fn bind_badges(&mut self, bindings: &[Binding], now: UtcMs) -> Result<Bound, StoreError>;
+
+    /// Gives badges, each named by a token that it has, another seal, and releases what was held under that. Seals of
+    /// badges that are not known, and tokens that are taken, count for nothing. Returns how many are new.
+    fn add_seals(&mut self, seals: &[(Token, SealedBadge)]) -> Result<usize, StoreError>;
+
+    /// From the next roster on these badges are revoked. That concerns the light at the door, and no tap.
+    fn revoke_badges(&mut self, which: &Which, why: &str, now: UtcMs) -> Result<Stood, StoreError>;
+
+    /// From the next roster on these badges are known again.
+    fn reinstate_badges(&mut self, which: &Which) -> Result<Stood, StoreError>;
+
+    /// Badges, in the order in which they became known.
+    fn badges(&mut self, filter: &BadgeFilter) -> Result<Vec<BadgeRow>, StoreError>;
+
+    /// Whether badges were changed since the newest roster: never a scan.
+    fn roster_state(&mut self) -> Result<RosterState, StoreError>;
+
+    /// The newest roster: all badges under these keys. It is another than before if badges or keys have changed, or if a
+    /// controller claims to have a newer one.
+    fn roster(
+        &mut self,
+        keys: &[TokenKeyId],
+        claimed: Option<u64>,
+        now: UtcMs,
+    ) -> Result<Snapshot, StoreError>;
+}
 
 /// A controller that claims a version further ahead of our clock than this is not believed: versions could run out.
 const BELIEVED_AHEAD_MS: u64 = 24 * 60 * 60 * 1_000;

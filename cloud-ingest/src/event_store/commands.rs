@@ -3,10 +3,58 @@
 
 use serde::Serialize;
 use tap_protocol::command::Order;
-use tap_protocol::ids::{OutboxId, Seq};
+use tap_protocol::ids::{ControllerId, OutboxId, Seq};
 use tap_protocol::report::Outcome;
 
-use super::UtcMs;
+use super::{OutboxMark, StoreError, UtcMs};
+
+/// Commands to controllers, and what contradicts itself at them.
+pub trait Commands {
+    /// What is stored of an outbox at these places, as marks: those that are stored, in the order given.
+    fn places(
+        &mut self,
+        controller: &ControllerId,
+        outbox: OutboxId,
+        seqs: &[Seq],
+    ) -> Result<Vec<OutboxMark>, StoreError>;
+
+    /// Has a command sent to a controller; gives its number. One that stands for the same order
+    /// ([`stands_for`]) is not given twice.
+    fn queue_command(
+        &mut self,
+        controller: &ControllerId,
+        order: &Order,
+        why: &str,
+        now: UtcMs,
+    ) -> Result<u64, StoreError>;
+
+    /// The oldest command that has not ended.
+    fn next_command(&mut self, controller: &ControllerId) -> Result<Option<CommandRow>, StoreError>;
+
+    /// A command ended. Whether there was one that had not.
+    fn end_command(
+        &mut self,
+        controller: &ControllerId,
+        number: u64,
+        end: &CommandEnd,
+    ) -> Result<bool, StoreError>;
+
+    /// A controller's commands, the newest first.
+    fn commands(&mut self, controller: &ControllerId) -> Result<Vec<CommandRow>, StoreError>;
+
+    /// Something contradicts itself. Whether that is new.
+    fn note_trouble(
+        &mut self,
+        controller: &ControllerId,
+        kind: TroubleKind,
+        outbox: Option<OutboxId>,
+        at: Option<Seq>,
+        now: UtcMs,
+    ) -> Result<bool, StoreError>;
+
+    /// What contradicts itself at a controller, the latest first.
+    fn troubles(&mut self, controller: &ControllerId) -> Result<Vec<TroubleRow>, StoreError>;
+}
 
 /// So many commands of a controller are kept, the newest.
 pub const MAX_COMMANDS: usize = 100;

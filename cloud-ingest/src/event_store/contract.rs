@@ -16,10 +16,12 @@ mod reading;
 mod time;
 pub mod world;
 
+use std::sync::LazyLock;
+
 use tempfile::TempDir;
 
 use self::world::World;
-use super::memory::MemoryStore;
+use super::postgres::{Address, PostgresStore};
 use super::sqlite::SqliteStore;
 use super::{EventStore, UtcMs};
 
@@ -32,21 +34,37 @@ pub trait UnderTest {
 /// When all stores under test are made.
 const CREATED: UtcMs = UtcMs(1_700_000_000_000);
 
-struct InMemory(MemoryStore);
+struct OnServer {
+    address: Address,
+    store: Option<PostgresStore>,
+}
 
-impl InMemory {
-    fn new() -> InMemory {
-        InMemory(MemoryStore::new(CREATED))
+impl OnServer {
+    fn new() -> OnServer {
+        // Made once and copied, which is quicker than to run the schema for every case.
+        static TEMPLATE: LazyLock<String> = LazyLock::new(|| {
+            let template = postgres_rig::shared().new_database();
+            drop(PostgresStore::open(OnServer::address_of(&template), CREATED).unwrap());
+            template
+        });
+        let address = OnServer::address_of(&postgres_rig::shared().new_database_from(&TEMPLATE));
+        OnServer { store: Some(PostgresStore::open(address.clone(), CREATED).unwrap()), address }
+    }
+
+    fn address_of(database: &str) -> Address {
+        Address::new(&postgres_rig::shared().url(database), None, None).unwrap()
     }
 }
 
-impl UnderTest for InMemory {
+impl UnderTest for OnServer {
     fn store(&mut self) -> &mut dyn EventStore {
-        &mut self.0
+        self.store.as_mut().unwrap()
     }
 
-    /// Memory survives nothing; what a restart must keep is kept by doing nothing.
-    fn restart(&mut self) {}
+    fn restart(&mut self) {
+        self.store = None;
+        self.store = Some(PostgresStore::open(self.address.clone(), UtcMs(CREATED.0 + 1)).unwrap());
+    }
 }
 
 struct InFile {
@@ -228,10 +246,10 @@ macro_rules! contract_tests {
 }
 use contract_tests;
 
-mod in_memory {
-    contract_tests!(super::InMemory::new);
-}
-
 mod in_sqlite {
     contract_tests!(super::InFile::new);
+}
+
+mod on_postgres {
+    contract_tests!(super::OnServer::new);
 }

@@ -2,10 +2,68 @@
 //! standing, and the log of who decided it. Pure: knows no store; the two functions at the end decide for all stores.
 
 use serde::Serialize;
-use tap_protocol::ids::ControllerId;
+use tap_protocol::ids::{ControllerId, OutboxId, Seq};
 use tap_protocol::keys::PublicKey;
 
-use super::{Controller, UtcMs};
+use super::{Controller, StoreError, UtcMs};
+
+/// Trust: enrolment, standing, certificates. Every change is written into the fleet's log with it.
+pub trait Fleet {
+    /// All controllers, by id, with what trust in them rests on.
+    fn fleet(&mut self) -> Result<Vec<Member>, StoreError>;
+
+    /// One of them.
+    fn member(&mut self, id: &ControllerId) -> Result<Option<Member>, StoreError>;
+
+    /// Changes what people call a controller, and where it hangs.
+    fn rename(
+        &mut self,
+        id: &ControllerId,
+        label: Option<&str>,
+        site: Option<&str>,
+        deed: &Deed,
+    ) -> Result<(), StoreError>;
+
+    /// Retires or revokes a controller (or takes that back), from `deed.at` on. Its enrolment tokens are withdrawn; a
+    /// revoked one's certificates are good for nothing any more, and of its outboxes only what it had spoken of by now
+    /// is still to be stored.
+    fn set_standing(&mut self, id: &ControllerId, standing: Standing, deed: &Deed) -> Result<(), StoreError>;
+
+    /// Up to where a revoked controller's outbox is to be stored: zero for one it had not spoken of. `None` if it is
+    /// not revoked: then all of it.
+    fn trusted_through(&mut self, id: &ControllerId, outbox: OutboxId) -> Result<Option<Seq>, StoreError>;
+
+    /// Certificates that are good for nothing any more though their end is after `now`, by number.
+    fn revoked_certificates(&mut self, now: UtcMs) -> Result<Vec<RevokedCertificate>, StoreError>;
+
+    /// Makes tokens known, all or none. Their sites must be known.
+    fn put_enroll_tokens(&mut self, tokens: &[NewToken], deed: &Deed) -> Result<(), StoreError>;
+
+    /// All tokens that were ever made, the newest first.
+    fn enroll_tokens(&mut self) -> Result<Vec<TokenState>, StoreError>;
+
+    /// One of them.
+    fn enroll_token(&mut self, id: TokenId) -> Result<Option<TokenState>, StoreError>;
+
+    /// Takes a token back; `false` if there is none, or it was taken back before.
+    fn withdraw_enroll_token(&mut self, id: TokenId, deed: &Deed) -> Result<bool, StoreError>;
+
+    /// Uses a token up: adds its controller, or makes it active again, with one record key, and writes its certificate
+    /// down. Certificates of other TLS keys that it had are good for nothing any more.
+    fn enroll(&mut self, enrolment: &Enrolment) -> Result<Result<Controller, Refusal>, StoreError>;
+
+    /// Writes a controller's next certificate down, and its new record key if it brings one.
+    fn renew(&mut self, renewal: &Renewal) -> Result<Result<Controller, Refusal>, StoreError>;
+
+    /// Writes something into the fleet's log that changes nothing else in the store.
+    fn note_deed(&mut self, deed: &Deed) -> Result<(), StoreError>;
+
+    /// What was decided, the newest first.
+    fn deeds(&mut self, limit: usize) -> Result<Vec<Deed>, StoreError>;
+
+    /// How many deeds there are: whoever sees the same number twice has missed none.
+    fn deed_count(&mut self) -> Result<u64, StoreError>;
+}
 
 /// An enrolment token's number.
 pub type TokenId = [u8; 5];

@@ -7,7 +7,7 @@
 //! ```no_run
 //! # use cloud_ingest::event_store::{EventStore, StoreError, UtcMs, handle::StoreHandle, sqlite::SqliteStore};
 //! # async fn example() -> Result<(), StoreError> {
-//! let store = SqliteStore::open("store.db".as_ref(), UtcMs(0))?;
+//! let store = Box::new(SqliteStore::open("store.db".as_ref(), UtcMs(0))?);
 //! let (handle, thread) = StoreHandle::spawn("store-writer", store)?;
 //! let marks = handle.run(|store| store.marks()).await?;
 //! thread.close().await;
@@ -19,6 +19,7 @@ use std::thread;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::place::AnyStore;
 use super::{EventStore, StoreError};
 
 /// Jobs that may wait: each waiting job is a task that waits, so the number is about how many tasks there are.
@@ -51,10 +52,7 @@ struct ThreadEnded;
 
 impl StoreHandle {
     /// Gives `store` a thread of that name.
-    pub fn spawn(
-        name: &str,
-        store: impl EventStore + Send + 'static,
-    ) -> Result<(StoreHandle, StoreThread), StoreError> {
+    pub fn spawn(name: &str, store: AnyStore) -> Result<(StoreHandle, StoreThread), StoreError> {
         let (jobs, waiting) = mpsc::channel(MAX_WAITING_JOBS);
         let (end, ended) = oneshot::channel();
         thread::Builder::new()
@@ -94,10 +92,10 @@ impl StoreThread {
     }
 }
 
-fn work(mut store: impl EventStore, mut waiting: mpsc::Receiver<Message>) {
+fn work(mut store: AnyStore, mut waiting: mpsc::Receiver<Message>) {
     while let Some(message) = waiting.blocking_recv() {
         match message {
-            Message::Run(job) => job(&mut store),
+            Message::Run(job) => job(store.as_mut()),
             Message::Close => waiting.close(),
         }
     }
@@ -110,7 +108,7 @@ fn thread_ended() -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event_store::memory::MemoryStore;
+    use crate::event_store::sqlite::SqliteStore;
     use crate::event_store::{Site, UtcMs};
 
     fn site(n: usize) -> Site {
@@ -118,7 +116,7 @@ mod tests {
     }
 
     fn spawn() -> (StoreHandle, StoreThread) {
-        StoreHandle::spawn("store-under-test", MemoryStore::new(UtcMs(1))).unwrap()
+        StoreHandle::spawn("store-under-test", Box::new(SqliteStore::in_memory(UtcMs(1)))).unwrap()
     }
 
     #[tokio::test]

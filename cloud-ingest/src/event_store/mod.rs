@@ -13,33 +13,33 @@ pub mod commands;
 mod fleet;
 pub mod handle;
 mod meaning;
-pub mod memory;
+pub mod place;
+pub mod postgres;
 mod proof;
+mod sql;
 pub mod sqlite;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
-use tap_protocol::badge::{SealedBadge, Token, TokenKeyId};
+use tap_protocol::badge::{SealedBadge, Token};
 use tap_protocol::chain::ChainHash;
-use tap_protocol::command::Order;
 use tap_protocol::envelope::VerifiedBatch;
 use tap_protocol::hello::Hello;
 use tap_protocol::ids::{ControllerId, EventId, OutboxId, ReaderName, Seq, StoreEpoch};
 use tap_protocol::keys::PublicKey;
 use tap_protocol::tap::{Direction, Verdict};
 
-pub use self::badges::{BadgeFilter, BadgeRow, Revocation, RosterState, Snapshot, Stood, Which};
-use crate::event_store::commands::{CommandEnd, CommandRow, TroubleKind, TroubleRow};
+pub use self::badges::{BadgeFilter, BadgeRow, Directory, Revocation, RosterState, Snapshot, Stood, Which};
+pub use self::commands::Commands;
 use crate::intake::admit::Admission;
 
-pub use self::proof::{SignedBatch, StoredRecord, Walked};
+pub use self::proof::{Proof, SignedBatch, StoredRecord, Walked};
 pub use meaning::cut;
 
 pub use fleet::{
-    CERTIFICATES_KEPT_MS, Certificate, Deed, DeviceKeys, Enrolment, Fetched, Issue, Member, NewToken,
+    CERTIFICATES_KEPT_MS, Certificate, Deed, DeviceKeys, Enrolment, Fetched, Fleet, Issue, Member, NewToken,
     Refusal, Renewal, RevokedCertificate, Serial, Standing, TokenId, TokenState, may_enroll, may_renew,
 };
 
@@ -73,7 +73,7 @@ pub type DestinationName = String;
 pub struct PersonId(pub String);
 
 /// What a store can do. Every method that changes something is one transaction, durable when it returns.
-pub trait EventStore {
+pub trait EventStore: Commands + Directory + Fleet + Proof {
     /// Which life of the store this is; receipts carry it.
     fn store_epoch(&mut self) -> Result<StoreEpoch, StoreError>;
 
@@ -111,12 +111,6 @@ pub trait EventStore {
 
     /// Keeps what cannot be stored as good, with the reason. Only the newest [`MAX_DEAD_LETTERS`] are kept.
     fn quarantine(&mut self, letter: &DeadLetter) -> Result<(), StoreError>;
-
-    // Directory.
-
-    /// Binds badges to persons (one that was bound before is re-bound for taps to come) and releases what was held for
-    /// them, re-keyed to the person, in one transaction. A badge that was revoked stays so.
-    fn bind_badges(&mut self, bindings: &[Binding], now: UtcMs) -> Result<Bound, StoreError>;
 
     // Delivery.
 
@@ -191,151 +185,6 @@ pub trait EventStore {
 
     /// The newest dead letters first.
     fn dead_letters(&mut self, limit: usize) -> Result<Vec<DeadLetter>, StoreError>;
-
-    // Trust: enrolment, standing, certificates. Every change is written into the fleet's log with it.
-
-    /// All controllers, by id, with what trust in them rests on.
-    fn fleet(&mut self) -> Result<Vec<Member>, StoreError>;
-
-    /// One of them.
-    fn member(&mut self, id: &ControllerId) -> Result<Option<Member>, StoreError>;
-
-    /// Changes what people call a controller, and where it hangs.
-    fn rename(
-        &mut self,
-        id: &ControllerId,
-        label: Option<&str>,
-        site: Option<&str>,
-        deed: &Deed,
-    ) -> Result<(), StoreError>;
-
-    /// Retires or revokes a controller (or takes that back), from `deed.at` on. Its enrolment tokens are withdrawn; a
-    /// revoked one's certificates are good for nothing any more, and of its outboxes only what it had spoken of by now
-    /// is still to be stored.
-    fn set_standing(&mut self, id: &ControllerId, standing: Standing, deed: &Deed) -> Result<(), StoreError>;
-
-    /// Up to where a revoked controller's outbox is to be stored: zero for one it had not spoken of. `None` if it is
-    /// not revoked: then all of it.
-    fn trusted_through(&mut self, id: &ControllerId, outbox: OutboxId) -> Result<Option<Seq>, StoreError>;
-
-    /// Certificates that are good for nothing any more though their end is after `now`, by number.
-    fn revoked_certificates(&mut self, now: UtcMs) -> Result<Vec<RevokedCertificate>, StoreError>;
-
-    /// Makes tokens known, all or none. Their sites must be known.
-    fn put_enroll_tokens(&mut self, tokens: &[NewToken], deed: &Deed) -> Result<(), StoreError>;
-
-    /// All tokens that were ever made, the newest first.
-    fn enroll_tokens(&mut self) -> Result<Vec<TokenState>, StoreError>;
-
-    /// One of them.
-    fn enroll_token(&mut self, id: TokenId) -> Result<Option<TokenState>, StoreError>;
-
-    /// Takes a token back; `false` if there is none, or it was taken back before.
-    fn withdraw_enroll_token(&mut self, id: TokenId, deed: &Deed) -> Result<bool, StoreError>;
-
-    /// Uses a token up: adds its controller, or makes it active again, with one record key, and writes its certificate
-    /// down. Certificates of other TLS keys that it had are good for nothing any more.
-    fn enroll(&mut self, enrolment: &Enrolment) -> Result<Result<Controller, Refusal>, StoreError>;
-
-    /// Writes a controller's next certificate down, and its new record key if it brings one.
-    fn renew(&mut self, renewal: &Renewal) -> Result<Result<Controller, Refusal>, StoreError>;
-
-    /// Writes something into the fleet's log that changes nothing else in the store.
-    fn note_deed(&mut self, deed: &Deed) -> Result<(), StoreError>;
-
-    /// What was decided, the newest first.
-    fn deeds(&mut self, limit: usize) -> Result<Vec<Deed>, StoreError>;
-
-    /// How many deeds there are: whoever sees the same number twice has missed none.
-    fn deed_count(&mut self) -> Result<u64, StoreError>;
-    // Proof.
-
-    /// Tells everything that proves the records, or those of one controller, from one snapshot: outbox by outbox, as
-    /// long as `told` wants to hear more. What cannot be read is told too; an error is that there is nothing to read.
-    fn walk(
-        &mut self,
-        only: Option<&ControllerId>,
-        told: &mut dyn FnMut(Walked<'_>) -> ControlFlow<()>,
-    ) -> Result<(), StoreError>;
-
-    /// This content was put back from a backup: from here on it is another life of the store, with an epoch above all
-    /// before it and above `heard_of`, and controllers send again what it lacks.
-    fn new_epoch(&mut self, heard_of: Option<StoreEpoch>, now: UtcMs) -> Result<StoreEpoch, StoreError>;
-
-    /// Whether these very bytes are in quarantine for that reason already.
-    fn is_quarantined(&mut self, letter: &DeadLetter) -> Result<bool, StoreError>;
-    // Badges and the roster.
-
-    /// Gives badges, each named by a token that it has, another seal, and releases what was held under that. Seals of
-    /// badges that are not known, and tokens that are taken, count for nothing. Returns how many are new.
-    fn add_seals(&mut self, seals: &[(Token, SealedBadge)]) -> Result<usize, StoreError>;
-
-    /// From the next roster on these badges are revoked. That concerns the light at the door, and no tap.
-    fn revoke_badges(&mut self, which: &Which, why: &str, now: UtcMs) -> Result<Stood, StoreError>;
-
-    /// From the next roster on these badges are known again.
-    fn reinstate_badges(&mut self, which: &Which) -> Result<Stood, StoreError>;
-
-    /// Badges, in the order in which they became known.
-    fn badges(&mut self, filter: &BadgeFilter) -> Result<Vec<BadgeRow>, StoreError>;
-
-    /// Whether badges were changed since the newest roster: never a scan.
-    fn roster_state(&mut self) -> Result<RosterState, StoreError>;
-
-    /// The newest roster: all badges under these keys. It is another than before if badges or keys have changed, or if a
-    /// controller claims to have a newer one.
-    fn roster(
-        &mut self,
-        keys: &[TokenKeyId],
-        claimed: Option<u64>,
-        now: UtcMs,
-    ) -> Result<Snapshot, StoreError>;
-    // Commands, and what contradicts itself.
-
-    /// What is stored of an outbox at these places, as marks: those that are stored, in the order given.
-    fn places(
-        &mut self,
-        controller: &ControllerId,
-        outbox: OutboxId,
-        seqs: &[Seq],
-    ) -> Result<Vec<OutboxMark>, StoreError>;
-
-    /// Has a command sent to a controller; gives its number. One that stands for the same order
-    /// ([`commands::stands_for`]) is not given twice.
-    fn queue_command(
-        &mut self,
-        controller: &ControllerId,
-        order: &Order,
-        why: &str,
-        now: UtcMs,
-    ) -> Result<u64, StoreError>;
-
-    /// The oldest command that has not ended.
-    fn next_command(&mut self, controller: &ControllerId) -> Result<Option<CommandRow>, StoreError>;
-
-    /// A command ended. Whether there was one that had not.
-    fn end_command(
-        &mut self,
-        controller: &ControllerId,
-        number: u64,
-        end: &CommandEnd,
-    ) -> Result<bool, StoreError>;
-
-    /// A controller's commands, the newest first.
-    fn commands(&mut self, controller: &ControllerId) -> Result<Vec<CommandRow>, StoreError>;
-
-    /// Something contradicts itself. Whether that is new.
-    fn note_trouble(
-        &mut self,
-        controller: &ControllerId,
-        kind: TroubleKind,
-        outbox: Option<OutboxId>,
-        at: Option<Seq>,
-        now: UtcMs,
-    ) -> Result<bool, StoreError>;
-
-    /// What contradicts itself at a controller, the latest first.
-    fn troubles(&mut self, controller: &ControllerId) -> Result<Vec<TroubleRow>, StoreError>;
 }
 
 /// Only so many quarantined messages are kept; older ones make room (they are counted for ever in [`Totals`]).
@@ -902,6 +751,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// What is stored, or we, broke a rule: said in a sentence.
+    fn broken(what: impl Into<String>) -> StoreError {
+        StoreError::Broken(what.into().into())
+    }
+
     /// Whether the same call may work later.
     pub fn is_retryable(&self) -> bool {
         match self {

@@ -1,14 +1,34 @@
 //! Beside the line: what a store keeps so that its records can be proved again, and the one walk over all of it. Knows
 //! no SQL and decides nothing: [`crate::read_model::audit`] says whether it holds.
 
+use std::ops::ControlFlow;
+
 use tap_protocol::badge::Token;
 use tap_protocol::chain::ChainHash;
 use tap_protocol::envelope::{BatchProof, VerifiedBatch};
-use tap_protocol::ids::{OutboxPrefix, Seq};
+use tap_protocol::ids::{ControllerId, Seq, StoreEpoch};
 use tap_protocol::keys::PublicKey;
 
 use super::meaning::{Meaning, OPAQUE};
-use super::{OutboxMark, Position, Totals, UtcMs};
+use super::{DeadLetter, OutboxMark, Position, StoreError, Totals, UtcMs};
+
+/// What proves the records, and what happens to a store as a whole.
+pub trait Proof {
+    /// Tells everything that proves the records, or those of one controller, from one snapshot: outbox by outbox, as
+    /// long as `told` wants to hear more. What cannot be read is told too; an error is that there is nothing to read.
+    fn walk(
+        &mut self,
+        only: Option<&ControllerId>,
+        told: &mut dyn FnMut(Walked<'_>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError>;
+
+    /// This content was put back from a backup: from here on it is another life of the store, with an epoch above all
+    /// before it and above `heard_of`, and controllers send again what it lacks.
+    fn new_epoch(&mut self, heard_of: Option<StoreEpoch>, now: UtcMs) -> Result<StoreEpoch, StoreError>;
+
+    /// Whether these very bytes are in quarantine for that reason already.
+    fn is_quarantined(&mut self, letter: &DeadLetter) -> Result<bool, StoreError>;
+}
 
 /// The signature over one batch of which something was stored. Consecutive ones may overlap, and leave nothing out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,9 +114,4 @@ pub enum Walked<'a> {
     Position(Position),
     /// Something of that outbox, or of the file as a whole, cannot even be read.
     Unreadable(&'a str),
-}
-
-/// An outbox's prefix as stores keep it.
-pub(super) fn stored_prefix(mark: &OutboxMark) -> [u8; 16] {
-    OutboxPrefix::new(&mark.controller, mark.outbox).to_bytes()
 }

@@ -1,45 +1,22 @@
-//! Step 9 of 12: the event store in one SQLite file: the embedded default for one node. Knows no MQTT and no HTTP.
+//! Step 9 of 12: the event store in one SQLite file: the embedded default for one node. Knows no MQTT and no HTTP, and
+//! nothing of what is stored: that is [`super::sql`]'s.
 //!
 //! One connection writes, under `BEGIN IMMEDIATE`, with `synchronous=FULL` in WAL mode: what a method returned is on
 //! the medium. Any number of read-only connections ([`SqliteStore::open_reader`]) answer the reading methods from a
-//! consistent snapshot meanwhile. Positions come from one counter row that is written last before COMMIT.
-//!
-//! The parts: `intake` stores batches, `occurring` finds out when their taps were, `delivery` leases and finishes, `reading` answers questions; all changes go
-//! through `writing`, which keeps counters and lanes right; `sql` has every statement.
+//! consistent snapshot meanwhile.
 
-mod badges;
-mod commands;
-mod delivery;
-mod fleet;
-mod intake;
-mod occurring;
-mod proof;
-mod reading;
-mod sql;
-mod values;
-mod writing;
+mod sessions;
 
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
-use tap_protocol::badge::{SealedBadge, Token, TokenKeyId};
-use tap_protocol::command::Order;
-use tap_protocol::envelope::VerifiedBatch;
-use tap_protocol::hello::Hello;
-use tap_protocol::ids::{ControllerId, EventId, OutboxId, Seq, StoreEpoch};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-use self::writing::Writing;
-use super::commands::{CommandEnd, CommandRow, TroubleKind, TroubleRow};
-use super::{
-    Appended, AttemptEnd, BadgeFilter, BadgeRow, Binding, Bound, Claim, Claimed, Controller, ControllerState,
-    DeadLetter, Deed, DeliveryCount, DestinationState, Enrolment, EventDetail, EventFilter, EventRow,
-    EventStore, Lease, Member, NewToken, Next, OutboxMark, Refusal, Renewal, RevokedCertificate, RosterState,
-    Site, Snapshot, Standing, Stood, StoreError, TokenId, TokenState, Totals, UtcMs, Walked, Which,
-    first_epoch,
-};
+use self::sessions::InTransaction;
+use super::sql::session::Session;
+use super::sql::{Database, SqlStore, statements as sql};
+use super::{StoreError, UtcMs, first_epoch};
 
 /// "Tapc" in ASCII: what `file` and a person with a hex editor know a store by.
 const APPLICATION_ID: i32 = 0x5461_7063;
@@ -62,9 +39,12 @@ const WAL_LIMIT_BYTES: i32 = 64 * 1024 * 1024;
 /// Pages of 4 KiB in the WAL before it is copied back: a full group of batches touches some hundreds.
 const CHECKPOINT_PAGES: i32 = 4_000;
 
-/// The event store in a file.
+/// The event store in a file, or in memory.
+pub type SqliteStore = SqlStore<SqliteFile>;
+
+/// An SQLite database.
 #[derive(Debug)]
-pub struct SqliteStore {
+pub struct SqliteFile {
     conn: Connection,
 }
 
@@ -82,7 +62,29 @@ impl SqliteStore {
         set_and_read_back(&conn, "journal_size_limit", WAL_LIMIT_BYTES)?;
         set_and_read_back(&conn, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
         migrate(&mut conn, now)?;
-        Ok(SqliteStore { conn })
+        Ok(SqlStore { database: SqliteFile { conn } })
+    }
+
+    /// A store in memory, for tests and for the simulator: all is as in a file, but that nothing outlives the process.
+    pub fn in_memory(now: UtcMs) -> SqliteStore {
+        let opened = Connection::open_in_memory().map_err(StoreError::from).and_then(|mut conn| {
+            conn.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+            set_and_read_back(&conn, "foreign_keys", 1)?;
+            migrate(&mut conn, now)?;
+            Ok(conn)
+        });
+        SqlStore { database: SqliteFile { conn: opened.expect("memory takes our own schema") } }
+    }
+
+    /// A copy of a store in memory, as a backup is one.
+    pub fn copy(&self) -> Result<SqliteStore, StoreError> {
+        let mut conn = Connection::open_in_memory()?;
+        conn.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+        let backup = rusqlite::backup::Backup::new(&self.database.conn, &mut conn)?;
+        backup.run_to_completion(std::ffi::c_int::MAX, Duration::ZERO, None)?;
+        drop(backup);
+        set_and_read_back(&conn, "foreign_keys", 1)?;
+        Ok(SqlStore { database: SqliteFile { conn } })
     }
 
     /// Opens an existing store for the reading methods alone; all others fail.
@@ -95,7 +97,7 @@ impl SqliteStore {
         conn.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
         refuse_foreign_files(&conn)?;
         match user_version(&conn)? {
-            version if version == MIGRATIONS.len() => Ok(SqliteStore { conn }),
+            version if version == MIGRATIONS.len() => Ok(SqlStore { database: SqliteFile { conn } }),
             version => Err(StoreError::broken(format!(
                 "the file has schema version {version} and this program reads {}: open it for writing first",
                 MIGRATIONS.len()
@@ -107,29 +109,21 @@ impl SqliteStore {
     /// Works beside a running service, which goes on meanwhile. The caller sees to it that the copy is on the medium.
     pub fn back_up(&mut self, to: &Path) -> Result<(), StoreError> {
         let path = to.to_str().ok_or_else(|| StoreError::broken("SQLite takes no such file name"))?;
-        self.conn.execute(sql::BACK_UP, [path])?;
+        self.database.conn.execute(sql::BACK_UP, [path])?;
         Ok(())
     }
+}
 
-    /// One transaction: all that `job` does, or nothing.
-    fn write<T>(
-        &mut self,
-        job: impl FnOnce(&mut Writing<'_>) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+impl Database for SqliteFile {
+    fn write<T>(&mut self, job: impl FnOnce(&dyn Session) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let transaction = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut writing = Writing::begin(&transaction)?;
-        let done = job(&mut writing)?;
-        writing.put_counters()?;
+        let done = job(&InTransaction(&transaction))?;
         transaction.commit()?;
         Ok(done)
     }
 
-    /// One snapshot for all that `job` reads.
-    fn read<T>(
-        &mut self,
-        job: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        job(&self.conn.transaction_with_behavior(TransactionBehavior::Deferred)?)
+    fn read<T>(&mut self, job: impl FnOnce(&dyn Session) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        job(&InTransaction(&self.conn.transaction_with_behavior(TransactionBehavior::Deferred)?))
     }
 }
 
@@ -182,303 +176,16 @@ fn migrate(conn: &mut Connection, now: UtcMs) -> Result<(), StoreError> {
     Ok(())
 }
 
-impl EventStore for SqliteStore {
-    fn store_epoch(&mut self) -> Result<StoreEpoch, StoreError> {
-        self.read(reading::store_epoch)
-    }
-
-    fn put_controller(&mut self, controller: &Controller) -> Result<(), StoreError> {
-        self.write(|writing| intake::put_controller(writing, controller))
-    }
-
-    fn put_site(&mut self, site: &Site) -> Result<(), StoreError> {
-        self.write(|writing| intake::put_site(writing, site))
-    }
-
-    fn controller(&mut self, id: &ControllerId) -> Result<Option<Controller>, StoreError> {
-        self.read(|snapshot| reading::controller(snapshot, id))
-    }
-
-    fn sites(&mut self) -> Result<Vec<Site>, StoreError> {
-        self.read(reading::sites)
-    }
-
-    fn append(&mut self, batches: &[VerifiedBatch], received: UtcMs) -> Result<Vec<Appended>, StoreError> {
-        self.write(|writing| intake::append(writing, batches, received))
-    }
-
-    fn note_hello(&mut self, hello: &Hello, received: UtcMs) -> Result<Vec<OutboxMark>, StoreError> {
-        self.write(|writing| intake::note_hello(writing, hello, received))
-    }
-
-    fn note_gone(&mut self, controller: &ControllerId, received: UtcMs) -> Result<(), StoreError> {
-        self.write(|writing| intake::note_gone(writing, controller, received))
-    }
-
-    fn marks(&mut self) -> Result<Vec<OutboxMark>, StoreError> {
-        self.read(reading::marks)
-    }
-
-    fn quarantine(&mut self, letter: &DeadLetter) -> Result<(), StoreError> {
-        self.write(|writing| intake::quarantine(writing, letter))
-    }
-
-    fn bind_badges(&mut self, bindings: &[Binding], now: UtcMs) -> Result<Bound, StoreError> {
-        self.write(|writing| badges::bind_badges(writing, bindings, now))
-    }
-
-    fn put_destination(&mut self, name: &str) -> Result<(), StoreError> {
-        self.write(|writing| delivery::put_destination(writing, name))
-    }
-
-    fn claim(
-        &mut self,
-        destination: &str,
-        now: UtcMs,
-        lease_until: UtcMs,
-        limit: usize,
-    ) -> Result<Vec<Claimed>, StoreError> {
-        self.write(|writing| delivery::claim(writing, destination, now, lease_until, limit))
-    }
-
-    fn start_attempt(&mut self, claim: &Claim, body: &str, now: UtcMs) -> Result<Lease, StoreError> {
-        self.write(|writing| delivery::start_attempt(writing, claim, body, now))
-    }
-
-    fn finish(&mut self, claim: &Claim, attempt: &AttemptEnd, next: Next) -> Result<Lease, StoreError> {
-        self.write(|writing| delivery::finish(writing, claim, attempt, next))
-    }
-
-    fn expire_leases(&mut self, now: UtcMs) -> Result<usize, StoreError> {
-        self.write(|writing| delivery::expire_leases(writing, now))
-    }
-
-    fn give_up_on_time(&mut self, now: UtcMs) -> Result<usize, StoreError> {
-        self.write(|writing| delivery::give_up_on_time(writing, now))
-    }
-
-    fn hold_destination(&mut self, destination: &str, until: UtcMs, why: &str) -> Result<(), StoreError> {
-        self.write(|writing| delivery::hold_destination(writing, destination, until, why))
-    }
-
-    fn next_due(&mut self, destination: &str) -> Result<Option<UtcMs>, StoreError> {
-        self.read(|snapshot| reading::next_due(snapshot, destination))
-    }
-
-    fn events(&mut self, filter: &EventFilter) -> Result<Vec<EventRow>, StoreError> {
-        self.read(|snapshot| reading::events(snapshot, filter))
-    }
-
-    fn event(&mut self, id: EventId) -> Result<Option<EventDetail>, StoreError> {
-        self.read(|snapshot| reading::event(snapshot, id))
-    }
-
-    fn record_bytes(
-        &mut self,
-        controller: &ControllerId,
-        outbox: OutboxId,
-        seq: Seq,
-    ) -> Result<Option<Vec<u8>>, StoreError> {
-        self.read(|snapshot| reading::record_bytes(snapshot, controller, outbox, seq))
-    }
-
-    fn controllers(&mut self) -> Result<Vec<ControllerState>, StoreError> {
-        self.read(reading::controllers)
-    }
-
-    fn delivery_counts(&mut self) -> Result<Vec<DeliveryCount>, StoreError> {
-        self.read(reading::delivery_counts)
-    }
-
-    fn destinations(&mut self) -> Result<Vec<DestinationState>, StoreError> {
-        self.read(reading::destinations)
-    }
-
-    fn totals(&mut self) -> Result<Totals, StoreError> {
-        self.read(reading::totals)
-    }
-
-    fn dead_letters(&mut self, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
-        self.read(|snapshot| reading::dead_letters(snapshot, limit))
-    }
-
-    // Trust.
-
-    fn fleet(&mut self) -> Result<Vec<Member>, StoreError> {
-        self.read(fleet::fleet)
-    }
-
-    fn member(&mut self, id: &ControllerId) -> Result<Option<Member>, StoreError> {
-        self.read(|snapshot| fleet::member(snapshot, id))
-    }
-
-    fn rename(
-        &mut self,
-        id: &ControllerId,
-        label: Option<&str>,
-        site: Option<&str>,
-        deed: &Deed,
-    ) -> Result<(), StoreError> {
-        self.write(|writing| fleet::rename(writing, id, label, site, deed))
-    }
-
-    fn set_standing(&mut self, id: &ControllerId, standing: Standing, deed: &Deed) -> Result<(), StoreError> {
-        self.write(|writing| fleet::set_standing(writing, id, standing, deed))
-    }
-
-    fn trusted_through(&mut self, id: &ControllerId, outbox: OutboxId) -> Result<Option<Seq>, StoreError> {
-        self.read(|snapshot| fleet::trusted_through(snapshot, id, outbox))
-    }
-
-    fn revoked_certificates(&mut self, now: UtcMs) -> Result<Vec<RevokedCertificate>, StoreError> {
-        self.read(|snapshot| fleet::revoked_certificates(snapshot, now))
-    }
-
-    fn put_enroll_tokens(&mut self, tokens: &[NewToken], deed: &Deed) -> Result<(), StoreError> {
-        self.write(|writing| fleet::put_enroll_tokens(writing, tokens, deed))
-    }
-
-    fn enroll_tokens(&mut self) -> Result<Vec<TokenState>, StoreError> {
-        self.read(|snapshot| fleet::enroll_tokens(snapshot, None))
-    }
-
-    fn enroll_token(&mut self, id: TokenId) -> Result<Option<TokenState>, StoreError> {
-        self.read(|snapshot| Ok(fleet::enroll_tokens(snapshot, Some(id))?.pop()))
-    }
-
-    fn withdraw_enroll_token(&mut self, id: TokenId, deed: &Deed) -> Result<bool, StoreError> {
-        self.write(|writing| fleet::withdraw_enroll_token(writing, id, deed))
-    }
-
-    fn enroll(&mut self, enrolment: &Enrolment) -> Result<Result<Controller, Refusal>, StoreError> {
-        self.write(|writing| fleet::enroll(writing, enrolment))
-    }
-
-    fn renew(&mut self, renewal: &Renewal) -> Result<Result<Controller, Refusal>, StoreError> {
-        self.write(|writing| fleet::renew(writing, renewal))
-    }
-
-    fn note_deed(&mut self, deed: &Deed) -> Result<(), StoreError> {
-        self.write(|writing| fleet::note_deed(writing, deed))
-    }
-
-    fn deeds(&mut self, limit: usize) -> Result<Vec<Deed>, StoreError> {
-        self.read(|snapshot| fleet::deeds(snapshot, limit))
-    }
-
-    fn deed_count(&mut self) -> Result<u64, StoreError> {
-        self.read(fleet::deed_count)
-    }
-
-    fn walk(
-        &mut self,
-        only: Option<&ControllerId>,
-        told: &mut dyn FnMut(Walked<'_>) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
-        self.read(|snapshot| proof::walk(snapshot, only, told))
-    }
-
-    fn new_epoch(&mut self, heard_of: Option<StoreEpoch>, now: UtcMs) -> Result<StoreEpoch, StoreError> {
-        self.write(|writing| proof::new_epoch(writing, heard_of, now))
-    }
-
-    fn is_quarantined(&mut self, letter: &DeadLetter) -> Result<bool, StoreError> {
-        self.read(|snapshot| proof::is_quarantined(snapshot, letter))
-    }
-
-    // Badges and the roster.
-
-    fn add_seals(&mut self, seals: &[(Token, SealedBadge)]) -> Result<usize, StoreError> {
-        self.write(|writing| badges::add_seals(writing, seals))
-    }
-
-    fn revoke_badges(&mut self, which: &Which, why: &str, now: UtcMs) -> Result<Stood, StoreError> {
-        self.write(|writing| badges::revoke(writing, which, why, now))
-    }
-
-    fn reinstate_badges(&mut self, which: &Which) -> Result<Stood, StoreError> {
-        self.write(|writing| badges::reinstate(writing, which))
-    }
-
-    fn badges(&mut self, filter: &BadgeFilter) -> Result<Vec<BadgeRow>, StoreError> {
-        self.read(|snapshot| badges::badges(snapshot, filter))
-    }
-
-    fn roster_state(&mut self) -> Result<RosterState, StoreError> {
-        self.read(|snapshot| badges::roster_state(snapshot))
-    }
-
-    fn roster(
-        &mut self,
-        keys: &[TokenKeyId],
-        claimed: Option<u64>,
-        now: UtcMs,
-    ) -> Result<Snapshot, StoreError> {
-        self.write(|writing| badges::roster(writing, keys, claimed, now))
-    }
-
-    // Commands, and what contradicts itself.
-
-    fn places(
-        &mut self,
-        controller: &ControllerId,
-        outbox: OutboxId,
-        seqs: &[Seq],
-    ) -> Result<Vec<OutboxMark>, StoreError> {
-        self.read(|snapshot| commands::places(snapshot, controller, outbox, seqs))
-    }
-
-    fn queue_command(
-        &mut self,
-        controller: &ControllerId,
-        order: &Order,
-        why: &str,
-        now: UtcMs,
-    ) -> Result<u64, StoreError> {
-        self.write(|writing| commands::queue(writing, controller, order, why, now))
-    }
-
-    fn next_command(&mut self, controller: &ControllerId) -> Result<Option<CommandRow>, StoreError> {
-        self.read(|snapshot| commands::next(snapshot, controller))
-    }
-
-    fn end_command(
-        &mut self,
-        controller: &ControllerId,
-        number: u64,
-        end: &CommandEnd,
-    ) -> Result<bool, StoreError> {
-        self.write(|writing| commands::end(writing, controller, number, end))
-    }
-
-    fn commands(&mut self, controller: &ControllerId) -> Result<Vec<CommandRow>, StoreError> {
-        self.read(|snapshot| commands::commands(snapshot, controller))
-    }
-
-    fn note_trouble(
-        &mut self,
-        controller: &ControllerId,
-        kind: TroubleKind,
-        outbox: Option<OutboxId>,
-        at: Option<Seq>,
-        now: UtcMs,
-    ) -> Result<bool, StoreError> {
-        self.write(|writing| commands::trouble(writing, controller, kind, outbox, at, now))
-    }
-
-    fn troubles(&mut self, controller: &ControllerId) -> Result<Vec<TroubleRow>, StoreError> {
-        self.read(|snapshot| commands::troubles(snapshot, controller))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::path::PathBuf;
 
+    use tap_protocol::envelope::VerifiedBatch;
     use tempfile::TempDir;
 
     use super::*;
+    use crate::event_store::EventStore;
     use crate::event_store::contract::world::{self, Door, HR};
 
     const NOW: UtcMs = UtcMs(1_700_000_000_000);
@@ -545,7 +252,7 @@ mod tests {
     fn a_store_of_a_newer_version_is_refused_and_left_alone() {
         let folder = Folder::new();
         let store = folder.filled();
-        store.conn.pragma_update(None, "user_version", 99).unwrap();
+        store.database.conn.pragma_update(None, "user_version", 99).unwrap();
         drop(store);
         let before = fs::read(folder.store()).unwrap();
         is_broken(SqliteStore::open(&folder.store(), NOW), "written by a newer cloud-ingest");
@@ -606,15 +313,16 @@ mod tests {
         let mut store = folder.filled();
         let mut door = Door::new(1);
         store.append(&next_tap(&mut door), NOW).unwrap();
-        let pages: u32 = store.conn.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
-        store.conn.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
+        let pages: u32 =
+            store.database.conn.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+        store.database.conn.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
         (0..200).for_each(|_| door.tap(2));
         let batch = vec![door.unsent()];
         let refused = store.append(&batch, NOW);
         assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
         assert_eq!(store.totals().unwrap().taps, 1);
         world::check(&mut store);
-        store.conn.pragma_update_and_check(None, "max_page_count", 10_000, |_| Ok(())).unwrap();
+        store.database.conn.pragma_update_and_check(None, "max_page_count", 10_000, |_| Ok(())).unwrap();
         store.append(&batch, NOW).unwrap();
         assert_eq!(store.totals().unwrap().taps, 201);
         world::check(&mut store);

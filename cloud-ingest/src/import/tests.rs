@@ -6,7 +6,7 @@ use tap_protocol::export::{EXPORT, PROOF, portion};
 use tap_protocol::keys::SigningKey;
 
 use super::*;
-use crate::event_store::memory::MemoryStore;
+use crate::event_store::sqlite::SqliteStore;
 use crate::fixture::{self, Door, START};
 
 /// A door with its start and so many taps: records 1 to `taps + 1`.
@@ -23,7 +23,7 @@ fn export(messages: &[Vec<u8>]) -> Vec<u8> {
     [EXPORT.as_slice(), &portions.concat()].concat()
 }
 
-fn import_into(store: &mut MemoryStore, files: &[&[u8]]) -> Imported {
+fn import_into(store: &mut SqliteStore, files: &[&[u8]]) -> Imported {
     let sources = files.iter().enumerate().map(|(i, bytes)| Source {
         name: format!("{}.export", (b'a' + i as u8) as char),
         bytes: Box::new(Cursor::new(bytes.to_vec())),

@@ -67,7 +67,7 @@ struct World {
 
 /// A worker that finds these messages waiting; packet ids count from 1.
 async fn world(waiting: Vec<(&str, Vec<u8>)>) -> World {
-    let (store, thread) = StoreHandle::spawn("store", fixture::store()).unwrap();
+    let (store, thread) = StoreHandle::spawn("store", Box::new(fixture::store())).unwrap();
     let (inbox, from_broker) = inbox();
     for (i, (topic, payload)) in waiting.into_iter().enumerate() {
         let ticket = Some(Ticket { connection: 1, packet_id: i as u16 + 1 });

@@ -1,11 +1,11 @@
 //! Beside the line: a file that proves a controller's records to somebody who believes neither the controller's owner nor
-//! the cloud's: signed batches, and the cloud's signed receipt for exactly these. Pure: fed by [`EventStore::walk`], twice:
+//! the cloud's: signed batches, and the cloud's signed receipt for exactly these. Pure: fed by [`Proof::walk`], twice:
 //! once to choose, once to write. See "Proof" in `docs/protocol.md`.
 //!
 //! Batches are given whole, because that is what was signed: a proof of one tap shows its neighbours too, badges sealed.
 //! Nothing is written that does not prove itself here first.
 //!
-//! [`EventStore::walk`]: crate::event_store::EventStore::walk
+//! [`Proof::walk`]: crate::event_store::Proof::walk
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::{ControlFlow, Range};
@@ -285,13 +285,13 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event_store::memory::MemoryStore;
-    use crate::event_store::{EventStore, RecordKey};
+    use crate::event_store::sqlite::SqliteStore;
+    use crate::event_store::{EventStore, Proof, RecordKey};
     use crate::fixture::{self, Door, START};
     use tap_protocol::export::portion_length;
 
     /// Door 1 with records 1 to 9 under three signatures, and door 2 with a few.
-    fn filled() -> (MemoryStore, Door) {
+    fn filled() -> (SqliteStore, Door) {
         let mut store = fixture::store();
         let mut door = Door::new(1);
         (1..9).for_each(|badge| {
@@ -311,7 +311,7 @@ mod tests {
         SigningKey::from_seed(&[0x22; 32])
     }
 
-    fn proof(store: &mut MemoryStore, wanted: Wanted) -> Result<(Vec<u8>, Vec<Proved>), NoProof> {
+    fn proof(store: &mut SqliteStore, wanted: Wanted) -> Result<(Vec<u8>, Vec<Proved>), NoProof> {
         let door = "door-1".parse().unwrap();
         let mut choosing = Choosing::new(wanted, None);
         store.walk(Some(&door), &mut |walked| choosing.take(&walked)).unwrap();

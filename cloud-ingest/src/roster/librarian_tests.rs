@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::directory::badges::seals;
 use crate::event_store::handle::StoreThread;
-use crate::event_store::memory::MemoryStore;
+use crate::event_store::sqlite::SqliteStore;
 use crate::event_store::{Binding, PersonId, Which};
 use crate::fixture::{LEGACY, START};
 use crate::intake::Ticket;
@@ -59,7 +59,7 @@ fn door() -> ControllerId {
 fn world() -> World {
     let folder = keyring::tests::folder();
     let (keys, looking) = live::open(folder.path().to_owned(), Keys::load(folder.path()).unwrap());
-    let (store, thread) = StoreHandle::spawn("store", MemoryStore::new(START)).unwrap();
+    let (store, thread) = StoreHandle::spawn("store", Box::new(SqliteStore::in_memory(START))).unwrap();
     let (said_in, said) = mpsc::channel(16);
     let (stopper, stop) = stop::pair();
     let link = Remembering::default();

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloud_ingest::event_store::memory::MemoryStore;
+use cloud_ingest::event_store::sqlite::SqliteStore;
 use cloud_ingest::event_store::{Claimed, DeliveryState, EventFilter, EventRow, EventStore, HeldFor, TapRow};
 use tap_protocol::ids::{EventId, OutboxId, Seq};
 use tap_protocol::receipt::Receipt;
@@ -87,7 +87,7 @@ impl Oracle {
     pub(super) fn what_is_stored_is_what_was_written(
         &mut self,
         row: &EventRow,
-        store: &mut MemoryStore,
+        store: &mut SqliteStore,
         now_ms: u64,
     ) {
         const PROMISE: &str = "what_is_stored_is_what_was_written";
@@ -144,7 +144,7 @@ impl Oracle {
     }
 
     /// The states of the closed list sum up to what was ever to be delivered, at every moment.
-    pub(super) fn every_delivery_is_in_one_state(&mut self, store: &mut MemoryStore) {
+    pub(super) fn every_delivery_is_in_one_state(&mut self, store: &mut SqliteStore) {
         let (counts, totals) =
             (store.delivery_counts().unwrap_or_default(), store.totals().unwrap_or_default());
         let sum: u64 = counts.iter().map(|count| count.count).sum();
@@ -159,7 +159,7 @@ impl Oracle {
 
     /// A delivery is sent only when everything before it in its lane is done, but for what a late binding has put
     /// before it while it was already in front.
-    pub(super) fn only_the_first_in_line_is_sent(&mut self, claimed: &Claimed, store: &mut MemoryStore) {
+    pub(super) fn only_the_first_in_line_is_sent(&mut self, claimed: &Claimed, store: &mut SqliteStore) {
         let position = claimed.claim.position;
         let since_ms = self.in_front_since_ms.get(&position).copied().unwrap_or(u64::MAX);
         for before in 0..index(position) {
@@ -199,7 +199,7 @@ impl Oracle {
     }
 
     /// A crash leaves `unknown`, never a request that nobody knows of; and nobody sends without a lease.
-    pub(super) fn a_request_is_a_started_attempt(&mut self, claimed: &Claimed, store: &mut MemoryStore) {
+    pub(super) fn a_request_is_a_started_attempt(&mut self, claimed: &Claimed, store: &mut SqliteStore) {
         let state = delivery_of(claimed.event_id, store).map(|delivery| delivery.state);
         if state != Some(DeliveryState::InFlight) {
             let what = format!("position {} is sent without a lease", claimed.claim.position.0);
@@ -256,7 +256,7 @@ impl Oracle {
     /// After a day (`a_day_has_passed`) nobody waits for a time any more, nor behind somebody who does.
     pub fn what_is_left(
         &mut self,
-        store: &mut MemoryStore,
+        store: &mut SqliteStore,
         doors: &[Door],
         a_day_has_passed: bool,
     ) -> Option<String> {
@@ -287,7 +287,7 @@ impl Oracle {
     }
 
     /// A tap may be without time for ever only if its boot ended without ever learning it; parked only behind such a one.
-    pub(super) fn what_is_held_in_vain(&self, store: &mut MemoryStore, doors: &[Door]) -> Option<String> {
+    pub(super) fn what_is_held_in_vain(&self, store: &mut SqliteStore, doors: &[Door]) -> Option<String> {
         let rows =
             store.events(&EventFilter { taps_only: true, limit: usize::MAX, ..EventFilter::default() });
         let mut rows = rows.unwrap_or_default();
@@ -323,7 +323,7 @@ impl Oracle {
     }
 
     /// At rest: read = committed + refused + interrupted, and stored taps = the sum over the delivery states.
-    pub fn the_ledger_balances(&mut self, store: &mut MemoryStore, legacy: &Legacy, tally: &mut Tally) {
+    pub fn the_ledger_balances(&mut self, store: &mut SqliteStore, legacy: &Legacy, tally: &mut Tally) {
         const PROMISE: &str = "the_ledger_balances";
         let of = |state| self.taps.iter().filter(|fate| fate.state == state).count() as u64;
         let (committed, refused) = (of(FateState::Committed), of(FateState::Refused));

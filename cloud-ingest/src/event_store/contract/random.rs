@@ -11,13 +11,13 @@ use tap_protocol::envelope::VerifiedBatch;
 use tap_protocol::record::ClockState;
 
 use super::world::{self, Door, HR, hq};
-use super::{InFile, InMemory, UnderTest};
+use super::{InFile, OnServer, UnderTest};
 use crate::event_store::{
     AttemptEnd, Binding, Claimed, DeadLetter, DeliveryState, EventDetail, EventFilter, EventRow, EventStore,
     GIVE_UP_ON_TIME_AFTER_MS, Next, Position, StoreError, UtcMs,
 };
 
-const CASES: u32 = 256;
+const CASES: u32 = 32;
 const STEPS: std::ops::Range<usize> = 1..40;
 const DESTINATIONS: [&str; 2] = [HR, "payroll"];
 const PERSONS: [&str; 2] = ["anna", "ben"];
@@ -288,7 +288,7 @@ proptest! {
 
     #[test]
     fn all_stores_answer_and_show_the_same(steps in prop::collection::vec(step(), STEPS)) {
-        let mut stores: [Box<dyn UnderTest>; 2] = [Box::new(InMemory::new()), Box::new(InFile::new())];
+        let mut stores: [Box<dyn UnderTest>; 2] = [Box::new(InFile::new()), Box::new(OnServer::new())];
         for store in &mut stores {
             store.store().put_site(&hq()).unwrap();
             (1..=3).for_each(|n| store.store().put_controller(&world::controller(&format!("hq-door-{n}"))).unwrap());

@@ -156,7 +156,7 @@ CREATE INDEX deliveries_due ON deliveries (destination_no, due_ms, position)
 
 -- Who stands in line: not what was set aside because its time did not become known.
 CREATE INDEX deliveries_lane ON deliveries (destination_no, order_key, position)
-    WHERE state IN ('held', 'pending', 'in_flight', 'unknown', 'parked') AND held_for IS NOT 'time_unresolved';
+    WHERE state IN ('held', 'pending', 'in_flight', 'unknown', 'parked') AND held_for IS DISTINCT FROM 'time_unresolved';
 
 -- Who waits for the time, the longest first: `due_ms` is when it was received, as long as it was never sent.
 CREATE INDEX deliveries_without_time ON deliveries (destination_no, due_ms, position)

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::types::Value;
-use rusqlite::{Connection, Row, params_from_iter};
 use tap_protocol::badge::{SealedBadge, Token, TokenKeyId};
 use tap_protocol::roster::{Standing, entry};
 
 use super::delivery::rekey;
-use super::sql;
+use super::session::{Row, Session, ToValue, all, one};
+use super::statements as sql;
 use super::values::capped;
-use super::writing::{Lane, Writing, all, one};
+use super::writing::{Lane, Writing};
 use crate::event_store::badges::{is_newest, next_version};
 use crate::event_store::{
     BadgeFilter, BadgeRow, Binding, Bound, OrderKey, PersonId, Revocation, RosterState, Snapshot, Stood,
@@ -29,10 +28,9 @@ pub fn bind_badges(writing: &mut Writing<'_>, bindings: &[Binding], now: UtcMs) 
         }
         let no = match known.pop_first() {
             None => {
-                writing.execute(sql::NEW_BADGE, (&person.0, now))?;
                 bound.new += 1;
                 changes += 1;
-                writing.inserted()
+                writing.insert(sql::NEW_BADGE, (&person.0, now))?
             }
             Some(no) => {
                 // One badge became known twice, under a key each: from here on it is one.
@@ -104,7 +102,7 @@ fn stand(
     let mut nos = BTreeSet::new();
     match which {
         Which::Person(person) => {
-            nos.extend(writing.all(sql::BADGES_OF, [&person.0], |row| row.get::<_, i64>(0))?)
+            nos.extend(writing.all(sql::BADGES_OF, [&person.0], |row| row.get::<i64>(0))?)
         }
         Which::Badge(tokens) => {
             for token in tokens {
@@ -123,7 +121,7 @@ fn stand(
     Ok(stood)
 }
 
-pub fn badges(conn: &Connection, filter: &BadgeFilter) -> Result<Vec<BadgeRow>, StoreError> {
+pub fn badges(conn: &dyn Session, filter: &BadgeFilter) -> Result<Vec<BadgeRow>, StoreError> {
     let (of_person, tokens) = match &filter.which {
         None => (None, None),
         Some(Which::Person(person)) => (Some(&person.0), None),
@@ -135,7 +133,7 @@ pub fn badges(conn: &Connection, filter: &BadgeFilter) -> Result<Vec<BadgeRow>, 
         (Some(tokens), _) => {
             let mut nos = BTreeSet::new();
             for token in tokens {
-                nos.extend(one(conn, sql::BADGE_OF, [token.0], |row| row.get::<_, i64>(0))?);
+                nos.extend(one(conn, sql::BADGE_OF, [token.0], |row| row.get::<i64>(0))?);
             }
             let mut found = Vec::new();
             for no in nos.into_iter().filter(|no| *no > after).take(filter.limit) {
@@ -162,7 +160,7 @@ pub fn badges(conn: &Connection, filter: &BadgeFilter) -> Result<Vec<BadgeRow>, 
     Ok(rows)
 }
 
-pub fn roster_state(conn: &Connection) -> Result<RosterState, StoreError> {
+pub fn roster_state(conn: &dyn Session) -> Result<RosterState, StoreError> {
     let state = one(conn, sql::ROSTER_STATE, [], |row| {
         Ok(RosterState { version: row.get(0)?, changes: row.get(1)?, made_of: row.get(2)? })
     })?;
@@ -189,11 +187,11 @@ pub fn roster(
             version
         }
     };
-    let holders = vec!["?"; keys.len()].join(", ");
-    let statement = sql::ENTRIES.replace("{keys}", &holders);
-    let keys = params_from_iter(keys.iter().map(|key| Value::from(i64::from(key.0))));
+    let holders: Vec<String> = (1..=keys.len()).map(|number| format!("?{number}")).collect();
+    let statement = sql::ENTRIES.replace("{keys}", &holders.join(", "));
+    let keys: Vec<_> = keys.iter().map(|key| key.0.to_value()).collect();
     let mut entries = Vec::new();
-    writing.all(&statement, keys, |row| {
+    writing.all(&statement, keys.as_slice(), |row| {
         let standing = if row.get(1)? { Standing::Revoked } else { Standing::Known };
         entries.extend_from_slice(&entry(Token(row.get(0)?), standing));
         Ok(())
@@ -239,8 +237,8 @@ fn changed(writing: &Writing<'_>, changes: usize) -> Result<(), StoreError> {
 }
 
 /// `no, person, since_ms, revoked_ms, revoked_why, revoked_in`.
-fn badge(row: &Row<'_>) -> rusqlite::Result<BadgeRow> {
-    let revoked = match row.get(3)? {
+fn badge(row: &Row<'_>) -> Result<BadgeRow, StoreError> {
+    let revoked = match row.get::<Option<UtcMs>>(3)? {
         None => None,
         Some(at) => Some(Revocation { at, why: row.get(4)?, roster: row.get(5)? }),
     };

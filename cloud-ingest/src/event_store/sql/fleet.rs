@@ -1,34 +1,32 @@
 //! Step 9 of 12: trust as rows: standing, certificates, enrolment tokens and the log of who decided what. Knows no keys'
 //! private halves; what may be done is said by [`crate::event_store::may_enroll`] and its like.
 
-use rusqlite::{Row, Transaction};
 use tap_protocol::ids::{ControllerId, OutboxId, Seq};
 use tap_protocol::keys::PublicKey;
 
 use super::intake::{controller_no, site_is_known};
+use super::session::{Row, Session, all, one};
 use super::values::capped;
-use super::writing::{Writing, all, one};
-use super::{reading, sql};
+use super::writing::Writing;
+use super::{reading, statements as sql};
 use crate::event_store::{
     CERTIFICATES_KEPT_MS, Certificate, Controller, Deed, DeviceKeys, Enrolment, Fetched, Issue, Member,
     NewToken, Refusal, Renewal, RevokedCertificate, Standing, StoreError, TokenId, TokenState, UtcMs,
     may_enroll, may_renew,
 };
 
-type Snapshot<'a> = Transaction<'a>;
-
-pub fn fleet(snapshot: &Snapshot<'_>) -> Result<Vec<Member>, StoreError> {
-    let ids = all(snapshot, sql::CONTROLLER_IDS, [], |row| row.get::<_, String>(0))?;
+pub fn fleet(snapshot: &dyn Session) -> Result<Vec<Member>, StoreError> {
+    let ids = all(snapshot, sql::CONTROLLER_IDS, [], |row| row.get::<String>(0))?;
     let members = ids.iter().map(|id| member(snapshot, &reading::controller_id(id)?));
     Ok(members.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
 }
 
-pub fn member(snapshot: &Snapshot<'_>, id: &ControllerId) -> Result<Option<Member>, StoreError> {
+pub fn member(snapshot: &dyn Session, id: &ControllerId) -> Result<Option<Member>, StoreError> {
     let Some(controller) = reading::controller(snapshot, id)? else { return Ok(None) };
     let no: Option<i64> = one(snapshot, sql::CONTROLLER_NO, [id.as_str()], |row| row.get(0))?;
     let Some(no) = no else { return Ok(None) };
     let decided = one(snapshot, sql::STANDING, [no], |row| {
-        Ok((row.get::<_, String>(0)?, (row.get(1)?, row.get::<_, String>(2)?)))
+        Ok((row.get::<String>(0)?, (row.get(1)?, row.get::<String>(2)?)))
     })?;
     let standing = match &decided {
         None => Standing::Active,
@@ -55,9 +53,8 @@ pub fn rename(
     deed: &Deed,
 ) -> Result<(), StoreError> {
     controller_no(writing, id)?;
-    let found = writing.one(sql::CONTROLLER, [id.as_str()], |row| {
-        Ok((row.get::<_, String>(1)?, row.get::<_, String>(2)?))
-    })?;
+    let found = writing
+        .one(sql::CONTROLLER, [id.as_str()], |row| Ok((row.get::<String>(1)?, row.get::<String>(2)?)))?;
     let (old_label, old_site) = found.unwrap_or_default();
     let (label, site) = (label.unwrap_or(&old_label), site.unwrap_or(&old_site));
     site_is_known(writing, site)?;
@@ -87,7 +84,7 @@ fn put_standing(
     at: UtcMs,
     why: &str,
 ) -> Result<(), StoreError> {
-    let before = writing.one(sql::STANDING, [no], |row| row.get::<_, String>(0))?;
+    let before = writing.one(sql::STANDING, [no], |row| row.get::<String>(0))?;
     let was_revoked = before.as_deref() == Some(Standing::Revoked.name());
     match (was_revoked, standing) {
         (false, Standing::Revoked) => {
@@ -105,13 +102,13 @@ fn put_standing(
 }
 
 pub fn trusted_through(
-    snapshot: &Snapshot<'_>,
+    snapshot: &dyn Session,
     id: &ControllerId,
     outbox: OutboxId,
 ) -> Result<Option<Seq>, StoreError> {
     let no: Option<i64> = one(snapshot, sql::CONTROLLER_NO, [id.as_str()], |row| row.get(0))?;
     let Some(no) = no else { return Ok(None) };
-    let standing = one(snapshot, sql::STANDING, [no], |row| row.get::<_, String>(0))?;
+    let standing = one(snapshot, sql::STANDING, [no], |row| row.get::<String>(0))?;
     if standing.as_deref() != Some(Standing::Revoked.name()) {
         return Ok(None);
     }
@@ -120,7 +117,7 @@ pub fn trusted_through(
 }
 
 pub fn revoked_certificates(
-    snapshot: &Snapshot<'_>,
+    snapshot: &dyn Session,
     now: UtcMs,
 ) -> Result<Vec<RevokedCertificate>, StoreError> {
     all(snapshot, sql::REVOKED_CERTIFICATES, [now], |row| {
@@ -142,17 +139,17 @@ pub fn put_enroll_tokens(
     note_deed(writing, deed)
 }
 
-pub fn enroll_tokens(snapshot: &Snapshot<'_>, id: Option<TokenId>) -> Result<Vec<TokenState>, StoreError> {
+pub fn enroll_tokens(snapshot: &dyn Session, id: Option<TokenId>) -> Result<Vec<TokenState>, StoreError> {
     all(snapshot, sql::TOKENS, [id], token_state)?.into_iter().collect()
 }
 
-fn token_state(row: &Row<'_>) -> rusqlite::Result<Result<TokenState, StoreError>> {
-    let controller = match reading::controller_id(&row.get::<_, String>(2)?) {
+fn token_state(row: &Row<'_>) -> Result<Result<TokenState, StoreError>, StoreError> {
+    let controller = match reading::controller_id(&row.get::<String>(2)?) {
         Ok(controller) => controller,
         Err(broken) => return Ok(Err(broken)),
     };
     let used: Option<UtcMs> = row.get(7)?;
-    let keys = row.get::<_, Option<Vec<u8>>>(8)?.zip(row.get::<_, Option<[u8; 32]>>(9)?);
+    let keys = row.get::<Option<Vec<u8>>>(8)?.zip(row.get::<Option<[u8; 32]>>(9)?);
     Ok(Ok(TokenState {
         token: NewToken {
             id: row.get(0)?,
@@ -210,7 +207,7 @@ pub fn renew(
     renewal: &Renewal,
 ) -> Result<Result<Controller, Refusal>, StoreError> {
     let Renewal { controller: id, issue, overlap_until, .. } = renewal;
-    if let Err(refusal) = may_renew(member(writing.snapshot(), id)?.as_ref(), renewal) {
+    if let Err(refusal) = may_renew(member(writing.snapshot()?, id)?.as_ref(), renewal) {
         return Ok(Err(refusal));
     }
     let no = controller_no(writing, id)?;
@@ -235,7 +232,7 @@ fn write_down(
 }
 
 fn known_now(writing: &Writing<'_>, id: &ControllerId) -> Result<Controller, StoreError> {
-    let known = reading::controller(writing.snapshot(), id)?;
+    let known = reading::controller(writing.snapshot()?, id)?;
     known.ok_or_else(|| StoreError::NotFound { what: "controller", name: id.to_string() })
 }
 
@@ -245,7 +242,7 @@ pub fn note_deed(writing: &mut Writing<'_>, deed: &Deed) -> Result<(), StoreErro
     Ok(())
 }
 
-pub fn deeds(snapshot: &Snapshot<'_>, limit: usize) -> Result<Vec<Deed>, StoreError> {
+pub fn deeds(snapshot: &dyn Session, limit: usize) -> Result<Vec<Deed>, StoreError> {
     all(snapshot, sql::DEEDS, [capped(limit as u64)], |row| {
         Ok(Deed {
             at: row.get(0)?,
@@ -257,6 +254,6 @@ pub fn deeds(snapshot: &Snapshot<'_>, limit: usize) -> Result<Vec<Deed>, StoreEr
     })
 }
 
-pub fn deed_count(snapshot: &Snapshot<'_>) -> Result<u64, StoreError> {
+pub fn deed_count(snapshot: &dyn Session) -> Result<u64, StoreError> {
     Ok(one(snapshot, sql::DEED_COUNT, [], |row| row.get(0))?.unwrap_or(0))
 }

@@ -1,7 +1,5 @@
 //! Step 9 of 12: commands and contradictions in rows. Knows no key and no broker.
 
-use rusqlite::types::FromSqlError;
-use rusqlite::{Row, Transaction};
 use tap_protocol::chain::ChainHash;
 use tap_protocol::codec::{self, VERSION_1};
 use tap_protocol::command::Order;
@@ -9,18 +7,17 @@ use tap_protocol::ids::{ControllerId, OutboxId, Seq};
 use tap_protocol::limits::MAX_MESSAGE_BYTES;
 
 use super::intake::controller_no;
-use super::sql;
-use super::writing::{Writing, all, one};
+use super::session::{Row, Session, all, one};
+use super::statements as sql;
+use super::writing::Writing;
 use crate::event_store::commands::{
     CommandEnd, CommandRow, MAX_COMMANDS, MAX_TROUBLES, TroubleKind, TroubleRow, next_number, outcome_name,
     outcome_named, stands_for,
 };
 use crate::event_store::{OutboxMark, StoreError, UtcMs};
 
-type Snapshot<'a> = Transaction<'a>;
-
 pub fn places(
-    snapshot: &Snapshot<'_>,
+    snapshot: &dyn Session,
     controller: &ControllerId,
     outbox: OutboxId,
     seqs: &[Seq],
@@ -59,7 +56,7 @@ pub fn queue(
     Ok(number)
 }
 
-pub fn next(snapshot: &Snapshot<'_>, controller: &ControllerId) -> Result<Option<CommandRow>, StoreError> {
+pub fn next(snapshot: &dyn Session, controller: &ControllerId) -> Result<Option<CommandRow>, StoreError> {
     let open = one(snapshot, sql::NEXT_COMMAND, [controller.as_str()], columns)?;
     Ok(rows(open.into_iter().collect())?.pop())
 }
@@ -76,7 +73,7 @@ pub fn end(
     Ok(writing.execute(sql::END_COMMAND, (no, number, at, outcome_name(*outcome), detail))? > 0)
 }
 
-pub fn commands(snapshot: &Snapshot<'_>, controller: &ControllerId) -> Result<Vec<CommandRow>, StoreError> {
+pub fn commands(snapshot: &dyn Session, controller: &ControllerId) -> Result<Vec<CommandRow>, StoreError> {
     rows(all(snapshot, sql::COMMANDS_OF, [controller.as_str()], columns)?)
 }
 
@@ -98,13 +95,14 @@ pub fn trouble(
     Ok(true)
 }
 
-pub fn troubles(snapshot: &Snapshot<'_>, controller: &ControllerId) -> Result<Vec<TroubleRow>, StoreError> {
+pub fn troubles(snapshot: &dyn Session, controller: &ControllerId) -> Result<Vec<TroubleRow>, StoreError> {
     all(snapshot, sql::TROUBLES_OF, [controller.as_str()], |row| {
         let outbox: Vec<u8> = row.get(1)?;
         Ok(TroubleRow {
-            kind: TroubleKind::from_name(row.get_ref(0)?.as_str()?).ok_or(FromSqlError::InvalidType)?,
+            kind: TroubleKind::from_name(&row.get::<String>(0)?)
+                .ok_or_else(|| StoreError::broken("a trouble of no known kind"))?,
             outbox: <[u8; 16]>::try_from(outbox).ok().map(OutboxId),
-            at: row.get::<_, Option<u64>>(2)?.map(Seq),
+            at: row.get::<Option<u64>>(2)?.map(Seq),
             first: row.get(3)?,
             last: row.get(4)?,
             count: row.get(5)?,
@@ -115,8 +113,8 @@ pub fn troubles(snapshot: &Snapshot<'_>, controller: &ControllerId) -> Result<Ve
 /// A command's columns, its order not read yet.
 type Columns = (u64, Vec<u8>, String, UtcMs, Option<UtcMs>, Option<String>, Option<String>);
 
-fn columns(row: &Row<'_>) -> rusqlite::Result<Columns> {
-    row.try_into()
+fn columns(row: &Row<'_>) -> Result<Columns, StoreError> {
+    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
 }
 
 fn rows(columns: Vec<Columns>) -> Result<Vec<CommandRow>, StoreError> {

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::Row;
 use tap_protocol::ids::{EventId, OutboxId, Seq};
 
-use super::sql;
+use super::session::Row;
+use super::statements as sql;
 use super::values::capped;
 use super::writing::{Lane, Writing};
 use crate::delivery::order::{self, Standing};
@@ -17,8 +17,7 @@ use crate::event_store::{
 };
 
 pub fn put_destination(writing: &mut Writing<'_>, name: &str) -> Result<(), StoreError> {
-    if writing.execute(sql::PUT_DESTINATION, [name])? == 1 {
-        let no = writing.inserted();
+    if let Some(no) = writing.one(sql::PUT_DESTINATION, [name], |row| row.get::<i64>(0))? {
         for state in DeliveryState::ALL {
             writing.execute(sql::NEW_COUNT, (no, state))?;
         }
@@ -65,7 +64,7 @@ pub fn claim(
     limit: usize,
 ) -> Result<Vec<Claimed>, StoreError> {
     let (no, held_until) = writing
-        .one(sql::DESTINATION, [destination], |row| Ok((row.get(0)?, row.get::<_, Option<UtcMs>>(1)?)))?
+        .one(sql::DESTINATION, [destination], |row| Ok((row.get(0)?, row.get::<Option<UtcMs>>(1)?)))?
         .ok_or_else(|| unknown(destination))?;
     if held_until.is_some_and(|until| now < until) {
         return Ok(Vec::new());
@@ -98,7 +97,7 @@ struct Due {
 }
 
 impl Due {
-    fn read(row: &Row<'_>) -> rusqlite::Result<Due> {
+    fn read(row: &Row<'_>) -> Result<Due, StoreError> {
         Ok(Due {
             position: row.get(0)?,
             key: row.get(1)?,
@@ -268,9 +267,9 @@ fn unlease(
 
 pub fn expire_leases(writing: &mut Writing<'_>, now: UtcMs) -> Result<usize, StoreError> {
     let mut expired = 0;
-    for no in writing.all(sql::DESTINATIONS, [], |row| row.get::<_, i64>(0))? {
+    for no in writing.all(sql::DESTINATIONS, [], |row| row.get::<i64>(0))? {
         let ran_out = writing.all(sql::EXPIRED, (no, now), |row| {
-            Ok((row.get::<_, Position>(0)?, row.get::<_, OrderKey>(1)?, row.get::<_, u32>(2)?))
+            Ok((row.get::<Position>(0)?, row.get::<OrderKey>(1)?, row.get::<u32>(2)?))
         })?;
         expired += ran_out.len();
         for (position, key, attempts) in ran_out {
@@ -286,10 +285,10 @@ pub fn expire_leases(writing: &mut Writing<'_>, now: UtcMs) -> Result<usize, Sto
 pub fn give_up_on_time(writing: &mut Writing<'_>, now: UtcMs) -> Result<usize, StoreError> {
     let received_by = UtcMs(now.0 - GIVE_UP_ON_TIME_AFTER_MS);
     let mut given_up = 0;
-    for no in writing.all(sql::DESTINATIONS, [], |row| row.get::<_, i64>(0))? {
+    for no in writing.all(sql::DESTINATIONS, [], |row| row.get::<i64>(0))? {
         let limit = capped((MAX_GIVEN_UP_AT_ONCE - given_up) as u64);
         let old = writing.all(sql::WITHOUT_TIME, (no, received_by, limit), |row| {
-            Ok((row.get::<_, Position>(0)?, row.get::<_, OrderKey>(1)?))
+            Ok((row.get::<Position>(0)?, row.get::<OrderKey>(1)?))
         })?;
         given_up += old.len();
         let mut lanes = BTreeSet::new();

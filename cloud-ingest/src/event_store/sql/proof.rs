@@ -1,29 +1,31 @@
 //! Step 9 of 12: the signatures that came with stored records, and the walk over all that proves them. Knows no chain and
 //! checks nothing: what is damaged is told as it is found.
 
-use std::iter::Peekable;
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
-use rusqlite::{Row, Transaction};
 use tap_protocol::badge::Token;
 use tap_protocol::chain::ChainHash;
 use tap_protocol::envelope::BatchProof;
 use tap_protocol::ids::{ControllerId, OutboxId, Seq, StoreEpoch};
 use tap_protocol::keys::PublicKey;
 
-use super::writing::{Writing, counters, one};
-use super::{reading, sql};
+use super::session::{Dialect, Row, Session, all, execute, one};
+use super::values::capped;
+use super::writing::{Writing, counters};
+use super::{reading, statements as sql};
 use crate::event_store::{
-    DeadLetter, MAX_DEAD_LETTER_BYTES, OutboxMark, SignedBatch, StoreError, StoredRecord, UtcMs, Walked,
-    next_epoch,
+    DeadLetter, MAX_DEAD_LETTER_BYTES, OutboxMark, Position, SignedBatch, StoreError, StoredRecord, UtcMs,
+    Walked, next_epoch,
 };
+use crate::telemetry::with_causes;
 
 /// Keeps the signature of a batch of which something was just stored.
 pub fn keep(writing: &Writing<'_>, outbox_no: i64, batch: &SignedBatch) -> Result<(), StoreError> {
     let BatchProof { key, signature, message } = &batch.proof;
-    writing.execute(sql::NEW_SIGNER, [key.0])?;
+    execute(writing.aside(), sql::NEW_SIGNER, [key.0])?;
     let columns = (outbox_no, batch.last_seq.0, batch.first_seq.0, key.0, signature, message);
-    writing.execute(sql::NEW_BATCH, columns)?;
+    execute(writing.aside(), sql::NEW_BATCH, columns)?;
     Ok(())
 }
 
@@ -39,48 +41,46 @@ pub fn new_epoch(
     Ok(epoch)
 }
 
-pub fn is_quarantined(snapshot: &Transaction<'_>, letter: &DeadLetter) -> Result<bool, StoreError> {
+pub fn is_quarantined(snapshot: &dyn Session, letter: &DeadLetter) -> Result<bool, StoreError> {
     let bytes = &letter.bytes[..letter.bytes.len().min(MAX_DEAD_LETTER_BYTES)];
     Ok(one(snapshot, sql::IS_QUARANTINED, (letter.kind.as_ref(), bytes), |_| Ok(()))?.is_some())
 }
 
+/// So many rows are read at once.
+const ROWS_AT_ONCE: usize = 1_000;
+
 /// Who is told, until no more is wanted.
 type Told<'t> = &'t mut dyn FnMut(Walked<'_>) -> ControlFlow<()>;
 
-pub fn walk(
-    snapshot: &Transaction<'_>,
-    only: Option<&ControllerId>,
-    told: Told<'_>,
-) -> Result<(), StoreError> {
+pub fn walk(snapshot: &dyn Session, only: Option<&ControllerId>, told: Told<'_>) -> Result<(), StoreError> {
     let only = only.map(ControllerId::as_str);
     let records = one(snapshot, sql::RECORDS_MARKED, [only], |row| row.get(0))?.unwrap_or(0);
-    if told(Walked::Store { totals: counters(snapshot)?.0, records }).is_break() {
+    if told(Walked::Store { totals: counters(snapshot, false)?.0, records }).is_break() {
         return Ok(());
     }
-    if only.is_none() {
+    if only.is_none() && snapshot.dialect() == Dialect::Sqlite {
         let found: Option<String> = one(snapshot, sql::CHECK_FILE, [], |row| row.get(0))?;
         let found = found.filter(|found| found != "ok");
         if found.is_some_and(|found| told(Walked::Unreadable(&found)).is_break()) {
             return Ok(());
         }
     }
-    let mut statement = snapshot.prepare_cached(sql::WALKED_OUTBOXES)?;
-    let outboxes: Vec<rusqlite::Result<WalkedOutbox>> =
-        statement.query_map([only], WalkedOutbox::read)?.collect();
-    for outbox in outboxes {
+    for outbox in all(snapshot, sql::WALKED_OUTBOXES, [only], |row| Ok(WalkedOutbox::read(row)))? {
         let went_on = match outbox {
             Ok(outbox) => outbox.walk(snapshot, told)?,
-            Err(error) => told(Walked::Unreadable(&format!("the row of an outbox: {error}"))),
+            Err(error) => told(Walked::Unreadable(&format!("the row of an outbox: {}", with_causes(&error)))),
         };
         if went_on.is_break() {
             return Ok(());
         }
     }
     if only.is_none() {
-        let mut statement = snapshot.prepare_cached(sql::WALKED_POSITIONS)?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            if told(Walked::Position(row.get(0)?)).is_break() {
+        let mut after = Position(0);
+        loop {
+            let page = all(snapshot, sql::WALKED_POSITIONS, (after, ROWS_AT_ONCE), |row| row.get(0))?;
+            let Some(last) = page.last() else { break };
+            after = *last;
+            if page.into_iter().any(|position| told(Walked::Position(position)).is_break()) {
                 return Ok(());
             }
         }
@@ -99,7 +99,7 @@ struct WalkedOutbox {
 }
 
 impl WalkedOutbox {
-    fn read(row: &Row<'_>) -> rusqlite::Result<WalkedOutbox> {
+    fn read(row: &Row<'_>) -> Result<WalkedOutbox, StoreError> {
         Ok(WalkedOutbox {
             no: row.get(0)?,
             controller: row.get(1)?,
@@ -112,7 +112,7 @@ impl WalkedOutbox {
     }
 
     /// Its records and its signatures, each signature right after the last record that it covers.
-    fn walk(self, snapshot: &Transaction<'_>, told: Told<'_>) -> Result<ControlFlow<()>, StoreError> {
+    fn walk(self, snapshot: &dyn Session, told: Told<'_>) -> Result<ControlFlow<()>, StoreError> {
         let mark = OutboxMark {
             controller: reading::controller_id(&self.controller)?,
             outbox: self.id,
@@ -125,47 +125,83 @@ impl WalkedOutbox {
         if told(outbox).is_break() {
             return Ok(ControlFlow::Break(()));
         }
-        let mut batches = snapshot.prepare_cached(sql::WALKED_BATCHES)?;
-        let mut batches = batches.query_map([self.no], signed_batch)?.peekable();
-        let mut records = snapshot.prepare_cached(sql::WALKED_RECORDS)?;
-        for record in records.query_map([self.no], stored_record)? {
-            let seq = record.as_ref().ok().map(|record| record.seq);
-            let mut went_on = match record {
-                Ok(record) => told(Walked::Record(record)),
-                Err(error) => told(Walked::Unreadable(&format!("the row of a record: {error}"))),
+        let mut signatures =
+            Signatures { session: snapshot, outbox_no: self.no, page: VecDeque::new(), after: 0 };
+        let mut after = 0;
+        loop {
+            let page = all(snapshot, sql::WALKED_RECORDS, (self.no, after, ROWS_AT_ONCE), |row| {
+                Ok((row.get::<u64>(1)?, stored_record(row)))
+            });
+            let page = match page {
+                Ok(page) => page,
+                Err(error) => {
+                    let what = format!("the rows of records: {}", with_causes(&error));
+                    if told(Walked::Unreadable(&what)).is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                    break;
+                }
             };
-            if let Some(seq) = seq {
-                went_on = went_on
-                    .is_continue()
-                    .then_some(())
-                    .map_or(ControlFlow::Break(()), |()| tell_batches(&mut batches, seq, told));
-            }
-            if went_on.is_break() {
-                return Ok(went_on);
+            let Some((last, _)) = page.last() else { break };
+            after = *last;
+            for (seq, record) in page {
+                let went_on = match record {
+                    Ok(record) => told(Walked::Record(record)),
+                    Err(error) => {
+                        told(Walked::Unreadable(&format!("the row of a record: {}", with_causes(&error))))
+                    }
+                };
+                if went_on.is_break() || signatures.tell(Seq(seq), told).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
             }
         }
-        Ok(tell_batches(&mut batches, Seq(u64::MAX), told))
+        Ok(signatures.tell(Seq(u64::MAX), told))
     }
 }
 
-/// Tells the signatures that end at `through` or before.
-fn tell_batches(
-    batches: &mut Peekable<impl Iterator<Item = rusqlite::Result<SignedBatch>>>,
-    through: Seq,
-    told: Told<'_>,
-) -> ControlFlow<()> {
-    while let Some(batch) =
-        batches.next_if(|batch| batch.as_ref().map_or(true, |batch| batch.last_seq <= through))
-    {
-        match batch {
-            Ok(batch) => told(Walked::Batch(batch))?,
-            Err(error) => told(Walked::Unreadable(&format!("the row of a signature: {error}")))?,
-        }
-    }
-    ControlFlow::Continue(())
+/// The signatures of an outbox in their order, read a page at a time.
+struct Signatures<'s> {
+    session: &'s dyn Session,
+    outbox_no: i64,
+    /// Under the seq at which each ends.
+    page: VecDeque<(u64, Result<SignedBatch, StoreError>)>,
+    after: u64,
 }
 
-fn signed_batch(row: &Row<'_>) -> rusqlite::Result<SignedBatch> {
+impl Signatures<'_> {
+    /// Tells those that end at `through` or before.
+    fn tell(&mut self, through: Seq, told: Told<'_>) -> ControlFlow<()> {
+        loop {
+            if self.page.is_empty()
+                && let Err(error) = self.read_on()
+            {
+                return told(Walked::Unreadable(&format!("the rows of signatures: {}", with_causes(&error))));
+            }
+            if self.page.front().is_none_or(|(last_seq, _)| *last_seq > through.0) {
+                return ControlFlow::Continue(());
+            }
+            match self.page.pop_front() {
+                None => return ControlFlow::Continue(()),
+                Some((_, Ok(batch))) => told(Walked::Batch(batch))?,
+                Some((_, Err(error))) => {
+                    told(Walked::Unreadable(&format!("the row of a signature: {}", with_causes(&error))))?;
+                }
+            }
+        }
+    }
+
+    fn read_on(&mut self) -> Result<(), StoreError> {
+        let after = (self.outbox_no, capped(self.after), ROWS_AT_ONCE);
+        self.page =
+            all(self.session, sql::WALKED_BATCHES, after, |row| Ok((row.get(1)?, signed_batch(row))))?.into();
+        // Nothing more is looked for once nothing was found.
+        self.after = self.page.back().map_or(u64::MAX, |(last_seq, _)| *last_seq);
+        Ok(())
+    }
+}
+
+fn signed_batch(row: &Row<'_>) -> Result<SignedBatch, StoreError> {
     Ok(SignedBatch {
         first_seq: Seq(row.get(0)?),
         last_seq: Seq(row.get(1)?),
@@ -173,7 +209,7 @@ fn signed_batch(row: &Row<'_>) -> rusqlite::Result<SignedBatch> {
     })
 }
 
-fn stored_record(row: &Row<'_>) -> rusqlite::Result<StoredRecord> {
+fn stored_record(row: &Row<'_>) -> Result<StoredRecord, StoreError> {
     Ok(StoredRecord {
         position: row.get(0)?,
         seq: Seq(row.get(1)?),
@@ -181,7 +217,7 @@ fn stored_record(row: &Row<'_>) -> rusqlite::Result<StoredRecord> {
         kind: row.get(3)?,
         bytes: row.get(4)?,
         hash: ChainHash(row.get(5)?),
-        token: row.get::<_, Option<[u8; 16]>>(6)?.map(Token),
+        token: row.get::<Option<[u8; 16]>>(6)?.map(Token),
         occurred: row.get(7)?,
     })
 }
@@ -191,10 +227,9 @@ mod tests {
     use rusqlite::Connection;
     use tempfile::TempDir;
 
-    use crate::event_store::EventStore;
-    use crate::event_store::UtcMs;
     use crate::event_store::contract::world::{self, Door};
     use crate::event_store::sqlite::SqliteStore;
+    use crate::event_store::{EventStore, Proof, UtcMs};
     use crate::read_model::audit::Audited;
 
     const NOW: UtcMs = UtcMs(1_700_000_000_000);

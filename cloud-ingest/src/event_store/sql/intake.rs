@@ -15,7 +15,8 @@ use tap_protocol::time_repair::TrueTime;
 
 use super::occurring::Occurring;
 use super::proof;
-use super::sql;
+use super::session::{execute, one};
+use super::statements as sql;
 use super::values::{time_columns, timeless};
 use super::writing::{Lane, Writing};
 use crate::event_store::boots::BootNo;
@@ -96,15 +97,15 @@ pub fn note_gone(
 pub fn quarantine(writing: &mut Writing<'_>, letter: &DeadLetter) -> Result<(), StoreError> {
     let bytes = &letter.bytes[..letter.bytes.len().min(MAX_DEAD_LETTER_BYTES)];
     let columns = (letter.received, &letter.topic, letter.kind.as_ref(), &letter.reason, bytes);
-    writing.execute(sql::NEW_DEAD_LETTER, columns)?;
-    let too_old = writing.inserted() - i64::try_from(MAX_DEAD_LETTERS).expect("a small constant");
+    let too_old = writing.insert(sql::NEW_DEAD_LETTER, columns)?
+        - i64::try_from(MAX_DEAD_LETTERS).expect("a small constant");
     writing.execute(sql::FORGET_DEAD_LETTERS, [too_old])?;
     writing.totals.quarantined += 1;
     Ok(())
 }
 
 pub fn controller_no(writing: &Writing<'_>, id: &ControllerId) -> Result<i64, StoreError> {
-    let no = writing.one(sql::CONTROLLER_NO, [id.as_str()], |row| row.get(0))?;
+    let no = one(writing.aside(), sql::CONTROLLER_NO, [id.as_str()], |row| row.get(0))?;
     no.ok_or_else(|| StoreError::NotFound { what: "controller", name: id.to_string() })
 }
 
@@ -124,7 +125,7 @@ impl Outbox {
         controller: &ControllerId,
         id: OutboxId,
     ) -> Result<Outbox, StoreError> {
-        let known = writing.one(sql::OUTBOX, (controller_no, id.0), |row| {
+        let known = one(writing.aside(), sql::OUTBOX, (controller_no, id.0), |row| {
             Ok(Outbox {
                 no: row.get(0)?,
                 id,
@@ -137,8 +138,8 @@ impl Outbox {
             return Ok(known);
         }
         let (prefix, hash) = (OutboxPrefix::new(controller, id), ChainHash::start(id));
-        writing.execute(sql::NEW_OUTBOX, (controller_no, id.0, prefix.to_bytes(), hash.0))?;
-        Ok(Outbox { no: writing.inserted(), id, stored_through: Seq::ZERO, hash, last_seq: Seq::ZERO })
+        let no = writing.insert(sql::NEW_OUTBOX, (controller_no, id.0, prefix.to_bytes(), hash.0))?;
+        Ok(Outbox { no, id, stored_through: Seq::ZERO, hash, last_seq: Seq::ZERO })
     }
 
     fn was_spoken_of(&self, writing: &Writing<'_>, last_seq: Seq) -> Result<(), StoreError> {
@@ -200,7 +201,8 @@ impl Append<'_, '_> {
             (outbox.stored_through, outbox.hash) = (seq, record.hash);
         }
         let last_occurred = last_occurred.map(|occurred| occurred.at);
-        self.writing.execute(
+        execute(
+            self.writing.aside(),
             sql::OUTBOX_STORED,
             (outbox.no, outbox.stored_through.0, outbox.hash.0, self.received, last_occurred),
         )?;
@@ -219,10 +221,15 @@ impl Append<'_, '_> {
         totals.records += 1;
         let position = Position(totals.last_position);
         let meaning = Meaning::of(&record.bytes);
-        self.writing.execute(
-            sql::NEW_EVENT,
-            (position, outbox.no, seq.0, self.received, meaning.kind(), &record.bytes, record.hash.0),
-        )?;
+        self.writing.new_event((
+            position,
+            outbox.no,
+            seq.0,
+            self.received,
+            meaning.kind(),
+            &record.bytes,
+            record.hash.0,
+        ));
         let boot = self.occurring.boot_of(self.writing, (self.controller_no, outbox.no), &meaning)?;
         let Some((boot, at)) = boot.zip(meaning.stamp()) else { return Ok(None) };
         let anchor = match &meaning {
@@ -255,23 +262,20 @@ impl Append<'_, '_> {
         occurred: Result<Occurred, Timeless>,
     ) -> Result<(), StoreError> {
         let (at, uncertainty_ms, estimated, timeless, not_before, not_after) = time_columns(occurred);
-        self.writing.execute(
-            sql::NEW_TAP,
-            (
-                position,
-                boot,
-                tap.reader.as_str(),
-                tap.badge.token.0,
-                tap.direction.name(),
-                tap.verdict.name(),
-                at,
-                uncertainty_ms,
-                estimated,
-                timeless,
-                not_before,
-                not_after,
-            ),
-        )?;
+        self.writing.new_tap((
+            position,
+            boot,
+            tap.reader.as_str(),
+            tap.badge.token.0,
+            tap.direction.name(),
+            tap.verdict.name(),
+            at,
+            uncertainty_ms,
+            estimated,
+            timeless,
+            not_before,
+            not_after,
+        ));
         self.writing.totals.taps += 1;
         self.writing.totals.disputed += u64::from(occurred == Err(Timeless::Disputed));
         let person = self.person(tap.badge.token.0)?;
@@ -285,7 +289,7 @@ impl Append<'_, '_> {
     }
 
     fn person(&self, token: [u8; 16]) -> Result<Option<PersonId>, StoreError> {
-        self.writing.one(sql::PERSON, [token], |row| row.get(0).map(PersonId))
+        one(self.writing.aside(), sql::PERSON, [token], |row| row.get(0).map(PersonId))
     }
 
     /// More is known of a boot: taps of it that have no time may have it now.
@@ -332,7 +336,7 @@ impl Append<'_, '_> {
         position: Position,
     ) -> Result<Option<Lane>, StoreError> {
         let held = self.writing.one(sql::HELD, (destination, position), |row| {
-            Ok((row.get::<_, OrderKey>(0)?, row.get::<_, Option<HeldFor>>(1)?))
+            Ok((row.get::<OrderKey>(0)?, row.get::<Option<HeldFor>>(1)?))
         })?;
         let Some((mut key, Some(held_for @ (HeldFor::Time | HeldFor::TimeUnresolved)))) = held else {
             return Ok(None);

@@ -1,8 +1,11 @@
-//! Step 9 of 12: every statement of the SQLite store. Knows no types of ours: the modules beside it bind and read.
+//! Step 9 of 12: every statement of the event store, in words that both databases understand. Knows no types of ours: the
+//! modules beside it bind and read.
 //!
-//! A partial index can be used only where a statement repeats the index's condition word for word, hence the macros;
+//! PostgreSQL gets `$1` for `?1` and no `INDEXED BY`; all else is the same. A partial index can be used only where a statement repeats the index's condition word for word, hence the macros;
 //! and without statistics SQLite would rather walk a primary key, hence `INDEXED BY`. The test at the bottom asks
 //! SQLite itself whether any statement scans or sorts a table that grows.
+
+use super::session::Bulk;
 
 /// The condition of `deliveries_due`.
 macro_rules! due {
@@ -14,7 +17,7 @@ macro_rules! due {
 /// The condition of `deliveries_lane`.
 macro_rules! open {
     () => {
-        "state IN ('held', 'pending', 'in_flight', 'unknown', 'parked') AND held_for IS NOT 'time_unresolved'"
+        "state IN ('held', 'pending', 'in_flight', 'unknown', 'parked') AND held_for IS DISTINCT FROM 'time_unresolved'"
     };
 }
 
@@ -51,6 +54,8 @@ macro_rules! event_columns {
 pub const CREATE_STORE: &str = "INSERT INTO store VALUES (1, ?1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)";
 pub const EPOCH: &str = "SELECT epoch FROM store";
 pub const COUNTERS: &str = "SELECT last_position, last_lease, records, taps, deliveries, attempts, quarantined, badges, disputed, unresolved FROM store";
+/// Holds the one row until the transaction ends: that is how writers take turns.
+pub const COUNTERS_TO_WRITE: &str = "SELECT last_position, last_lease, records, taps, deliveries, attempts, quarantined, badges, disputed, unresolved FROM store FOR UPDATE";
 pub const PUT_COUNTERS: &str = "UPDATE store SET last_position = ?1, last_lease = ?2, records = ?3, taps = ?4, \
      deliveries = ?5, attempts = ?6, quarantined = ?7, badges = ?8, disputed = ?9, unresolved = ?10";
 
@@ -63,7 +68,7 @@ pub const SITE_EXISTS: &str = "SELECT 1 FROM sites WHERE id = ?1";
 pub const PUT_CONTROLLER: &str = "INSERT INTO controllers (id, label, site) VALUES (?1, ?2, ?3) \
      ON CONFLICT (id) DO UPDATE SET label = excluded.label, site = excluded.site";
 pub const END_RECORD_KEYS: &str =
-    "UPDATE record_keys SET good_until_ms = 0 WHERE controller_no = ?1 AND good_until_ms IS NOT 0";
+    "UPDATE record_keys SET good_until_ms = 0 WHERE controller_no = ?1 AND good_until_ms IS DISTINCT FROM 0";
 pub const PUT_RECORD_KEY: &str = "INSERT INTO record_keys (controller_no, key, good_until_ms) VALUES (?1, ?2, ?3) \
      ON CONFLICT (controller_no, key) DO UPDATE SET good_until_ms = excluded.good_until_ms";
 pub const RECORD_KEYS: &str =
@@ -81,8 +86,8 @@ pub const PUT_GONE: &str = "UPDATE controllers SET gone_ms = ?2 WHERE id = ?1";
 pub const OUTBOX: &str =
     "SELECT no, stored_through, hash, last_seq FROM outboxes WHERE controller_no = ?1 AND id = ?2";
 pub const NEW_OUTBOX: &str = "INSERT INTO outboxes (controller_no, id, prefix, stored_through, hash, last_seq) \
-     VALUES (?1, ?2, ?3, 0, ?4, 0)";
-pub const OUTBOX_STORED: &str = "UPDATE outboxes SET stored_through = ?2, hash = ?3, last_seq = max(last_seq, ?2), \
+     VALUES (?1, ?2, ?3, 0, ?4, 0) RETURNING no";
+pub const OUTBOX_STORED: &str = "UPDATE outboxes SET stored_through = ?2, hash = ?3, last_seq = CASE WHEN last_seq < ?2 THEN ?2 ELSE last_seq END, \
      last_stored_ms = ?4, last_occurred_ms = ?5 WHERE no = ?1";
 pub const OUTBOX_SPOKEN_OF: &str = "UPDATE outboxes SET last_seq = ?2 WHERE no = ?1 AND last_seq < ?2";
 pub const OUTBOXES: &str = "SELECT id, last_seq, stored_through, last_stored_ms, last_occurred_ms FROM outboxes \
@@ -92,12 +97,23 @@ pub const OUTBOX_NOS: &str =
 pub const MARKS: &str = "SELECT c.id, o.id, o.stored_through, o.hash FROM outboxes o \
      JOIN controllers c ON c.no = o.controller_no ORDER BY o.no";
 pub const HASH_AT: &str = "SELECT hash FROM events WHERE outbox_no = ?1 AND seq = ?2";
-pub const NEW_EVENT: &str = "INSERT INTO events VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-pub const NEW_TAP: &str = "INSERT INTO taps VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+pub const EVENTS: Bulk = Bulk {
+    into: "INSERT INTO events (position, outbox_no, seq, received_ms, kind, bytes, hash)",
+    types: &["bigint", "bigint", "bigint", "bigint", "text", "bytea", "bytea"],
+};
+pub const TAPS: Bulk = Bulk {
+    into: "INSERT INTO taps (position, boot_no, reader, token, direction, verdict, occurred_ms, uncertainty_ms, estimated, \
+           timeless, not_before_ms, not_after_ms)",
+    types: &[
+        "bigint", "bigint", "text", "bytea", "text", "text", "bigint", "bigint", "boolean", "text", "bigint",
+        "bigint",
+    ],
+};
 pub const BOOT_OF: &str = "SELECT boot_no FROM outbox_boots WHERE outbox_no = ?1 AND number = ?2";
 pub const BOOT_NAMED: &str = "SELECT no FROM boots WHERE controller_no = ?1 AND id = ?2";
 pub const BOOT_IS_NAMED: &str = "SELECT id IS NOT NULL FROM boots WHERE no = ?1";
-pub const NEW_BOOT: &str = "INSERT INTO boots (controller_no, id, last_boottime_ms) VALUES (?1, ?2, 0)";
+pub const NEW_BOOT: &str =
+    "INSERT INTO boots (controller_no, id, last_boottime_ms) VALUES (?1, ?2, 0) RETURNING no";
 pub const NAME_BOOT: &str = "UPDATE boots SET id = ?2 WHERE no = ?1";
 pub const PUT_BOOT_OF: &str = "INSERT INTO outbox_boots VALUES (?1, ?2, ?3) \
      ON CONFLICT (outbox_no, number) DO UPDATE SET boot_no = excluded.boot_no";
@@ -121,8 +137,7 @@ pub const TAPS_WITHOUT_TIME: &str = "SELECT t.position, e.bytes, t.timeless, t.n
 pub const TAP_TIME: &str = "UPDATE taps SET occurred_ms = ?2, uncertainty_ms = ?3, estimated = ?4, timeless = ?5, \
      not_before_ms = ?6, not_after_ms = ?7 WHERE position = ?1";
 pub const TOKEN_OF: &str = "SELECT token FROM taps WHERE position = ?1";
-pub const NEW_DEAD_LETTER: &str =
-    "INSERT INTO dead_letters (received_ms, topic, kind, reason, bytes) VALUES (?1, ?2, ?3, ?4, ?5)";
+pub const NEW_DEAD_LETTER: &str = "INSERT INTO dead_letters (received_ms, topic, kind, reason, bytes) VALUES (?1, ?2, ?3, ?4, ?5) RETURNING no";
 pub const FORGET_DEAD_LETTERS: &str = "DELETE FROM dead_letters WHERE no <= ?1";
 pub const DEAD_LETTERS: &str =
     "SELECT received_ms, topic, kind, reason, bytes FROM dead_letters ORDER BY no DESC LIMIT ?1";
@@ -133,7 +148,8 @@ pub const PERSON: &str = "SELECT b.person FROM seals s JOIN badges b ON b.no = s
 
 // Delivery.
 
-pub const PUT_DESTINATION: &str = "INSERT INTO destinations (name) VALUES (?1) ON CONFLICT (name) DO NOTHING";
+pub const PUT_DESTINATION: &str =
+    "INSERT INTO destinations (name) VALUES (?1) ON CONFLICT (name) DO NOTHING RETURNING no";
 pub const DESTINATION: &str = "SELECT no, held_until_ms FROM destinations WHERE name = ?1";
 pub const DESTINATIONS: &str = "SELECT no, name, held_until_ms, held_why FROM destinations ORDER BY no";
 pub const HOLD_DESTINATION: &str =
@@ -142,8 +158,10 @@ pub const NEW_COUNT: &str = "INSERT INTO delivery_counts VALUES (?1, ?2, 0)";
 pub const ADD_TO_COUNT: &str =
     "UPDATE delivery_counts SET count = count + ?3 WHERE destination_no = ?1 AND state = ?2";
 pub const COUNT: &str = "SELECT count FROM delivery_counts WHERE destination_no = ?1 AND state = ?2";
-pub const NEW_DELIVERY: &str = "INSERT INTO deliveries (destination_no, position, order_key, state, held_for, due_ms, attempts) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0)";
+pub const DELIVERIES: Bulk = Bulk {
+    into: "INSERT INTO deliveries (destination_no, position, order_key, state, held_for, due_ms, attempts)",
+    types: &["bigint", "bigint", "bytea", "text", "text", "bigint", "bigint"],
+};
 pub const LANE_FIRST: &str = concat!(
     "SELECT position, state, held_for FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND order_key = ?2 AND ",
     open!(),
@@ -215,7 +233,7 @@ pub const FIRST_DUE: &str = concat!(
 pub const FIRST_IN_STATE: &str = concat!(
     "SELECT position FROM deliveries INDEXED BY deliveries_undone WHERE destination_no = ?1 AND state = ?2 AND ",
     undone!(),
-    " AND held_for IS NOT 'time_unresolved' ORDER BY position LIMIT 1"
+    " AND held_for IS DISTINCT FROM 'time_unresolved' ORDER BY position LIMIT 1"
 );
 pub const RECEIVED: &str = "SELECT received_ms FROM events WHERE position = ?1";
 
@@ -229,11 +247,11 @@ pub const NEWEST_UNDONE: &str = concat!(
     "JOIN outboxes o ON o.no = e.outbox_no JOIN controllers c ON c.no = o.controller_no ",
     "WHERE d.destination_no = ?4 AND d.state = ?5 AND d.",
     undone!(),
-    " AND d.position < ?1 AND (?2 IS NULL OR c.id = ?2) ORDER BY d.position DESC LIMIT ?3"
+    " AND d.position < ?1 AND (c.id = ?2 OR ?2 IS NULL) ORDER BY d.position DESC LIMIT ?3"
 );
 pub const NEWEST_IN_STATE: &str = "SELECT d.position FROM deliveries d JOIN events e ON e.position = d.position \
      JOIN outboxes o ON o.no = e.outbox_no JOIN controllers c ON c.no = o.controller_no \
-     WHERE d.destination_no = ?4 AND d.state = ?5 AND d.position < ?1 AND (?2 IS NULL OR c.id = ?2) \
+     WHERE d.destination_no = ?4 AND d.state = ?5 AND d.position < ?1 AND (c.id = ?2 OR ?2 IS NULL) \
      ORDER BY d.position DESC LIMIT ?3";
 pub const EVENT: &str = concat!("SELECT ", event_columns!(), "WHERE e.position = ?1");
 pub const POSITION_OF: &str = "SELECT e.position FROM outboxes o JOIN events e ON e.outbox_no = o.no AND e.seq = ?2 WHERE o.prefix = ?1";
@@ -265,7 +283,7 @@ pub const NEW_CERTIFICATE: &str = "INSERT INTO certificates (serial, controller_
 pub const LAST_CERTIFICATE: &str = "SELECT serial, issued_ms, not_after_ms FROM certificates \
      WHERE controller_no = ?1 ORDER BY no DESC LIMIT 1";
 pub const REVOKE_CERTIFICATES: &str = "UPDATE certificates SET revoked_ms = ?2 \
-     WHERE controller_no = ?1 AND revoked_ms IS NULL AND tls_key IS NOT ?3";
+     WHERE controller_no = ?1 AND revoked_ms IS NULL AND tls_key IS DISTINCT FROM ?3";
 pub const FORGET_CERTIFICATES: &str =
     "DELETE FROM certificates WHERE controller_no = ?1 AND not_after_ms < ?2";
 pub const REVOKED_CERTIFICATES: &str = "SELECT serial, revoked_ms FROM certificates \
@@ -274,16 +292,16 @@ pub const FETCH: &str = "SELECT at_ms, holds, agent_version FROM fetches WHERE c
 pub const PUT_FETCH: &str = "INSERT INTO fetches VALUES (?1, ?2, ?3, ?4) ON CONFLICT (controller_no) \
      DO UPDATE SET at_ms = excluded.at_ms, holds = excluded.holds, agent_version = excluded.agent_version";
 pub const CONTROLLER_IDS: &str = "SELECT id FROM controllers ORDER BY id";
-pub const OVERLAP_RECORD_KEYS: &str = "UPDATE record_keys SET good_until_ms = min(coalesce(good_until_ms, ?3), ?3) \
-     WHERE controller_no = ?1 AND key IS NOT ?2";
+pub const OVERLAP_RECORD_KEYS: &str = "UPDATE record_keys SET good_until_ms = CASE WHEN good_until_ms < ?3 THEN good_until_ms ELSE ?3 END \
+     WHERE controller_no = ?1 AND key IS DISTINCT FROM ?2";
 pub const NEW_TOKEN: &str = "INSERT INTO enroll_tokens (id, secret_sha256, controller, site, label, created_ms, expires_ms) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 pub const TOKENS: &str = "SELECT id, secret_sha256, controller, site, label, created_ms, expires_ms, used_ms, \
-     used_tls_key, used_record_key, withdrawn_ms FROM enroll_tokens WHERE ?1 IS NULL OR id = ?1 ORDER BY no DESC";
+     used_tls_key, used_record_key, withdrawn_ms FROM enroll_tokens WHERE id = ?1 OR ?1 IS NULL ORDER BY no DESC";
 pub const USE_TOKEN: &str = "UPDATE enroll_tokens SET used_ms = ?2, used_tls_key = ?3, used_record_key = ?4 WHERE id = ?1 AND used_ms IS NULL";
 pub const WITHDRAW_TOKEN: &str =
     "UPDATE enroll_tokens SET withdrawn_ms = ?2 WHERE id = ?1 AND withdrawn_ms IS NULL";
-pub const WITHDRAW_TOKENS_OF: &str = "UPDATE enroll_tokens SET withdrawn_ms = ?2 WHERE controller = ?1 AND withdrawn_ms IS NULL AND id IS NOT ?3";
+pub const WITHDRAW_TOKENS_OF: &str = "UPDATE enroll_tokens SET withdrawn_ms = ?2 WHERE controller = ?1 AND withdrawn_ms IS NULL AND id IS DISTINCT FROM ?3";
 pub const NEW_DEED: &str = "INSERT INTO fleet_log (at_ms, who, what, about, why) VALUES (?1, ?2, ?3, ?4, ?5)";
 pub const DEEDS: &str = "SELECT at_ms, who, what, about, why FROM fleet_log ORDER BY no DESC LIMIT ?1";
 pub const DEED_COUNT: &str = "SELECT coalesce(max(no), 0) FROM fleet_log";
@@ -294,16 +312,17 @@ pub const NEW_SIGNER: &str = "INSERT INTO signers (key) VALUES (?1) ON CONFLICT 
 pub const NEW_BATCH: &str = "INSERT INTO batches (outbox_no, last_seq, first_seq, signer_no, signature, message) \
      VALUES (?1, ?2, ?3, (SELECT no FROM signers WHERE key = ?4), ?5, ?6)";
 pub const CHECK_FILE: &str = "PRAGMA integrity_check(1)";
-pub const RECORDS_MARKED: &str = "SELECT coalesce(sum(o.stored_through), 0) FROM outboxes o \
-     JOIN controllers c ON c.no = o.controller_no WHERE ?1 IS NULL OR c.id = ?1";
+pub const RECORDS_MARKED: &str = "SELECT CAST(coalesce(sum(o.stored_through), 0) AS BIGINT) FROM outboxes o \
+     JOIN controllers c ON c.no = o.controller_no WHERE c.id = ?1 OR ?1 IS NULL";
 pub const WALKED_OUTBOXES: &str = "SELECT o.no, c.id, o.id, o.prefix, o.stored_through, o.hash, c.no \
      FROM outboxes o JOIN controllers c ON c.no = o.controller_no \
-     WHERE ?1 IS NULL OR c.id = ?1 ORDER BY c.id, o.no";
+     WHERE c.id = ?1 OR ?1 IS NULL ORDER BY c.id, o.no";
 pub const WALKED_RECORDS: &str = "SELECT e.position, e.seq, e.received_ms, e.kind, e.bytes, e.hash, t.token, t.occurred_ms \
-     FROM events e LEFT JOIN taps t ON t.position = e.position WHERE e.outbox_no = ?1 ORDER BY e.seq";
+     FROM events e LEFT JOIN taps t ON t.position = e.position WHERE e.outbox_no = ?1 AND e.seq > ?2 ORDER BY e.seq LIMIT ?3";
 pub const WALKED_BATCHES: &str = "SELECT b.first_seq, b.last_seq, s.key, b.signature, b.message FROM batches b \
-     CROSS JOIN signers s ON s.no = b.signer_no WHERE b.outbox_no = ?1 ORDER BY b.last_seq";
-pub const WALKED_POSITIONS: &str = "SELECT position FROM events ORDER BY position";
+     JOIN signers s ON s.no = b.signer_no WHERE b.outbox_no = ?1 AND b.last_seq > ?2 ORDER BY b.last_seq LIMIT ?3";
+pub const WALKED_POSITIONS: &str =
+    "SELECT position FROM events WHERE position > ?1 ORDER BY position LIMIT ?2";
 pub const BACK_UP: &str = "VACUUM INTO ?1";
 pub const PUT_EPOCH: &str = "UPDATE store SET epoch = ?1";
 pub const IS_QUARANTINED: &str = "SELECT 1 FROM dead_letters WHERE kind = ?1 AND bytes = ?2 LIMIT 1";
@@ -312,7 +331,7 @@ pub const IS_QUARANTINED: &str = "SELECT 1 FROM dead_letters WHERE kind = ?1 AND
 pub const BADGE_OF: &str = "SELECT badge_no FROM seals WHERE token = ?1";
 pub const BADGE: &str = "SELECT person, revoked_ms IS NOT NULL FROM badges WHERE no = ?1";
 pub const BADGES_OF: &str = "SELECT no FROM badges WHERE person = ?1";
-pub const NEW_BADGE: &str = "INSERT INTO badges (person, since_ms) VALUES (?1, ?2)";
+pub const NEW_BADGE: &str = "INSERT INTO badges (person, since_ms) VALUES (?1, ?2) RETURNING no";
 pub const REBIND: &str = "UPDATE badges SET person = ?2, since_ms = ?3 WHERE no = ?1";
 pub const MOVE_SEALS: &str = "UPDATE seals SET badge_no = ?2 WHERE badge_no = ?1";
 pub const TAKE_OVER_REVOCATION: &str = "UPDATE badges SET (revoked_ms, revoked_why, revoked_in) = \
@@ -359,7 +378,7 @@ pub const TROUBLE_AGAIN: &str = "UPDATE troubles SET last_ms = ?4, count = count
      WHERE controller_no = ?1 AND kind = ?2 AND outbox = ?3";
 pub const NEW_TROUBLE: &str = "INSERT INTO troubles VALUES (?1, ?2, ?3, ?4, ?5, ?5, 1)";
 pub const FORGET_TROUBLE: &str = "DELETE FROM troubles WHERE controller_no = ?1 AND (kind, outbox) IN \
-     (SELECT kind, outbox FROM troubles WHERE controller_no = ?1 ORDER BY last_ms DESC, kind DESC, outbox DESC LIMIT -1 OFFSET ?2)";
+     (SELECT kind, outbox FROM troubles WHERE controller_no = ?1 ORDER BY last_ms DESC, kind DESC, outbox DESC LIMIT 1000000 OFFSET ?2)";
 pub const TROUBLES_OF: &str = "SELECT kind, outbox, at_seq, first_ms, last_ms, count FROM troubles \
      WHERE controller_no = (SELECT no FROM controllers WHERE id = ?1) ORDER BY last_ms DESC, kind, outbox";
 
@@ -430,7 +449,7 @@ mod tests {
     #[test]
     fn no_statement_scans_or_sorts_a_table_that_grows() {
         let conn = rusqlite::Connection::open_in_memory().unwrap();
-        conn.execute_batch(include_str!("schema.sql")).unwrap();
+        conn.execute_batch(include_str!("../sqlite/schema.sql")).unwrap();
         for statement in HOT {
             let plan = plan(&conn, statement);
             // Newest first means walking back from the end: a scan in name, ended by its LIMIT.

@@ -1,6 +1,5 @@
 //! Beside the line: rows into answers, from one snapshot each. Changes nothing.
 
-use rusqlite::{Row, Transaction};
 use tap_protocol::chain::ChainHash;
 use tap_protocol::codec;
 use tap_protocol::hello::Hello;
@@ -8,9 +7,10 @@ use tap_protocol::ids::{ControllerId, EventId, OutboxId, Seq, StoreEpoch};
 use tap_protocol::keys::PublicKey;
 use tap_protocol::limits::MAX_MESSAGE_BYTES;
 
-use super::sql;
+use super::session::{Row, Session, all, one};
+use super::statements as sql;
 use super::values::{self, capped};
-use super::writing::{all, counters, one};
+use super::writing::counters;
 use crate::event_store::meaning::Meaning;
 use crate::event_store::{
     AttemptRow, Controller, ControllerState, DeadLetter, DeliveryCount, DeliveryRow, DeliveryState,
@@ -18,22 +18,20 @@ use crate::event_store::{
     OutboxState, Position, RecordKey, Site, StoreError, TapRow, Totals, UtcMs,
 };
 
-type Snapshot<'a> = Transaction<'a>;
-
-pub fn store_epoch(snapshot: &Snapshot<'_>) -> Result<StoreEpoch, StoreError> {
+pub fn store_epoch(snapshot: &dyn Session) -> Result<StoreEpoch, StoreError> {
     let epoch = one(snapshot, sql::EPOCH, [], |row| row.get(0).map(StoreEpoch))?;
     epoch.ok_or_else(|| StoreError::broken("the store's counter row is gone"))
 }
 
-pub fn totals(snapshot: &Snapshot<'_>) -> Result<Totals, StoreError> {
-    Ok(counters(snapshot)?.0)
+pub fn totals(snapshot: &dyn Session) -> Result<Totals, StoreError> {
+    Ok(counters(snapshot, false)?.0)
 }
 
-pub fn sites(snapshot: &Snapshot<'_>) -> Result<Vec<Site>, StoreError> {
+pub fn sites(snapshot: &dyn Session) -> Result<Vec<Site>, StoreError> {
     all(snapshot, sql::SITES, [], |row| Ok(Site { id: row.get(0)?, label: row.get(1)?, zone: row.get(2)? }))
 }
 
-pub fn controller(snapshot: &Snapshot<'_>, id: &ControllerId) -> Result<Option<Controller>, StoreError> {
+pub fn controller(snapshot: &dyn Session, id: &ControllerId) -> Result<Option<Controller>, StoreError> {
     let found: Option<(i64, String, String)> =
         one(snapshot, sql::CONTROLLER, [id.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
     let Some((no, label, site)) = found else { return Ok(None) };
@@ -41,7 +39,7 @@ pub fn controller(snapshot: &Snapshot<'_>, id: &ControllerId) -> Result<Option<C
 }
 
 /// A controller's record keys, those of old included.
-pub fn record_keys(snapshot: &Snapshot<'_>, controller_no: i64) -> Result<Vec<RecordKey>, StoreError> {
+pub fn record_keys(snapshot: &dyn Session, controller_no: i64) -> Result<Vec<RecordKey>, StoreError> {
     all(snapshot, sql::RECORD_KEYS, [controller_no], |row| {
         Ok(RecordKey { key: PublicKey(row.get(0)?), good_until: row.get(1)? })
     })
@@ -52,9 +50,9 @@ pub fn controller_id(stored: &str) -> Result<ControllerId, StoreError> {
     stored.parse().map_err(|bad| StoreError::Broken(Box::new(bad)))
 }
 
-pub fn marks(snapshot: &Snapshot<'_>) -> Result<Vec<OutboxMark>, StoreError> {
+pub fn marks(snapshot: &dyn Session) -> Result<Vec<OutboxMark>, StoreError> {
     let rows = all(snapshot, sql::MARKS, [], |row| {
-        Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        Ok((row.get::<String>(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
     })?;
     let marks = rows.into_iter().map(|(controller, outbox, stored_through, hash)| {
         Ok(OutboxMark {
@@ -67,30 +65,30 @@ pub fn marks(snapshot: &Snapshot<'_>) -> Result<Vec<OutboxMark>, StoreError> {
     marks.collect()
 }
 
-pub fn controllers(snapshot: &Snapshot<'_>) -> Result<Vec<ControllerState>, StoreError> {
-    let mut statement = snapshot.prepare_cached(sql::CONTROLLERS)?;
-    let mut rows = statement.query([])?;
-    let mut controllers = Vec::new();
+pub fn controllers(snapshot: &dyn Session) -> Result<Vec<ControllerState>, StoreError> {
     let store_epoch = store_epoch(snapshot)?;
-    while let Some(row) = rows.next()? {
-        let id = controller_id(&row.get::<_, String>(1)?)?;
-        let no: i64 = row.get(0)?;
-        let hello: Option<Vec<u8>> = row.get(4)?;
-        let received: Option<UtcMs> = row.get(5)?;
-        controllers.push(ControllerState {
+    let known = all(snapshot, sql::CONTROLLERS, [], |row| {
+        let hello = row.get::<Option<Vec<u8>>>(4)?.zip(row.get(5)?).map(hello_state).transpose()?;
+        let state = ControllerState {
             controller: Controller {
-                id,
+                id: controller_id(&row.get::<String>(1)?)?,
                 label: row.get(2)?,
                 site: row.get(3)?,
-                record_keys: record_keys(snapshot, no)?,
+                record_keys: Vec::new(),
             },
-            hello: hello.zip(received).map(hello_state).transpose()?,
+            hello,
             gone: row.get(6)?,
-            outboxes: all(snapshot, sql::OUTBOXES, [no], outbox_state)?,
+            outboxes: Vec::new(),
             store_epoch,
-        });
-    }
-    Ok(controllers)
+        };
+        Ok((row.get::<i64>(0)?, state))
+    })?;
+    let known = known.into_iter().map(|(no, mut state)| {
+        state.controller.record_keys = record_keys(snapshot, no)?;
+        state.outboxes = all(snapshot, sql::OUTBOXES, [no], outbox_state)?;
+        Ok(state)
+    });
+    known.collect()
 }
 
 fn hello_state((bytes, received): (Vec<u8>, UtcMs)) -> Result<HelloState, StoreError> {
@@ -99,7 +97,7 @@ fn hello_state((bytes, received): (Vec<u8>, UtcMs)) -> Result<HelloState, StoreE
     Ok(HelloState { received, hello })
 }
 
-fn outbox_state(row: &Row<'_>) -> rusqlite::Result<OutboxState> {
+fn outbox_state(row: &Row<'_>) -> Result<OutboxState, StoreError> {
     Ok(OutboxState {
         outbox: OutboxId(row.get(0)?),
         last_seq: Seq(row.get(1)?),
@@ -109,12 +107,12 @@ fn outbox_state(row: &Row<'_>) -> rusqlite::Result<OutboxState> {
     })
 }
 
-pub fn dead_letters(snapshot: &Snapshot<'_>, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
+pub fn dead_letters(snapshot: &dyn Session, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
     all(snapshot, sql::DEAD_LETTERS, [capped(limit as u64)], |row| {
         Ok(DeadLetter {
             received: row.get(0)?,
             topic: row.get(1)?,
-            kind: row.get::<_, String>(2)?.into(),
+            kind: row.get::<String>(2)?.into(),
             reason: row.get(3)?,
             bytes: row.get(4)?,
         })
@@ -129,13 +127,13 @@ struct Destination {
     held_why: Option<String>,
 }
 
-fn known_destinations(snapshot: &Snapshot<'_>) -> Result<Vec<Destination>, StoreError> {
+fn known_destinations(snapshot: &dyn Session) -> Result<Vec<Destination>, StoreError> {
     all(snapshot, sql::DESTINATIONS, [], |row| {
         Ok(Destination { no: row.get(0)?, name: row.get(1)?, held_until: row.get(2)?, held_why: row.get(3)? })
     })
 }
 
-pub fn destinations(snapshot: &Snapshot<'_>) -> Result<Vec<DestinationState>, StoreError> {
+pub fn destinations(snapshot: &dyn Session) -> Result<Vec<DestinationState>, StoreError> {
     let states =
         known_destinations(snapshot)?.into_iter().map(|Destination { no, name, held_until, held_why }| {
             let oldest_open_received = oldest_open_received(snapshot, no)?;
@@ -144,7 +142,7 @@ pub fn destinations(snapshot: &Snapshot<'_>) -> Result<Vec<DestinationState>, St
     states.collect()
 }
 
-fn oldest_open_received(snapshot: &Snapshot<'_>, no: i64) -> Result<Option<UtcMs>, StoreError> {
+fn oldest_open_received(snapshot: &dyn Session, no: i64) -> Result<Option<UtcMs>, StoreError> {
     let mut oldest: Option<Position> = None;
     for state in DeliveryState::ALL.into_iter().filter(|state| state.is_open()) {
         let first = one(snapshot, sql::FIRST_IN_STATE, (no, state), |row| row.get(0))?;
@@ -156,7 +154,7 @@ fn oldest_open_received(snapshot: &Snapshot<'_>, no: i64) -> Result<Option<UtcMs
     }
 }
 
-pub fn delivery_counts(snapshot: &Snapshot<'_>) -> Result<Vec<DeliveryCount>, StoreError> {
+pub fn delivery_counts(snapshot: &dyn Session) -> Result<Vec<DeliveryCount>, StoreError> {
     let mut counts = Vec::new();
     for Destination { no, name, .. } in known_destinations(snapshot)? {
         for state in DeliveryState::ALL {
@@ -167,7 +165,7 @@ pub fn delivery_counts(snapshot: &Snapshot<'_>) -> Result<Vec<DeliveryCount>, St
     Ok(counts)
 }
 
-pub fn next_due(snapshot: &Snapshot<'_>, name: &str) -> Result<Option<UtcMs>, StoreError> {
+pub fn next_due(snapshot: &dyn Session, name: &str) -> Result<Option<UtcMs>, StoreError> {
     let row: Option<(i64, Option<UtcMs>)> =
         one(snapshot, sql::DESTINATION, [name], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let Some((no, held_until)) = row else {
@@ -178,7 +176,7 @@ pub fn next_due(snapshot: &Snapshot<'_>, name: &str) -> Result<Option<UtcMs>, St
 }
 
 pub fn record_bytes(
-    snapshot: &Snapshot<'_>,
+    snapshot: &dyn Session,
     controller: &ControllerId,
     outbox: OutboxId,
     seq: Seq,
@@ -186,7 +184,7 @@ pub fn record_bytes(
     one(snapshot, sql::RECORD_BYTES, (controller.as_str(), outbox.0, capped(seq.0)), |row| row.get(0))
 }
 
-pub fn events(snapshot: &Snapshot<'_>, filter: &EventFilter) -> Result<Vec<EventRow>, StoreError> {
+pub fn events(snapshot: &dyn Session, filter: &EventFilter) -> Result<Vec<EventRow>, StoreError> {
     let destinations = known_destinations(snapshot)?;
     let rows = newest(snapshot, filter, &destinations)?.into_iter().map(|position| {
         let (row, _) = event_row(snapshot, position, &destinations)?;
@@ -197,7 +195,7 @@ pub fn events(snapshot: &Snapshot<'_>, filter: &EventFilter) -> Result<Vec<Event
 
 /// The positions that a list shows, each way by the index that finds them without a scan.
 fn newest(
-    snapshot: &Snapshot<'_>,
+    snapshot: &dyn Session,
     filter: &EventFilter,
     destinations: &[Destination],
 ) -> Result<Vec<Position>, StoreError> {
@@ -213,13 +211,13 @@ fn newest(
             };
             for Destination { no, .. } in destinations {
                 let wanted = (before, controller, limit, no, state);
-                found.extend(all(snapshot, sql, wanted, |row| row.get::<_, Position>(0))?);
+                found.extend(all(snapshot, sql, wanted, |row| row.get::<Position>(0))?);
             }
         }
         (None, Some(controller)) => {
-            for outbox_no in all(snapshot, sql::OUTBOX_NOS, [controller], |row| row.get::<_, i64>(0))? {
+            for outbox_no in all(snapshot, sql::OUTBOX_NOS, [controller], |row| row.get::<i64>(0))? {
                 let wanted = (before, taps_only, limit, outbox_no);
-                found.extend(all(snapshot, sql::NEWEST_OF_OUTBOX, wanted, |row| row.get::<_, Position>(0))?);
+                found.extend(all(snapshot, sql::NEWEST_OF_OUTBOX, wanted, |row| row.get::<Position>(0))?);
             }
         }
         (None, None) => {
@@ -232,7 +230,7 @@ fn newest(
     Ok(found)
 }
 
-pub fn event(snapshot: &Snapshot<'_>, id: EventId) -> Result<Option<EventDetail>, StoreError> {
+pub fn event(snapshot: &dyn Session, id: EventId) -> Result<Option<EventDetail>, StoreError> {
     let key = (id.outbox_prefix().to_bytes(), id.seq().0);
     let Some(position) = one(snapshot, sql::POSITION_OF, key, |row| row.get(0))? else { return Ok(None) };
     let destinations = known_destinations(snapshot)?;
@@ -258,47 +256,51 @@ pub fn event(snapshot: &Snapshot<'_>, id: EventId) -> Result<Option<EventDetail>
 }
 
 fn event_row(
-    snapshot: &Snapshot<'_>,
+    snapshot: &dyn Session,
     position: Position,
     destinations: &[Destination],
 ) -> Result<(EventRow, ChainHash), StoreError> {
-    let mut statement = snapshot.prepare_cached(sql::EVENT)?;
-    let mut rows = statement.query([position])?;
-    let Some(row) = rows.next()? else {
+    let found = one(snapshot, sql::EVENT, [position], |row| {
+        let (seq, bytes): (u64, Vec<u8>) = (row.get(1)?, row.get(4)?);
+        let hash = ChainHash(row.get(5)?);
+        let outbox = OutboxId(row.get(6)?);
+        let controller = controller_id(&row.get::<String>(7)?)?;
+        let tap = match Meaning::of(&bytes) {
+            Meaning::Tap(at, tap) => Some(TapRow {
+                reader: tap.reader,
+                badge: tap.badge,
+                direction: tap.direction,
+                verdict: tap.verdict,
+                recorded_wall: UtcMs(at.wall_ms),
+                occurred: values::time(row, 8)?,
+                deliveries: Vec::new(),
+            }),
+            Meaning::Anchor(..) | Meaning::Start(..) | Meaning::Other(..) | Meaning::Opaque => None,
+        };
+        let row = EventRow {
+            position,
+            event_id: EventId::new(&controller, outbox, Seq(seq)),
+            controller,
+            outbox,
+            seq: Seq(seq),
+            received: row.get(2)?,
+            kind: row.get(3)?,
+            after_revocation: row.get(14)?,
+            tap,
+        };
+        Ok((row, hash))
+    })?;
+    let Some((mut row, hash)) = found else {
         return Err(StoreError::broken(format!("there is no event at position {}", position.0)));
     };
-    let (seq, bytes): (u64, Vec<u8>) = (row.get(1)?, row.get(4)?);
-    let hash = ChainHash(row.get(5)?);
-    let outbox = OutboxId(row.get(6)?);
-    let controller = controller_id(&row.get::<_, String>(7)?)?;
-    let tap = match Meaning::of(&bytes) {
-        Meaning::Tap(at, tap) => Some(TapRow {
-            reader: tap.reader,
-            badge: tap.badge,
-            direction: tap.direction,
-            verdict: tap.verdict,
-            recorded_wall: UtcMs(at.wall_ms),
-            occurred: values::time(row, 8)?,
-            deliveries: deliveries(snapshot, position, destinations)?,
-        }),
-        Meaning::Anchor(..) | Meaning::Start(..) | Meaning::Other(..) | Meaning::Opaque => None,
-    };
-    let row = EventRow {
-        position,
-        event_id: EventId::new(&controller, outbox, Seq(seq)),
-        controller,
-        outbox,
-        seq: Seq(seq),
-        received: row.get(2)?,
-        kind: row.get(3)?,
-        after_revocation: row.get(14)?,
-        tap,
-    };
+    if let Some(tap) = &mut row.tap {
+        tap.deliveries = deliveries(snapshot, position, destinations)?;
+    }
     Ok((row, hash))
 }
 
 fn deliveries(
-    snapshot: &Snapshot<'_>,
+    snapshot: &dyn Session,
     position: Position,
     destinations: &[Destination],
 ) -> Result<Vec<DeliveryRow>, StoreError> {
@@ -334,7 +336,7 @@ fn deliveries(
 
 /// Who stands before a parked delivery: the next lower position, or, for the lowest, the one that is being sent.
 fn ahead(
-    snapshot: &Snapshot<'_>,
+    snapshot: &dyn Session,
     no: i64,
     key: &OrderKey,
     position: Position,
@@ -346,7 +348,7 @@ fn ahead(
     };
     let Some(ahead) = ahead else { return Ok(None) };
     let name = one(snapshot, sql::EVENT, [ahead], |row| {
-        Ok((row.get::<_, String>(7)?, OutboxId(row.get(6)?), Seq(row.get(1)?)))
+        Ok((row.get::<String>(7)?, OutboxId(row.get(6)?), Seq(row.get(1)?)))
     })?;
     let Some((controller, outbox, seq)) = name else { return Ok(None) };
     Ok(Some(EventId::new(&controller_id(&controller)?, outbox, seq)))

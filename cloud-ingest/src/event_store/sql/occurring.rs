@@ -6,12 +6,12 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use rusqlite::Row;
 use tap_protocol::limits::NEAREST_ANCHORS;
 use tap_protocol::record::{ClockState, Stamp};
 use tap_protocol::time_repair::{Anchor, BootTime, Neighbours, TrueTime, true_time};
 
-use super::sql;
+use super::session::{Row, all, execute, one};
+use super::statements as sql;
 use super::values::{capped, witness_name, witness_named};
 use super::writing::Writing;
 use crate::event_store::boots::{self, BootNo, Boots, Side};
@@ -56,7 +56,7 @@ impl Occurring {
         let Some(number) = meaning.stamp().map(|at| at.boot) else { return Ok(None) };
         let known = match self.boots.get(&(outbox_no, number)) {
             Some(known) => Some(*known),
-            None => writing.one(sql::BOOT_OF, (outbox_no, number), |row| row.get(0))?,
+            None => one(writing.aside(), sql::BOOT_OF, (outbox_no, number), |row| row.get(0))?,
         };
         let said = match meaning {
             Meaning::Start(_, id) => Some(*id),
@@ -66,7 +66,7 @@ impl Occurring {
             (Some(known), None) => known,
             (known, said) => {
                 let boot = boot_named(writing, controller_no, known, said.map(|id| id.0))?;
-                writing.execute(sql::PUT_BOOT_OF, (outbox_no, number, boot))?;
+                execute(writing.aside(), sql::PUT_BOOT_OF, (outbox_no, number, boot))?;
                 boot
             }
         };
@@ -136,7 +136,7 @@ impl Occurring {
         if let Some(known) = self.times.get(&boot) {
             return Ok(*known);
         }
-        let stored = writing.one(sql::BOOT_TIME, [boot], |row| {
+        let stored = one(writing.aside(), sql::BOOT_TIME, [boot], |row| {
             Ok(BootTime {
                 last_boottime_ms: row.get(0)?,
                 began_by_utc_ms: row.get(1)?,
@@ -180,20 +180,20 @@ impl Occurring {
         boot: BootNo,
         boottime_ms: u64,
     ) -> Result<Vec<Anchor>, StoreError> {
-        let all = match self.anchors.entry(boot) {
-            Entry::Occupied(kept) => kept.into_mut(),
+        let kept = match self.anchors.entry(boot) {
+            Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => {
                 let limit = capped(MAX_ANCHORS_KEPT as u64 + 1);
-                let some = writing.all(sql::SOME_ANCHORS, (boot, limit), placed_anchor)?;
+                let some = all(writing.aside(), sql::SOME_ANCHORS, (boot, limit), placed_anchor)?;
                 unknown.insert((some.len() <= MAX_ANCHORS_KEPT).then_some(some))
             }
         };
-        if let Some(all) = all {
-            return Ok(meaning::nearest(all, boottime_ms));
+        if let Some(kept) = kept {
+            return Ok(meaning::nearest(kept, boottime_ms));
         }
         let around = (boot, capped(boottime_ms), capped(NEAREST_ANCHORS as u64));
-        let mut nearest = writing.all(sql::ANCHORS_BEFORE, around, placed_anchor)?;
-        nearest.extend(writing.all(sql::ANCHORS_AFTER, around, placed_anchor)?);
+        let mut nearest = all(writing.aside(), sql::ANCHORS_BEFORE, around, placed_anchor)?;
+        nearest.extend(all(writing.aside(), sql::ANCHORS_AFTER, around, placed_anchor)?);
         Ok(nearest.into_iter().map(|(.., anchor)| anchor).collect())
     }
 }
@@ -206,27 +206,26 @@ fn boot_named(
     id: Option<[u8; 16]>,
 ) -> Result<BootNo, StoreError> {
     if let Some(id) = id {
-        if let Some(same) = writing.one(sql::BOOT_NAMED, (controller_no, id), |row| row.get(0))? {
+        if let Some(same) = one(writing.aside(), sql::BOOT_NAMED, (controller_no, id), |row| row.get(0))? {
             return Ok(same);
         }
         if let Some(known) = known
-            && writing.one(sql::BOOT_IS_NAMED, [known], |row| row.get(0))? == Some(false)
+            && one(writing.aside(), sql::BOOT_IS_NAMED, [known], |row| row.get(0))? == Some(false)
         {
-            writing.execute(sql::NAME_BOOT, (known, id))?;
+            execute(writing.aside(), sql::NAME_BOOT, (known, id))?;
             return Ok(known);
         }
     }
-    writing.execute(sql::NEW_BOOT, (controller_no, id))?;
-    Ok(BootNo(writing.inserted()))
+    Ok(BootNo(writing.insert(sql::NEW_BOOT, (controller_no, id))?))
 }
 
-fn placed_anchor(row: &Row<'_>) -> rusqlite::Result<PlacedAnchor> {
+fn placed_anchor(row: &Row<'_>) -> Result<PlacedAnchor, StoreError> {
     let latest_boottime_ms = row.get(0)?;
     let anchor = Anchor {
-        witness: witness_named(row.get_ref(5)?.as_str()?)?,
+        witness: witness_named(&row.get::<String>(5)?)?,
         earliest_boottime_ms: row.get(2)?,
         latest_boottime_ms,
-        utc_ms: row.get::<_, UtcMs>(3)?.0,
+        utc_ms: row.get::<UtcMs>(3)?.0,
         uncertainty_ms: row.get(4)?,
     };
     Ok((latest_boottime_ms, row.get(1)?, anchor))
@@ -244,7 +243,7 @@ impl Boots for (&mut Occurring, &Writing<'_>) {
             Side::Before => sql::BOOTS_BEFORE,
             Side::After => sql::BOOTS_AFTER,
         };
-        let next = self.1.all(sql, [boot], |row| row.get::<_, Option<BootNo>>(0))?;
+        let next = all(self.1.aside(), sql, [boot], |row| row.get::<Option<BootNo>>(0))?;
         Ok(next.into_iter().flatten().collect())
     }
 }

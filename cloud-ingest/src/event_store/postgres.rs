@@ -1,0 +1,272 @@
+//! Step 9 of 12: the event store on a PostgreSQL server: for several replicas of the service, and for who has a server with
+//! backups and a standby already. Knows no MQTT and no HTTP, and nothing of what is stored: that is [`super::sql`]'s.
+//!
+//! A store has one connection and makes a new one when it is lost; what was under way is rolled back and worth another try.
+//! A transaction that writes begins by locking the store's one row, so that writers of all replicas take turns; one that
+//! reads has a snapshot. Timeouts on the server see to it that a replica that froze in its turn loses it.
+
+mod sessions;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fmt, fs};
+
+use postgres::config::SslMode;
+use postgres::{Client, Config, IsolationLevel};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use self::sessions::{InTransaction, Parsed};
+use super::sql::session::Session;
+use super::sql::{Database, SqlStore, statements as sql};
+use super::{StoreError, UtcMs, first_epoch};
+
+/// One script per schema version, in order; `schema_version` counts those that were run.
+const MIGRATIONS: &[&str] = &[include_str!("postgres/schema.sql")];
+
+/// A connection that is not there by then is not there.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What was sent and not confirmed for so long ends the connection.
+const UNHEARD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How every connection is set up. A replica that stops in its turn keeps the others waiting for ten seconds at most; a
+/// statement runs for a minute at most. What is committed is on the server's disk, even if its administrator prefers speed.
+const SET_UP: &str = "SET idle_in_transaction_session_timeout = '10s'; SET lock_timeout = '20s'; \
+     SET statement_timeout = '60s'; SET client_min_messages = 'warning'; \
+     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
+
+/// A number of our own for `pg_advisory_lock`: one process at a time migrates.
+const MIGRATION_LOCK: i64 = 0x5461_7063;
+
+/// The event store on a server.
+pub type PostgresStore = SqlStore<PostgresServer>;
+
+/// How to get to a server: `postgres://user@host/database`, and who it must prove to be.
+#[derive(Clone)]
+pub struct Address {
+    config: Config,
+    tls: MakeRustlsConnect,
+}
+
+/// An address makes no sense.
+#[derive(Debug, thiserror::Error)]
+pub enum BadAddress {
+    /// It cannot be parsed.
+    #[error("this is no address like postgres://user@host/database")]
+    Unreadable(#[source] postgres::Error),
+    /// A file that it needs cannot be used.
+    #[error("{path} cannot be used")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl Address {
+    /// From a URL as libpq takes it, a file with the password, and a file with the certificates that the server's must come
+    /// from. With such a file the connection is always encrypted; without, only over a socket or on request is it in clear.
+    pub fn new(
+        url: &str,
+        password_file: Option<&Path>,
+        ca_file: Option<&Path>,
+    ) -> Result<Address, BadAddress> {
+        let mut config: Config = url.parse().map_err(BadAddress::Unreadable)?;
+        config.application_name("cloud-ingest");
+        config.connect_timeout(CONNECT_TIMEOUT);
+        config.tcp_user_timeout(UNHEARD_TIMEOUT);
+        config.keepalives_idle(UNHEARD_TIMEOUT);
+        if let Some(path) = password_file {
+            let password = fs::read_to_string(path)
+                .map_err(|source| BadAddress::File { path: path.to_owned(), source: source.into() })?;
+            config.password(password.trim_end_matches('\n'));
+        }
+        let mut roots = RootCertStore::empty();
+        if let Some(path) = ca_file {
+            let wrong = |source| BadAddress::File { path: path.to_owned(), source };
+            let certificates = CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.into()))?;
+            for certificate in certificates {
+                let certificate = certificate.map_err(|error| wrong(error.into()))?;
+                roots.add(certificate).map_err(|error| wrong(error.into()))?;
+            }
+            if roots.is_empty() {
+                return Err(wrong("it holds no certificate in PEM".into()));
+            }
+            config.ssl_mode(SslMode::Require);
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the provider knows the protocol's versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Address { config, tls: MakeRustlsConnect::new(tls) })
+    }
+
+    fn connect(&self) -> Result<Client, StoreError> {
+        // Whatever keeps us out may pass: a server that starts, a password that is being changed.
+        let unavailable = |error: postgres::Error| StoreError::Unavailable(error.into());
+        let mut client = self.config.connect(self.tls.clone()).map_err(unavailable)?;
+        client.batch_execute(SET_UP).map_err(unavailable)?;
+        Ok(client)
+    }
+}
+
+/// Where to, and never the password.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let database = self.config.get_dbname().or(self.config.get_user()).unwrap_or("?");
+        let host = match self.config.get_hosts().first() {
+            Some(postgres::config::Host::Tcp(name)) => name.clone(),
+            Some(postgres::config::Host::Unix(path)) => path.display().to_string(),
+            None => "?".to_owned(),
+        };
+        write!(f, "PostgreSQL database {database} at {host}")
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A PostgreSQL database.
+pub struct PostgresServer {
+    address: Address,
+    open: Option<(Client, Parsed)>,
+    reads_only: bool,
+}
+
+impl fmt::Debug for PostgresServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.address, f)
+    }
+}
+
+impl PostgresStore {
+    /// Opens the store for reading and writing; makes it, with an epoch from `now`, if there is none. Needs a server that
+    /// answers; later it may come and go. Must not be called on a thread that runs asynchronous code.
+    pub fn open(address: Address, now: UtcMs) -> Result<PostgresStore, StoreError> {
+        let mut client = address.connect()?;
+        migrate(&mut client, now)?;
+        Ok(PostgresStore::over(address, client, false))
+    }
+
+    /// Opens an existing store for the reading methods alone; all others fail.
+    pub fn open_reader(address: Address) -> Result<PostgresStore, StoreError> {
+        let mut client = address.connect()?;
+        match known_version(&mut client)? {
+            version if version == MIGRATIONS.len() => Ok(PostgresStore::over(address, client, true)),
+            version => Err(StoreError::broken(format!(
+                "the database has schema version {version} and this program reads {}: open it for writing first",
+                MIGRATIONS.len()
+            ))),
+        }
+    }
+
+    fn over(address: Address, client: Client, reads_only: bool) -> PostgresStore {
+        SqlStore { database: PostgresServer { address, open: Some((client, Parsed::new())), reads_only } }
+    }
+}
+
+impl PostgresServer {
+    fn in_transaction<T>(
+        &mut self,
+        to_write: bool,
+        job: impl FnOnce(&dyn Session) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if self.open.as_ref().is_none_or(|(client, _)| client.is_closed()) {
+            self.open = None;
+            self.open = Some((self.address.connect()?, Parsed::new()));
+        }
+        let (client, parsed) = self.open.as_mut().expect("it was opened just now");
+        let mut transaction = match to_write {
+            // Each statement sees what was committed before it, and so everything before our turn.
+            true => client.build_transaction().isolation_level(IsolationLevel::ReadCommitted),
+            false => {
+                client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true)
+            }
+        }
+        .start()?;
+        let done = job(&InTransaction::new(&mut transaction, parsed))?;
+        transaction.commit()?;
+        Ok(done)
+    }
+}
+
+impl Database for PostgresServer {
+    fn write<T>(&mut self, job: impl FnOnce(&dyn Session) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        if self.reads_only {
+            return Err(StoreError::broken("this store was opened readonly"));
+        }
+        self.in_transaction(true, job)
+    }
+
+    fn read<T>(&mut self, job: impl FnOnce(&dyn Session) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.in_transaction(false, job)
+    }
+}
+
+/// The version of the schema that is there: 0 if there is none.
+fn known_version(client: &mut Client) -> Result<usize, StoreError> {
+    let tables = client.query_one(
+        "SELECT to_regclass('schema_version') IS NOT NULL, \
+         (SELECT count(*) FROM pg_class WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace)",
+        &[],
+    )?;
+    let (is_ours, tables): (bool, i64) = (tables.get(0), tables.get(1));
+    if !is_ours && tables > 0 {
+        return Err(StoreError::broken(
+            "the database holds tables of another program: give the store a database (or a schema in search_path) of its own",
+        ));
+    }
+    if !is_ours {
+        return Ok(0);
+    }
+    let version: i64 = client.query_one("SELECT version FROM schema_version", &[])?.get(0);
+    match usize::try_from(version) {
+        Ok(version) if version <= MIGRATIONS.len() => Ok(version),
+        _ => Err(StoreError::broken(format!(
+            "the database has schema version {version} and this program knows versions up to {}: it was written by a \
+             newer cloud-ingest; run that one, or restore a backup",
+            MIGRATIONS.len()
+        ))),
+    }
+}
+
+/// Brings the schema up to date, one transaction per version, one process at a time.
+fn migrate(client: &mut Client, now: UtcMs) -> Result<(), StoreError> {
+    if known_version(client)? == MIGRATIONS.len() {
+        return Ok(());
+    }
+    client.execute("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK])?;
+    let done = run_migrations(client, now);
+    client.execute("SELECT pg_advisory_unlock($1)", &[&MIGRATION_LOCK])?;
+    done
+}
+
+fn run_migrations(client: &mut Client, now: UtcMs) -> Result<(), StoreError> {
+    // Another process may have been quicker.
+    for (version, script) in MIGRATIONS.iter().enumerate().skip(known_version(client)?) {
+        let mut transaction = client.transaction()?;
+        transaction.batch_execute(script)?;
+        if version == 0 {
+            transaction.batch_execute("CREATE TABLE schema_version (version BIGINT NOT NULL)")?;
+            transaction.execute("INSERT INTO schema_version VALUES (0)", &[])?;
+            transaction.execute(
+                sql::CREATE_STORE.replace('?', "$").as_str(),
+                &[&first_epoch(now).0.cast_signed()],
+            )?;
+        }
+        let version = i64::try_from(version + 1).unwrap_or(i64::MAX);
+        transaction.execute("UPDATE schema_version SET version = $1", &[&version])?;
+        transaction.commit()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,366 @@
+//! Step 9 of 12: the event store over any database that speaks the statements here. Knows no MQTT, no HTTP, and of the
+//! databases only that they run statements in transactions.
+//!
+//! One transaction writes at a time: on SQLite because there is one writer to a file, on PostgreSQL because each begins by
+//! locking the store's one row. So what is read in a transaction stays true until it ends, one set of modules serves both
+//! databases, and positions, written last before COMMIT, have no gaps (ADR 0021).
+//!
+//! The parts: `intake` stores batches, `occurring` finds out when their taps were, `delivery` leases and finishes,
+//! `reading` answers questions; all changes go through `writing`, which keeps counters and lanes right; `statements` has
+//! every statement, `session` is what a database must be able to do.
+
+mod badges;
+mod commands;
+mod delivery;
+mod fleet;
+mod intake;
+mod occurring;
+mod proof;
+mod reading;
+pub mod session;
+pub mod statements;
+mod values;
+mod writing;
+
+use std::ops::ControlFlow;
+
+use tap_protocol::badge::{SealedBadge, Token, TokenKeyId};
+use tap_protocol::command::Order;
+use tap_protocol::envelope::VerifiedBatch;
+use tap_protocol::hello::Hello;
+use tap_protocol::ids::{ControllerId, EventId, OutboxId, Seq, StoreEpoch};
+
+use self::session::Session;
+use self::writing::Writing;
+use super::commands::{CommandEnd, CommandRow, TroubleKind, TroubleRow};
+use super::{
+    Appended, AttemptEnd, BadgeFilter, BadgeRow, Binding, Bound, Claim, Claimed, Commands, Controller,
+    ControllerState, DeadLetter, Deed, DeliveryCount, DestinationState, Directory, Enrolment, EventDetail,
+    EventFilter, EventRow, EventStore, Fleet, Lease, Member, NewToken, Next, OutboxMark, Proof, Refusal,
+    Renewal, RevokedCertificate, RosterState, Site, Snapshot, Standing, Stood, StoreError, TokenId,
+    TokenState, Totals, UtcMs, Walked, Which,
+};
+
+/// A database.
+pub trait Database {
+    /// One transaction that writes, and the only one at its time: all that `job` does, or nothing. Durable when it returns.
+    fn write<T>(&mut self, job: impl FnOnce(&dyn Session) -> Result<T, StoreError>) -> Result<T, StoreError>;
+
+    /// One snapshot for all that `job` reads.
+    fn read<T>(&mut self, job: impl FnOnce(&dyn Session) -> Result<T, StoreError>) -> Result<T, StoreError>;
+}
+
+/// The event store in a database.
+#[derive(Debug)]
+pub struct SqlStore<D> {
+    pub(super) database: D,
+}
+
+impl<D: Database> SqlStore<D> {
+    fn write<T>(
+        &mut self,
+        job: impl FnOnce(&mut Writing<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.database.write(|session| {
+            let mut writing = Writing::begin(session)?;
+            let done = job(&mut writing)?;
+            writing.put_counters()?;
+            Ok(done)
+        })
+    }
+
+    fn read<T>(&mut self, job: impl FnOnce(&dyn Session) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.database.read(job)
+    }
+}
+
+impl<D: Database> EventStore for SqlStore<D> {
+    fn store_epoch(&mut self) -> Result<StoreEpoch, StoreError> {
+        self.read(reading::store_epoch)
+    }
+
+    fn put_controller(&mut self, controller: &Controller) -> Result<(), StoreError> {
+        self.write(|writing| intake::put_controller(writing, controller))
+    }
+
+    fn put_site(&mut self, site: &Site) -> Result<(), StoreError> {
+        self.write(|writing| intake::put_site(writing, site))
+    }
+
+    fn controller(&mut self, id: &ControllerId) -> Result<Option<Controller>, StoreError> {
+        self.read(|snapshot| reading::controller(snapshot, id))
+    }
+
+    fn sites(&mut self) -> Result<Vec<Site>, StoreError> {
+        self.read(reading::sites)
+    }
+
+    fn append(&mut self, batches: &[VerifiedBatch], received: UtcMs) -> Result<Vec<Appended>, StoreError> {
+        self.write(|writing| intake::append(writing, batches, received))
+    }
+
+    fn note_hello(&mut self, hello: &Hello, received: UtcMs) -> Result<Vec<OutboxMark>, StoreError> {
+        self.write(|writing| intake::note_hello(writing, hello, received))
+    }
+
+    fn note_gone(&mut self, controller: &ControllerId, received: UtcMs) -> Result<(), StoreError> {
+        self.write(|writing| intake::note_gone(writing, controller, received))
+    }
+
+    fn marks(&mut self) -> Result<Vec<OutboxMark>, StoreError> {
+        self.read(reading::marks)
+    }
+
+    fn quarantine(&mut self, letter: &DeadLetter) -> Result<(), StoreError> {
+        self.write(|writing| intake::quarantine(writing, letter))
+    }
+
+    fn put_destination(&mut self, name: &str) -> Result<(), StoreError> {
+        self.write(|writing| delivery::put_destination(writing, name))
+    }
+
+    fn claim(
+        &mut self,
+        destination: &str,
+        now: UtcMs,
+        lease_until: UtcMs,
+        limit: usize,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        self.write(|writing| delivery::claim(writing, destination, now, lease_until, limit))
+    }
+
+    fn start_attempt(&mut self, claim: &Claim, body: &str, now: UtcMs) -> Result<Lease, StoreError> {
+        self.write(|writing| delivery::start_attempt(writing, claim, body, now))
+    }
+
+    fn finish(&mut self, claim: &Claim, attempt: &AttemptEnd, next: Next) -> Result<Lease, StoreError> {
+        self.write(|writing| delivery::finish(writing, claim, attempt, next))
+    }
+
+    fn expire_leases(&mut self, now: UtcMs) -> Result<usize, StoreError> {
+        self.write(|writing| delivery::expire_leases(writing, now))
+    }
+
+    fn give_up_on_time(&mut self, now: UtcMs) -> Result<usize, StoreError> {
+        self.write(|writing| delivery::give_up_on_time(writing, now))
+    }
+
+    fn hold_destination(&mut self, destination: &str, until: UtcMs, why: &str) -> Result<(), StoreError> {
+        self.write(|writing| delivery::hold_destination(writing, destination, until, why))
+    }
+
+    fn next_due(&mut self, destination: &str) -> Result<Option<UtcMs>, StoreError> {
+        self.read(|snapshot| reading::next_due(snapshot, destination))
+    }
+
+    fn events(&mut self, filter: &EventFilter) -> Result<Vec<EventRow>, StoreError> {
+        self.read(|snapshot| reading::events(snapshot, filter))
+    }
+
+    fn event(&mut self, id: EventId) -> Result<Option<EventDetail>, StoreError> {
+        self.read(|snapshot| reading::event(snapshot, id))
+    }
+
+    fn record_bytes(
+        &mut self,
+        controller: &ControllerId,
+        outbox: OutboxId,
+        seq: Seq,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read(|snapshot| reading::record_bytes(snapshot, controller, outbox, seq))
+    }
+
+    fn controllers(&mut self) -> Result<Vec<ControllerState>, StoreError> {
+        self.read(reading::controllers)
+    }
+
+    fn delivery_counts(&mut self) -> Result<Vec<DeliveryCount>, StoreError> {
+        self.read(reading::delivery_counts)
+    }
+
+    fn destinations(&mut self) -> Result<Vec<DestinationState>, StoreError> {
+        self.read(reading::destinations)
+    }
+
+    fn totals(&mut self) -> Result<Totals, StoreError> {
+        self.read(reading::totals)
+    }
+
+    fn dead_letters(&mut self, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
+        self.read(|snapshot| reading::dead_letters(snapshot, limit))
+    }
+}
+
+impl<D: Database> Fleet for SqlStore<D> {
+    fn fleet(&mut self) -> Result<Vec<Member>, StoreError> {
+        self.read(fleet::fleet)
+    }
+
+    fn member(&mut self, id: &ControllerId) -> Result<Option<Member>, StoreError> {
+        self.read(|snapshot| fleet::member(snapshot, id))
+    }
+
+    fn rename(
+        &mut self,
+        id: &ControllerId,
+        label: Option<&str>,
+        site: Option<&str>,
+        deed: &Deed,
+    ) -> Result<(), StoreError> {
+        self.write(|writing| fleet::rename(writing, id, label, site, deed))
+    }
+
+    fn set_standing(&mut self, id: &ControllerId, standing: Standing, deed: &Deed) -> Result<(), StoreError> {
+        self.write(|writing| fleet::set_standing(writing, id, standing, deed))
+    }
+
+    fn trusted_through(&mut self, id: &ControllerId, outbox: OutboxId) -> Result<Option<Seq>, StoreError> {
+        self.read(|snapshot| fleet::trusted_through(snapshot, id, outbox))
+    }
+
+    fn revoked_certificates(&mut self, now: UtcMs) -> Result<Vec<RevokedCertificate>, StoreError> {
+        self.read(|snapshot| fleet::revoked_certificates(snapshot, now))
+    }
+
+    fn put_enroll_tokens(&mut self, tokens: &[NewToken], deed: &Deed) -> Result<(), StoreError> {
+        self.write(|writing| fleet::put_enroll_tokens(writing, tokens, deed))
+    }
+
+    fn enroll_tokens(&mut self) -> Result<Vec<TokenState>, StoreError> {
+        self.read(|snapshot| fleet::enroll_tokens(snapshot, None))
+    }
+
+    fn enroll_token(&mut self, id: TokenId) -> Result<Option<TokenState>, StoreError> {
+        self.read(|snapshot| Ok(fleet::enroll_tokens(snapshot, Some(id))?.pop()))
+    }
+
+    fn withdraw_enroll_token(&mut self, id: TokenId, deed: &Deed) -> Result<bool, StoreError> {
+        self.write(|writing| fleet::withdraw_enroll_token(writing, id, deed))
+    }
+
+    fn enroll(&mut self, enrolment: &Enrolment) -> Result<Result<Controller, Refusal>, StoreError> {
+        self.write(|writing| fleet::enroll(writing, enrolment))
+    }
+
+    fn renew(&mut self, renewal: &Renewal) -> Result<Result<Controller, Refusal>, StoreError> {
+        self.write(|writing| fleet::renew(writing, renewal))
+    }
+
+    fn note_deed(&mut self, deed: &Deed) -> Result<(), StoreError> {
+        self.write(|writing| fleet::note_deed(writing, deed))
+    }
+
+    fn deeds(&mut self, limit: usize) -> Result<Vec<Deed>, StoreError> {
+        self.read(|snapshot| fleet::deeds(snapshot, limit))
+    }
+
+    fn deed_count(&mut self) -> Result<u64, StoreError> {
+        self.read(fleet::deed_count)
+    }
+}
+
+impl<D: Database> Directory for SqlStore<D> {
+    fn bind_badges(&mut self, bindings: &[Binding], now: UtcMs) -> Result<Bound, StoreError> {
+        self.write(|writing| badges::bind_badges(writing, bindings, now))
+    }
+
+    fn add_seals(&mut self, seals: &[(Token, SealedBadge)]) -> Result<usize, StoreError> {
+        self.write(|writing| badges::add_seals(writing, seals))
+    }
+
+    fn revoke_badges(&mut self, which: &Which, why: &str, now: UtcMs) -> Result<Stood, StoreError> {
+        self.write(|writing| badges::revoke(writing, which, why, now))
+    }
+
+    fn reinstate_badges(&mut self, which: &Which) -> Result<Stood, StoreError> {
+        self.write(|writing| badges::reinstate(writing, which))
+    }
+
+    fn badges(&mut self, filter: &BadgeFilter) -> Result<Vec<BadgeRow>, StoreError> {
+        self.read(|snapshot| badges::badges(snapshot, filter))
+    }
+
+    fn roster_state(&mut self) -> Result<RosterState, StoreError> {
+        self.read(|snapshot| badges::roster_state(snapshot))
+    }
+
+    fn roster(
+        &mut self,
+        keys: &[TokenKeyId],
+        claimed: Option<u64>,
+        now: UtcMs,
+    ) -> Result<Snapshot, StoreError> {
+        self.write(|writing| badges::roster(writing, keys, claimed, now))
+    }
+}
+
+impl<D: Database> Commands for SqlStore<D> {
+    fn places(
+        &mut self,
+        controller: &ControllerId,
+        outbox: OutboxId,
+        seqs: &[Seq],
+    ) -> Result<Vec<OutboxMark>, StoreError> {
+        self.read(|snapshot| commands::places(snapshot, controller, outbox, seqs))
+    }
+
+    fn queue_command(
+        &mut self,
+        controller: &ControllerId,
+        order: &Order,
+        why: &str,
+        now: UtcMs,
+    ) -> Result<u64, StoreError> {
+        self.write(|writing| commands::queue(writing, controller, order, why, now))
+    }
+
+    fn next_command(&mut self, controller: &ControllerId) -> Result<Option<CommandRow>, StoreError> {
+        self.read(|snapshot| commands::next(snapshot, controller))
+    }
+
+    fn end_command(
+        &mut self,
+        controller: &ControllerId,
+        number: u64,
+        end: &CommandEnd,
+    ) -> Result<bool, StoreError> {
+        self.write(|writing| commands::end(writing, controller, number, end))
+    }
+
+    fn commands(&mut self, controller: &ControllerId) -> Result<Vec<CommandRow>, StoreError> {
+        self.read(|snapshot| commands::commands(snapshot, controller))
+    }
+
+    fn note_trouble(
+        &mut self,
+        controller: &ControllerId,
+        kind: TroubleKind,
+        outbox: Option<OutboxId>,
+        at: Option<Seq>,
+        now: UtcMs,
+    ) -> Result<bool, StoreError> {
+        self.write(|writing| commands::trouble(writing, controller, kind, outbox, at, now))
+    }
+
+    fn troubles(&mut self, controller: &ControllerId) -> Result<Vec<TroubleRow>, StoreError> {
+        self.read(|snapshot| commands::troubles(snapshot, controller))
+    }
+}
+
+impl<D: Database> Proof for SqlStore<D> {
+    fn walk(
+        &mut self,
+        only: Option<&ControllerId>,
+        told: &mut dyn FnMut(Walked<'_>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.read(|snapshot| proof::walk(snapshot, only, told))
+    }
+
+    fn new_epoch(&mut self, heard_of: Option<StoreEpoch>, now: UtcMs) -> Result<StoreEpoch, StoreError> {
+        self.write(|writing| proof::new_epoch(writing, heard_of, now))
+    }
+
+    fn is_quarantined(&mut self, letter: &DeadLetter) -> Result<bool, StoreError> {
+        self.read(|snapshot| proof::is_quarantined(snapshot, letter))
+    }
+}

@@ -1,0 +1,252 @@
+//! Step 9 of 12: a transaction that writes. Knows no batches and no answers; it keeps what must hold after every
+//! change: counters that equal a scan, lanes that are settled.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::session::{Bulk, Dialect, Params, Row, Session, Value, all, execute, one};
+use super::statements as sql;
+use crate::delivery::order::{self, Change, Standing};
+use crate::event_store::{DeliveryState, HeldFor, OrderKey, Position, StoreError, Totals, UtcMs};
+
+/// A lane: one order key at one destination.
+pub type Lane = (i64, OrderKey);
+
+/// One writing transaction, between BEGIN and COMMIT. There is one at a time, on either database: what it reads stays so
+/// until it ends.
+///
+/// New events, taps and deliveries are collected and inserted many at once, because a server answers one long statement
+/// much sooner than a thousand short ones. Whatever else is asked or written sends them off first, so that nobody reads
+/// past them; only statements that have nothing to do with those three tables go [aside](Writing::aside).
+pub struct Writing<'a> {
+    session: &'a dyn Session,
+    /// Every number that is never counted by a scan.
+    pub totals: Totals,
+    /// The last lease given.
+    pub last_lease: u64,
+    before: (Totals, u64),
+    /// How many more (or fewer) deliveries are in a state.
+    moved: BTreeMap<(i64, DeliveryState), i64>,
+    /// Rows of [`sql::EVENTS`], [`sql::TAPS`] and [`sql::DELIVERIES`] that are not inserted yet, one after the other.
+    collected: RefCell<[Vec<Value<'static>>; 3]>,
+    /// Lanes in which something is known to stand.
+    occupied: RefCell<BTreeSet<Lane>>,
+}
+
+/// What is collected, in the order in which it must be inserted.
+const COLLECTED: [&Bulk; 3] = [&sql::EVENTS, &sql::TAPS, &sql::DELIVERIES];
+const EVENTS: usize = 0;
+const TAPS: usize = 1;
+const DELIVERIES: usize = 2;
+
+impl<'a> Writing<'a> {
+    /// Reads the counters, and keeps every other writer away.
+    pub fn begin(session: &'a dyn Session) -> Result<Writing<'a>, StoreError> {
+        let (totals, last_lease) = counters(session, true)?;
+        Ok(Writing {
+            session,
+            totals,
+            last_lease,
+            before: (totals, last_lease),
+            moved: BTreeMap::new(),
+            collected: RefCell::default(),
+            occupied: RefCell::default(),
+        })
+    }
+
+    /// The last statements before COMMIT: counts by state, then the one row that gives positions.
+    pub fn put_counters(&self) -> Result<(), StoreError> {
+        self.send_off()?;
+        for ((destination, state), more) in self.moved.iter().filter(|(_, more)| **more != 0) {
+            self.execute(sql::ADD_TO_COUNT, (destination, state, more))?;
+        }
+        if self.before == (self.totals, self.last_lease) {
+            return Ok(());
+        }
+        let Totals {
+            records,
+            taps,
+            deliveries,
+            last_position,
+            attempts,
+            quarantined,
+            badges,
+            disputed,
+            unresolved,
+        } = self.totals;
+        let last_lease = self.last_lease;
+        self.execute(
+            sql::PUT_COUNTERS,
+            (
+                last_position,
+                last_lease,
+                records,
+                taps,
+                deliveries,
+                attempts,
+                quarantined,
+                badges,
+                disputed,
+                unresolved,
+            ),
+        )?;
+        Ok(())
+    }
+
+    /// For what reads, within this transaction.
+    pub fn snapshot(&self) -> Result<&'a dyn Session, StoreError> {
+        self.send_off()?;
+        Ok(self.session)
+    }
+
+    /// For statements that neither read nor write events, taps or deliveries: what is collected stays collected.
+    pub fn aside(&self) -> &'a dyn Session {
+        self.session
+    }
+
+    /// Runs a statement; returns how many rows it touched.
+    pub fn execute(&self, sql: &str, params: impl Params) -> Result<usize, StoreError> {
+        execute(self.snapshot()?, sql, params)
+    }
+
+    /// Runs a statement that inserts a row and returns its number.
+    pub fn insert(&self, sql: &str, params: impl Params) -> Result<i64, StoreError> {
+        let no = one(self.session, sql, params, |row| row.get(0))?;
+        no.ok_or_else(|| StoreError::broken("a row was inserted and has no number"))
+    }
+
+    /// The first row, if there is one.
+    pub fn one<T>(
+        &self,
+        sql: &str,
+        params: impl Params,
+        read: impl FnOnce(&Row<'_>) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        one(self.snapshot()?, sql, params, read)
+    }
+
+    /// All rows.
+    pub fn all<T>(
+        &self,
+        sql: &str,
+        params: impl Params,
+        read: impl FnMut(&Row<'_>) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        all(self.snapshot()?, sql, params, read)
+    }
+
+    /// Collects a row of `events`.
+    pub fn new_event(&self, columns: impl Params) {
+        self.collect(EVENTS, columns);
+    }
+
+    /// Collects a row of `taps`.
+    pub fn new_tap(&self, columns: impl Params) {
+        self.collect(TAPS, columns);
+    }
+
+    fn collect(&self, what: usize, columns: impl Params) {
+        let rows = &mut self.collected.borrow_mut()[what];
+        columns.with(|columns| {
+            debug_assert_eq!(columns.len(), COLLECTED[what].types.len());
+            rows.extend(columns.iter().cloned().map(Value::into_owned));
+        });
+    }
+
+    /// Inserts what is collected.
+    fn send_off(&self) -> Result<(), StoreError> {
+        let collected = std::mem::take(&mut *self.collected.borrow_mut());
+        for (bulk, rows) in COLLECTED.into_iter().zip(&collected).filter(|(_, rows)| !rows.is_empty()) {
+            self.session.run_for_each(bulk, rows)?;
+        }
+        // Whatever comes now may empty a lane.
+        self.occupied.borrow_mut().clear();
+        Ok(())
+    }
+
+    /// Stores a delivery at the end of its lane.
+    pub fn new_delivery(
+        &mut self,
+        (destination, key): &Lane,
+        position: Position,
+        held_for: Option<HeldFor>,
+        due: UtcMs,
+    ) -> Result<(), StoreError> {
+        let lane = (*destination, key.clone());
+        // A lane that was collected for is occupied: there is no need to look, and so no need to insert yet.
+        let is_occupied =
+            self.occupied.borrow().contains(&lane) || lane_first(self.session, *destination, key)?.is_some();
+        let state = order::stored(held_for, !is_occupied);
+        self.collect(DELIVERIES, (destination, position, key, state, held_for, due, 0i64));
+        self.occupied.borrow_mut().insert(lane);
+        *self.moved.entry((*destination, state)).or_default() += 1;
+        self.totals.deliveries += 1;
+        Ok(())
+    }
+
+    /// Notes that a delivery moved; the statement that moved it was the caller's.
+    pub fn count_move(&mut self, destination: i64, from: DeliveryState, to: DeliveryState) {
+        *self.moved.entry((destination, from)).or_default() -= 1;
+        *self.moved.entry((destination, to)).or_default() += 1;
+    }
+
+    /// Carries out what the order of a lane asks for.
+    pub fn change(&mut self, destination: i64, changes: &[Change]) -> Result<(), StoreError> {
+        for Change { position, from, to } in changes {
+            self.execute(sql::STATE, (destination, position, to))?;
+            self.count_move(destination, *from, *to);
+        }
+        Ok(())
+    }
+
+    /// Who is first of a lane's open deliveries.
+    pub fn first_in_lane(&self, destination: i64, key: &OrderKey) -> Result<Option<Standing>, StoreError> {
+        lane_first(self.snapshot()?, destination, key)
+    }
+
+    /// Brings whole lanes into order.
+    pub fn settle(&mut self, lanes: &BTreeSet<Lane>) -> Result<(), StoreError> {
+        for (destination, key) in lanes {
+            let lane = self.all(sql::LANE, (destination, key), standing)?;
+            self.change(*destination, &order::settle(&lane))?;
+        }
+        Ok(())
+    }
+}
+
+fn lane_first(
+    session: &dyn Session,
+    destination: i64,
+    key: &OrderKey,
+) -> Result<Option<Standing>, StoreError> {
+    one(session, sql::LANE_FIRST, (destination, key), standing)
+}
+
+/// `position, state, held_for`.
+pub fn standing(row: &Row<'_>) -> Result<Standing, StoreError> {
+    Ok(Standing { position: row.get(0)?, state: row.get(1)?, held_for: row.get(2)? })
+}
+
+/// The totals and the last lease; `to_write` keeps every other writer away until the end of the transaction.
+pub fn counters(session: &dyn Session, to_write: bool) -> Result<(Totals, u64), StoreError> {
+    let sql = match (to_write, session.dialect()) {
+        (true, Dialect::Postgres) => sql::COUNTERS_TO_WRITE,
+        // BEGIN IMMEDIATE has seen to that.
+        (true, Dialect::Sqlite) | (false, _) => sql::COUNTERS,
+    };
+    let counters = one(session, sql, [], |row| {
+        let totals = Totals {
+            last_position: row.get(0)?,
+            records: row.get(2)?,
+            taps: row.get(3)?,
+            deliveries: row.get(4)?,
+            attempts: row.get(5)?,
+            quarantined: row.get(6)?,
+            badges: row.get(7)?,
+            disputed: row.get(8)?,
+            unresolved: row.get(9)?,
+        };
+        Ok((totals, row.get(1)?))
+    })?;
+    counters.ok_or_else(|| StoreError::broken("the store's counter row is gone"))
+}
