@@ -29,5 +29,6 @@ pub mod seldom;
 pub mod serve;
 pub mod stop;
 pub mod telemetry;
+pub mod tls_listener;
 pub mod usher;
 pub mod watch;

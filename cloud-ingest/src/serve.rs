@@ -25,7 +25,6 @@ use crate::clock::Clock;
 use crate::config::{Config, EnrolmentEntry, Secrets};
 use crate::delivery::dispatch::{self, Dispatcher};
 use crate::destination::http_json::HttpJson;
-use crate::enrolment::listener::TlsListener;
 use crate::enrolment::{self, Enrolling};
 use crate::event_store::handle::StoreHandle;
 use crate::event_store::place::{AnyStore, Place};
@@ -39,6 +38,7 @@ use crate::roll::{self, Calling};
 use crate::roster::librarian::{self, Librarian};
 use crate::stop;
 use crate::telemetry::Metrics;
+use crate::tls_listener::TlsListener;
 use crate::usher;
 use crate::watch::{self as health_watch, Watch};
 
@@ -219,8 +219,9 @@ async fn open_enrolment(
     let tcp = TcpListener::bind(settings.listen)
         .await
         .with_context(|| format!("cannot listen on {} for enrolment", settings.listen))?;
-    let listener = TlsListener::new(tcp, settings.all_names(), keys.clone(), clock.clone())
-        .context("cannot make the enrolment listener's certificate")?;
+    let listener =
+        TlsListener::new(tcp, enrolment::listening(settings.all_names(), keys.clone()), clock.clone())
+            .context("cannot make the enrolment listener's certificate")?;
     let enrolling = Enrolling::new(store.clone(), keys.clone(), settings, clock.clone())?;
     Ok((listener, enrolling))
 }
