@@ -32,6 +32,7 @@ use tap_protocol::keys::PublicKey;
 use tap_protocol::tap::{Direction, Verdict};
 
 pub use self::badges::{BadgeFilter, BadgeRow, Directory, Revocation, RosterState, Snapshot, Stood, Which};
+pub use self::capture::Capture;
 pub use self::commands::Commands;
 use crate::intake::admit::Admission;
 
@@ -73,7 +74,7 @@ pub type DestinationName = String;
 pub struct PersonId(pub String);
 
 /// What a store can do. Every method that changes something is one transaction, durable when it returns.
-pub trait EventStore: Commands + Directory + Fleet + Proof {
+pub trait EventStore: Capture + Commands + Directory + Fleet + Proof {
     /// Which life of the store this is; receipts carry it.
     fn store_epoch(&mut self) -> Result<StoreEpoch, StoreError>;
 
