@@ -24,8 +24,10 @@ use super::twins::Twins;
 use super::verify::{Arrival, Reject, verify};
 use super::{BrokerLink, FromBroker, Message, Ticket};
 use crate::backoff::Backoff;
+use crate::capture::desk::{Arrived, StoreSays};
 use crate::clock::{Clock, Stopwatch};
 use crate::crash;
+use crate::event_store::capture::{CapturedTap, Sitting, ToCapture};
 use crate::event_store::handle::StoreHandle;
 use crate::event_store::{
     Appended, DeadLetter, EventStore, MAX_DEAD_LETTER_BYTES, OutboxMark, RecordKey, StoreError, UtcMs,
@@ -42,6 +44,9 @@ use crate::usher::Bell;
 
 /// One group has at most so many messages …
 pub const MAX_GROUP_MESSAGES: usize = 64;
+
+/// … so many taps that came over HTTP …
+pub const MAX_GROUP_CAPTURES: usize = 256;
 
 /// … and about so many records: a commit of these takes well under a second on slow disks.
 pub const MAX_GROUP_RECORDS: usize = 8_192;
@@ -68,10 +73,17 @@ pub struct Worker<L> {
     pub health: Arc<Health>,
     /// Wakes the dispatcher.
     pub wake: Arc<Notify>,
+    /// Where the taps stand that come over HTTP, until this process ends.
+    pub sitting: Sitting,
 }
 
 /// Runs until told to stop, or until the connection's side is gone.
-pub async fn run<L: BrokerLink>(worker: Worker<L>, mut inbox: mpsc::Receiver<FromBroker>, stop: Stop) {
+pub async fn run<L: BrokerLink>(
+    worker: Worker<L>,
+    mut inbox: mpsc::Receiver<FromBroker>,
+    mut captured: mpsc::Receiver<Arrived>,
+    stop: Stop,
+) {
     let mut running = Running {
         backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(10)),
         worker,
@@ -81,8 +93,8 @@ pub async fn run<L: BrokerLink>(worker: Worker<L>, mut inbox: mpsc::Receiver<Fro
         epoch: None,
         twins: Twins::default(),
     };
-    while let Some(group) = running.next_group(&mut inbox).await {
-        match running.work_off(group).await {
+    while let Some(arrivals) = running.next_group(&mut inbox, &mut captured).await {
+        match running.work_off(arrivals).await {
             Ok(()) => {}
             Err(Stopped) => break,
         }
@@ -105,11 +117,19 @@ struct Running<L> {
     twins: Twins,
 }
 
+/// What came, from the broker and over HTTP, and is to share a commit.
+#[derive(Default)]
+struct Arrivals {
+    from_broker: Vec<FromBroker>,
+    captured: Vec<Arrived>,
+}
+
 /// A group, sorted by what is to be done.
 #[derive(Default)]
 struct Group {
     connected: bool,
     batches: Vec<(VerifiedBatch, Message)>,
+    captured: Vec<Arrived>,
     hellos: Vec<Hello>,
     reports: Vec<Report>,
     gone: Vec<ControllerId>,
@@ -120,33 +140,43 @@ struct Group {
 
 impl<L: BrokerLink> Running<L> {
     /// Waits for something, then takes what else is there.
-    async fn next_group(&mut self, inbox: &mut mpsc::Receiver<FromBroker>) -> Option<Vec<FromBroker>> {
+    async fn next_group(
+        &mut self,
+        inbox: &mut mpsc::Receiver<FromBroker>,
+        captured: &mut mpsc::Receiver<Arrived>,
+    ) -> Option<Arrivals> {
+        let mut arrivals = Arrivals::default();
         loop {
             self.worker.health.turned(Loop::Intake, self.worker.clock.now());
             tokio::select! {
                 biased;
                 () = self.stop.said() => return None,
+                // Where nothing is captured, nobody holds the other end.
+                Some(first) = captured.recv() => arrivals.captured.push(first),
                 first = timeout(Duration::from_secs(1), inbox.recv()) => match first {
-                    Err(_idle) => {}
+                    Err(_idle) => continue,
                     Ok(None) => return None,
-                    Ok(Some(first)) => {
-                        let mut group = vec![first];
-                        while group.len() < MAX_GROUP_MESSAGES
-                            && let Ok(next) = inbox.try_recv()
-                        {
-                            group.push(next);
-                        }
-                        return Some(group);
-                    }
+                    Ok(Some(first)) => arrivals.from_broker.push(first),
                 },
             }
+            while arrivals.from_broker.len() < MAX_GROUP_MESSAGES
+                && let Ok(next) = inbox.try_recv()
+            {
+                arrivals.from_broker.push(next);
+            }
+            while arrivals.captured.len() < MAX_GROUP_CAPTURES
+                && let Ok(next) = captured.try_recv()
+            {
+                arrivals.captured.push(next);
+            }
+            return Some(arrivals);
         }
     }
 
-    async fn work_off(&mut self, arrived: Vec<FromBroker>) -> Result<(), Stopped> {
-        let mut group = Group::default();
+    async fn work_off(&mut self, arrivals: Arrivals) -> Result<(), Stopped> {
+        let mut group = Group { captured: arrivals.captured, ..Group::default() };
         let mut records = 0;
-        for event in arrived {
+        for event in arrivals.from_broker {
             match event {
                 FromBroker::Connected => group.connected = true,
                 FromBroker::Message(message) => {
@@ -241,12 +271,12 @@ impl<L: BrokerLink> Running<L> {
     }
 
     async fn store_and_answer(&mut self, group: Group) -> Result<(), Stopped> {
-        let Group { connected, batches, hellos, reports, gone, rejected, tickets } = group;
+        let Group { connected, batches, captured, hellos, reports, gone, rejected, tickets } = group;
         let received = self.worker.clock.now();
         for (reject, message) in rejected {
             self.put_aside(reject, message, received).await?;
         }
-        let appended = self.append(batches, received).await?;
+        let appended = self.append(batches, captured, received).await?;
         let mut greeted = Vec::new();
         for hello in hellos {
             let noted = hello.clone();
@@ -274,25 +304,32 @@ impl<L: BrokerLink> Running<L> {
         Ok(())
     }
 
-    /// Stores all batches in one transaction. A batch that the store refuses for good keeps nobody else's from it.
+    /// Stores all batches and captured taps in one transaction. A batch that the store refuses for good keeps nobody
+    /// else's from it.
     async fn append(
         &mut self,
         batches: Vec<(VerifiedBatch, Message)>,
+        captured: Vec<Arrived>,
         received: UtcMs,
     ) -> Result<Vec<Appended>, Stopped> {
-        if batches.is_empty() {
+        if batches.is_empty() && captured.is_empty() {
             return Ok(Vec::new());
         }
         let (batches, messages): (Vec<_>, Vec<_>) = batches.into_iter().unzip();
         let shared: Arc<[VerifiedBatch]> = batches.into();
         crash::point("before-append-commit");
         let watch = Stopwatch::start();
-        let group = Arc::clone(&shared);
-        let appended =
-            match self.persist("store a group", move |store| store.append(&group, received)).await? {
-                Ok(appended) => appended.into_iter().map(Some).collect(),
-                Err(_) => self.append_one_by_one(&shared, received).await?,
-            };
+        let appended: Vec<Option<Appended>> = match self.take_in(&shared, captured, received).await {
+            Ok(appended) => appended.into_iter().map(Some).collect(),
+            Err(error) if error.is_retryable() => {
+                let group = Arc::clone(&shared);
+                match self.persist("store a group", move |store| store.append(&group, received)).await? {
+                    Ok(appended) => appended.into_iter().map(Some).collect(),
+                    Err(_) => self.append_one_by_one(&shared, received).await?,
+                }
+            }
+            Err(_) => self.append_one_by_one(&shared, received).await?,
+        };
         self.worker.metrics.committed(watch.seconds());
         crash::point("after-append-commit");
         for ((batch, message), appended) in shared.iter().zip(messages).zip(&appended) {
@@ -307,6 +344,44 @@ impl<L: BrokerLink> Running<L> {
         }
         self.worker.wake.notify_one();
         Ok(appended.into_iter().flatten().collect())
+    }
+
+    /// The first try, with what came over HTTP: whoever waits there is told at once if it fails, and goes to the spool.
+    async fn take_in(
+        &mut self,
+        batches: &Arc<[VerifiedBatch]>,
+        captured: Vec<Arrived>,
+        received: UtcMs,
+    ) -> Result<Vec<Appended>, StoreError> {
+        // Who does not wait any more has its tap in the spool.
+        let captured: Vec<Arrived> = captured.into_iter().filter(|one| !one.answer.is_closed()).collect();
+        let (sitting, key) = (self.worker.sitting, self.worker.keys.now().capture());
+        let to_capture = |tap: CapturedTap| ToCapture { tap, sitting, promised: None };
+        let (taps, answers): (Vec<_>, Vec<_>) =
+            captured.into_iter().map(|Arrived { tap, answer }| (to_capture(tap), answer)).unzip();
+        let batches = Arc::clone(batches);
+        let job = move |store: &mut dyn EventStore| store.take_in(&batches, &taps, &key, received);
+        let taken = self.worker.store.run(job).await;
+        let told = answers.into_iter().enumerate().map(|(index, answer)| {
+            let said = taken.as_ref().ok().map_or(StoreSays::CannotNow, |taken| {
+                self.worker.metrics.captured(&taken.captured[index]);
+                StoreSays::Is(taken.captured[index])
+            });
+            // Who waits no more repeats the request, or is in the spool: the idempotency key makes it one tap.
+            let _ = answer.send(said);
+        });
+        let waited = told.count();
+        if let Err(error) = &taken {
+            self.worker.metrics.store_error(Loop::Intake);
+            if waited > 0 && self.complaints.speaks(("capture", None), received) {
+                let why = with_causes(error);
+                tracing::warn!(
+                    why,
+                    "taps over HTTP cannot be stored now: they go to the spool (said once a minute)"
+                );
+            }
+        }
+        taken.map(|taken| taken.appended)
     }
 
     async fn append_one_by_one(

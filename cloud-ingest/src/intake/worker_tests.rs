@@ -56,6 +56,7 @@ impl BrokerLink for Remembering {
 
 struct World {
     inbox: mpsc::Sender<FromBroker>,
+    captures: mpsc::Sender<Arrived>,
     told: Arc<Mutex<Vec<Told>>>,
     store: StoreHandle,
     thread: StoreThread,
@@ -93,9 +94,11 @@ async fn world(waiting: Vec<(&str, Vec<u8>)>) -> World {
         metrics: Arc::new(Metrics::new(LEGACY)),
         health: Arc::default(),
         wake: Arc::default(),
+        sitting: Sitting([9; 16]),
     };
-    let running = tokio::spawn(run(worker, from_broker, stop));
-    World { inbox, told, store, thread, stopper, running, roll, calls }
+    let (captures, captured) = mpsc::channel(MAX_GROUP_CAPTURES);
+    let running = tokio::spawn(run(worker, from_broker, captured, stop));
+    World { inbox, captures, told, store, thread, stopper, running, roll, calls }
 }
 
 impl World {
