@@ -622,6 +622,25 @@ url = "http://127.0.0.1:9000/attendance"
             ("client_id = \"cloud-ingest\"", "client_id = \"c\"\nca_file = \"/ca.pem\""),
             "c.toml:5: broker.url: certificates need mqtts://",
         );
+        let capture = |lines: &str| format!("[capture]\nlisten = \"0.0.0.0:8445\"\n{lines}\n[destination]");
+        let both_or_none =
+            "say names, for a certificate by our own root, or cert_file and key_file: one of the two";
+        for (lines, said) in [
+            ("", format!("c.toml:31: capture.listen: {both_or_none}")),
+            (
+                "names = [\"a\"]\ncert_file = \"a\"\nkey_file = \"a\"",
+                format!("c.toml:31: capture.listen: {both_or_none}"),
+            ),
+            ("cert_file = \"a\"", "c.toml:32: capture.cert_file: cert_file and key_file go together".into()),
+            ("names = [\"a\"]\nper_second = 0", "c.toml:33: capture.per_second: use 1 to 1000".into()),
+            ("names = [\"a\"]\nburst = 10001", "c.toml:33: capture.burst: use 1 to 10000".into()),
+            (
+                "names = [\"a\"]\nspool_max_bytes = 1",
+                "c.toml:33: capture.spool_max_bytes: use 65536 to 1073741824".into(),
+            ),
+        ] {
+            check(("[destination]", &capture(lines)), &said);
+        }
         check(("data_dir = \"/var/lib/cloud-ingest\"", ""), "c.toml:1: data_dir is missing");
     }
 

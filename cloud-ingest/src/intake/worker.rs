@@ -92,9 +92,10 @@ pub async fn run<L: BrokerLink>(
         complaints: Seldom::new(),
         epoch: None,
         twins: Twins::default(),
+        captured: Vec::new(),
     };
-    while let Some(arrivals) = running.next_group(&mut inbox, &mut captured).await {
-        match running.work_off(arrivals).await {
+    while let Some(group) = running.next_group(&mut inbox, &mut captured).await {
+        match running.work_off(group).await {
             Ok(()) => {}
             Err(Stopped) => break,
         }
@@ -115,12 +116,7 @@ struct Running<L> {
     complaints: Seldom<(&'static str, Option<ControllerId>)>,
     epoch: Option<StoreEpoch>,
     twins: Twins,
-}
-
-/// What came, from the broker and over HTTP, and is to share a commit.
-#[derive(Default)]
-struct Arrivals {
-    from_broker: Vec<FromBroker>,
+    /// Taps over HTTP that wait for the group's commit. Their clients wait, so they are told as soon as the store cannot.
     captured: Vec<Arrived>,
 }
 
@@ -129,7 +125,6 @@ struct Arrivals {
 struct Group {
     connected: bool,
     batches: Vec<(VerifiedBatch, Message)>,
-    captured: Vec<Arrived>,
     hellos: Vec<Hello>,
     reports: Vec<Report>,
     gone: Vec<ControllerId>,
@@ -144,39 +139,39 @@ impl<L: BrokerLink> Running<L> {
         &mut self,
         inbox: &mut mpsc::Receiver<FromBroker>,
         captured: &mut mpsc::Receiver<Arrived>,
-    ) -> Option<Arrivals> {
-        let mut arrivals = Arrivals::default();
+    ) -> Option<Vec<FromBroker>> {
+        let mut group = Vec::new();
         loop {
             self.worker.health.turned(Loop::Intake, self.worker.clock.now());
             tokio::select! {
                 biased;
                 () = self.stop.said() => return None,
                 // Where nothing is captured, nobody holds the other end.
-                Some(first) = captured.recv() => arrivals.captured.push(first),
+                Some(first) = captured.recv() => self.captured.push(first),
                 first = timeout(Duration::from_secs(1), inbox.recv()) => match first {
                     Err(_idle) => continue,
                     Ok(None) => return None,
-                    Ok(Some(first)) => arrivals.from_broker.push(first),
+                    Ok(Some(first)) => group.push(first),
                 },
             }
-            while arrivals.from_broker.len() < MAX_GROUP_MESSAGES
+            while group.len() < MAX_GROUP_MESSAGES
                 && let Ok(next) = inbox.try_recv()
             {
-                arrivals.from_broker.push(next);
+                group.push(next);
             }
-            while arrivals.captured.len() < MAX_GROUP_CAPTURES
+            while self.captured.len() < MAX_GROUP_CAPTURES
                 && let Ok(next) = captured.try_recv()
             {
-                arrivals.captured.push(next);
+                self.captured.push(next);
             }
-            return Some(arrivals);
+            return Some(group);
         }
     }
 
-    async fn work_off(&mut self, arrivals: Arrivals) -> Result<(), Stopped> {
-        let mut group = Group { captured: arrivals.captured, ..Group::default() };
+    async fn work_off(&mut self, arrived: Vec<FromBroker>) -> Result<(), Stopped> {
+        let mut group = Group::default();
         let mut records = 0;
-        for event in arrivals.from_broker {
+        for event in arrived {
             match event {
                 FromBroker::Connected => group.connected = true,
                 FromBroker::Message(message) => {
@@ -271,12 +266,12 @@ impl<L: BrokerLink> Running<L> {
     }
 
     async fn store_and_answer(&mut self, group: Group) -> Result<(), Stopped> {
-        let Group { connected, batches, captured, hellos, reports, gone, rejected, tickets } = group;
+        let Group { connected, batches, hellos, reports, gone, rejected, tickets } = group;
         let received = self.worker.clock.now();
         for (reject, message) in rejected {
             self.put_aside(reject, message, received).await?;
         }
-        let appended = self.append(batches, captured, received).await?;
+        let appended = self.append(batches, received).await?;
         let mut greeted = Vec::new();
         for hello in hellos {
             let noted = hello.clone();
@@ -309,17 +304,16 @@ impl<L: BrokerLink> Running<L> {
     async fn append(
         &mut self,
         batches: Vec<(VerifiedBatch, Message)>,
-        captured: Vec<Arrived>,
         received: UtcMs,
     ) -> Result<Vec<Appended>, Stopped> {
-        if batches.is_empty() && captured.is_empty() {
+        if batches.is_empty() && self.captured.is_empty() {
             return Ok(Vec::new());
         }
         let (batches, messages): (Vec<_>, Vec<_>) = batches.into_iter().unzip();
         let shared: Arc<[VerifiedBatch]> = batches.into();
         crash::point("before-append-commit");
         let watch = Stopwatch::start();
-        let appended: Vec<Option<Appended>> = match self.take_in(&shared, captured, received).await {
+        let appended: Vec<Option<Appended>> = match self.take_in(&shared, received).await {
             Ok(appended) => appended.into_iter().map(Some).collect(),
             Err(error) if error.is_retryable() => {
                 let group = Arc::clone(&shared);
@@ -346,15 +340,15 @@ impl<L: BrokerLink> Running<L> {
         Ok(appended.into_iter().flatten().collect())
     }
 
-    /// The first try, with what came over HTTP: whoever waits there is told at once if it fails, and goes to the spool.
+    /// The first try, with what came over HTTP.
     async fn take_in(
         &mut self,
         batches: &Arc<[VerifiedBatch]>,
-        captured: Vec<Arrived>,
         received: UtcMs,
     ) -> Result<Vec<Appended>, StoreError> {
+        let mut captured = std::mem::take(&mut self.captured);
         // Who does not wait any more has its tap in the spool.
-        let captured: Vec<Arrived> = captured.into_iter().filter(|one| !one.answer.is_closed()).collect();
+        captured.retain(|one| !one.answer.is_closed());
         let (sitting, key) = (self.worker.sitting, self.worker.keys.now().capture());
         let to_capture = |tap: CapturedTap| ToCapture { tap, sitting, promised: None };
         let (taps, answers): (Vec<_>, Vec<_>) =
@@ -362,22 +356,23 @@ impl<L: BrokerLink> Running<L> {
         let batches = Arc::clone(batches);
         let job = move |store: &mut dyn EventStore| store.take_in(&batches, &taps, &key, received);
         let taken = self.worker.store.run(job).await;
-        let told = answers.into_iter().enumerate().map(|(index, answer)| {
-            let said = taken.as_ref().ok().map_or(StoreSays::CannotNow, |taken| {
-                self.worker.metrics.captured(&taken.captured[index]);
-                StoreSays::Is(taken.captured[index])
-            });
+        for (index, answer) in answers.into_iter().enumerate() {
+            let said = match &taken {
+                Ok(taken) => {
+                    self.worker.metrics.captured(&taken.captured[index]);
+                    StoreSays::Is(taken.captured[index])
+                }
+                Err(_) => StoreSays::CannotNow,
+            };
             // Who waits no more repeats the request, or is in the spool: the idempotency key makes it one tap.
             let _ = answer.send(said);
-        });
-        let waited = told.count();
+        }
         if let Err(error) = &taken {
             self.worker.metrics.store_error(Loop::Intake);
-            if waited > 0 && self.complaints.speaks(("capture", None), received) {
-                let why = with_causes(error);
+            if self.complaints.speaks(("store", None), received) {
                 tracing::warn!(
-                    why,
-                    "taps over HTTP cannot be stored now: they go to the spool (said once a minute)"
+                    why = with_causes(error),
+                    "a group cannot be stored as it is (said once a minute)"
                 );
             }
         }
@@ -513,6 +508,10 @@ impl<L: BrokerLink> Running<L> {
                 Err(error) => error,
             };
             self.worker.metrics.store_error(Loop::Intake);
+            for Arrived { answer, .. } in self.captured.drain(..) {
+                // They go to the spool, and wait no longer for what may take hours.
+                let _ = answer.send(StoreSays::CannotNow);
+            }
             if !error.is_retryable() {
                 tracing::error!(why = with_causes(&error), "the store refuses to {what}");
                 return Ok(Err(error));
