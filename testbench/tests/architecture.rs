@@ -136,12 +136,17 @@ const PURE: [(&str, &[&str]); 2] = [
     (
         "cloud-ingest",
         &[
+            "capture::allowance",
+            "capture::key",
+            "capture::reading",
+            "capture::spool::frames",
             "delivery::order",
             "delivery::retry",
             "destination",
             "event_store",
             "event_store::badges",
             "event_store::boots",
+            "event_store::capture",
             "event_store::fleet",
             "event_store::meaning",
             "event_store::commands",
@@ -168,11 +173,21 @@ const PURE: [(&str, &[&str]); 2] = [
     ),
 ];
 
-const PURE_CRATES: [&str; 9] =
-    ["alloc", "core", "data_encoding", "jiff", "serde", "serde_json", "std", "tap_protocol", "thiserror"];
+const PURE_CRATES: [&str; 10] = [
+    "alloc",
+    "core",
+    "data_encoding",
+    "jiff",
+    "ring",
+    "serde",
+    "serde_json",
+    "std",
+    "tap_protocol",
+    "thiserror",
+];
 
-/// Parts of `std`, and of `jiff`, that reach outside of the process or read a clock.
-const IMPURE_STD: [&str; 10] = [
+/// Parts of `std`, of `jiff` and of `ring` that reach outside of the process, read a clock or make randomness.
+const IMPURE_STD: [&str; 11] = [
     "std::env",
     "std::fs",
     "std::io",
@@ -183,6 +198,7 @@ const IMPURE_STD: [&str; 10] = [
     "SystemTime",
     "Timestamp::now",
     "Zoned::now",
+    "ring::rand",
 ];
 
 #[test]

@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::{Config, ConfigError, EXIT_CONFIG};
 use crate::telemetry::with_causes;
 
+mod api_keys;
 mod badges;
 mod ca;
 mod commands;
@@ -48,6 +49,9 @@ enum Verb {
     /// Vouch for controllers and servers
     #[command(subcommand)]
     Ca(ca::Verb),
+    /// Say who may bring taps over HTTP
+    #[command(subcommand)]
+    ApiKeys(api_keys::Verb),
     /// Let controllers in
     #[command(subcommand)]
     EnrollToken(enroll_token::Verb),
@@ -145,6 +149,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         }
         Verb::Keys(verb) => keys::run(verb),
         Verb::Ca(verb) => ca::run(verb),
+        Verb::ApiKeys(verb) => api_keys::run(verb),
         Verb::EnrollToken(verb) => enroll_token::run(verb),
         Verb::Badges(verb) => badges::run(verb),
         Verb::Config(ConfigVerb::Check { config }) => {
