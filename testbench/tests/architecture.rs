@@ -140,6 +140,8 @@ const PURE: [(&str, &[&str]); 2] = [
             "delivery::retry",
             "destination",
             "directory::direction",
+            "directory::moment",
+            "directory::printed",
             "directory::profile",
             "directory::timeline",
             "event_store",

@@ -2,6 +2,8 @@
 
 pub mod badges;
 pub mod direction;
+pub mod moment;
+pub mod printed;
 pub mod profile;
 pub mod reseal;
 pub mod timeline;

@@ -405,7 +405,8 @@ impl Print {
         let bits = match self {
             Print::Decimal { bits, digits } => {
                 let text = compact(printed, &[' ']);
-                within(decimal(&text).filter(|_| digits == 0 || text.len() <= digits)?, bits)?
+                let longest = low_bits(bits).ilog10() as usize + 1;
+                within(decimal(&text).filter(|_| digits == 0 || text.len() <= longest)?, bits)?
             }
             Print::Hex => {
                 let text = compact(printed, &[' ', ':', '-']);
