@@ -10,18 +10,22 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::{Config, ConfigError, EXIT_CONFIG};
 use crate::telemetry::with_causes;
 
+mod assign;
 mod badges;
 mod ca;
 mod commands;
 mod deed;
+mod differences;
 mod enroll_token;
 mod fleet;
 mod import;
 mod keys;
 mod logging;
+mod printed;
 mod progress;
 mod proof;
 mod reading;
+mod sites;
 mod store;
 mod verify;
 
@@ -54,6 +58,9 @@ enum Verb {
     /// Say whose badge is whose
     #[command(subcommand)]
     Badges(badges::Verb),
+    /// Say of places what they are called, which way taps go there, and how numbers are printed on their cards
+    #[command(subcommand)]
+    Sites(sites::Verb),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -147,6 +154,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Ca(verb) => ca::run(verb),
         Verb::EnrollToken(verb) => enroll_token::run(verb),
         Verb::Badges(verb) => badges::run(verb),
+        Verb::Sites(verb) => sites::run(verb),
         Verb::Config(ConfigVerb::Check { config }) => {
             let loaded = config.load()?;
             loaded.secrets(config.path())?;

@@ -7,3 +7,4 @@ pub mod printed;
 pub mod profile;
 pub mod reseal;
 pub mod timeline;
+pub mod unknown;

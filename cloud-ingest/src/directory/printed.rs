@@ -44,12 +44,15 @@ pub enum NotFound {
     NoneSeen(usize),
 }
 
+/// Says which of these tokens were seen.
+pub type Seen<'a, E> = dyn FnMut(&[Token]) -> Result<BTreeSet<Token>, E> + 'a;
+
 /// All readings of a number. What is not all printed is told only as far as it was seen.
 pub fn readings<E>(
     printed: &str,
     profiles: &[&'static Profile],
     keys: &[TokenKey],
-    seen: &mut dyn FnMut(&[Token]) -> Result<BTreeSet<Token>, E>,
+    seen: &mut Seen<'_, E>,
 ) -> Result<Vec<Reading>, E> {
     let mut found = Vec::new();
     for profile in profiles {

@@ -10,11 +10,15 @@
 //! every statement, `session` is what a database must be able to do.
 
 mod badges;
+mod bindings;
 mod commands;
 mod delivery;
+mod differences;
+mod directions;
 mod fleet;
 mod intake;
 mod occurring;
+mod people;
 mod proof;
 mod reading;
 pub mod session;
@@ -22,6 +26,7 @@ pub mod statements;
 mod values;
 mod writing;
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use tap_protocol::badge::{SealedBadge, Token, TokenKeyId};
@@ -33,6 +38,7 @@ use tap_protocol::ids::{ControllerId, EventId, OutboxId, Seq, StoreEpoch};
 use self::session::Session;
 use self::writing::Writing;
 use super::commands::{CommandEnd, CommandRow, TroubleKind, TroubleRow};
+use super::people::{Difference, DifferenceFilter, People};
 use super::{
     Appended, AttemptEnd, BadgeFilter, BadgeRow, Binding, Bound, Claim, Claimed, Commands, Controller,
     ControllerState, DeadLetter, Deed, DeliveryCount, DestinationState, Directory, Enrolment, EventDetail,
@@ -40,6 +46,7 @@ use super::{
     Renewal, RevokedCertificate, RosterState, Site, Snapshot, Standing, Stood, StoreError, TokenId,
     TokenState, Totals, UtcMs, Walked, Which,
 };
+use crate::directory::direction::{Rule, Rules};
 
 /// A database.
 pub trait Database {
@@ -291,6 +298,36 @@ impl<D: Database> Directory for SqlStore<D> {
         now: UtcMs,
     ) -> Result<Snapshot, StoreError> {
         self.write(|writing| badges::roster(writing, keys, claimed, now))
+    }
+}
+
+impl<D: Database> People for SqlStore<D> {
+    fn put_rule(&mut self, site: &str, rule: &Rule) -> Result<Rule, StoreError> {
+        self.write(|writing| directions::put_rule(writing, site, rule))
+    }
+
+    fn rules(&mut self, site: &str) -> Result<Rules, StoreError> {
+        self.read(|snapshot| directions::rules(snapshot, site))
+    }
+
+    fn put_card_profiles(&mut self, site: &str, profiles: &[&str]) -> Result<(), StoreError> {
+        self.write(|writing| people::put_card_profiles(writing, site, profiles))
+    }
+
+    fn card_profiles(&mut self, site: &str) -> Result<Vec<String>, StoreError> {
+        self.read(|snapshot| people::card_profiles(snapshot, site))
+    }
+
+    fn seen(&mut self, tokens: &[Token]) -> Result<BTreeSet<Token>, StoreError> {
+        self.read(|snapshot| people::seen(snapshot, tokens))
+    }
+
+    fn seal_of(&mut self, token: Token) -> Result<Option<SealedBadge>, StoreError> {
+        self.read(|snapshot| people::seal_of(snapshot, token))
+    }
+
+    fn differences(&mut self, filter: &DifferenceFilter) -> Result<Vec<Difference>, StoreError> {
+        self.read(|snapshot| differences::differences(snapshot, filter))
     }
 }
 
