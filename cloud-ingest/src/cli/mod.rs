@@ -11,18 +11,22 @@ use crate::config::{Config, ConfigError, EXIT_CONFIG};
 use crate::telemetry::with_causes;
 
 mod api_keys;
+mod assign;
 mod badges;
 mod ca;
 mod commands;
 mod deed;
+mod differences;
 mod enroll_token;
 mod fleet;
 mod import;
 mod keys;
 mod logging;
+mod printed;
 mod progress;
 mod proof;
 mod reading;
+mod sites;
 mod store;
 mod verify;
 
@@ -58,6 +62,9 @@ enum Verb {
     /// Say whose badge is whose
     #[command(subcommand)]
     Badges(badges::Verb),
+    /// Say of places what they are called, which way taps go there, and how numbers are printed on their cards
+    #[command(subcommand)]
+    Sites(sites::Verb),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -152,6 +159,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::ApiKeys(verb) => api_keys::run(verb),
         Verb::EnrollToken(verb) => enroll_token::run(verb),
         Verb::Badges(verb) => badges::run(verb),
+        Verb::Sites(verb) => sites::run(verb),
         Verb::Config(ConfigVerb::Check { config }) => {
             let loaded = config.load()?;
             loaded.secrets(config.path())?;
