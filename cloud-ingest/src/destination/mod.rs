@@ -7,7 +7,12 @@ use tap_protocol::ids::EventId;
 
 use crate::event_store::DeliverableTap;
 
+pub mod fields;
+pub mod guard;
 pub mod http_json;
+pub mod rules;
+pub mod settings;
+pub mod template;
 
 /// What one attempt came to: the closed list. What follows from it is for [`crate::delivery::retry`] to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +91,11 @@ pub struct Answered {
     /// What was said, or what went wrong, cut to [`crate::event_store::MAX_ANSWER_BYTES`].
     pub answer: String,
 }
+
+/// No request can be made of a tap, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no request can be made of this tap: {0}")]
+pub struct CannotRender(pub String);
 
 /// A legacy API.
 pub trait Destination: Send + Sync + 'static {
