@@ -24,7 +24,9 @@ use crate::api::{self, Served};
 use crate::clock::Clock;
 use crate::config::{Config, EnrolmentEntry, Secrets};
 use crate::delivery::dispatch::{self, Dispatcher};
-use crate::destination::http_json::HttpJson;
+use crate::destination::guard::Guard;
+use crate::destination::http_json::{Connection, HttpJson};
+use crate::destination::settings::{DestinationSettings, HttpJsonSettings};
 use crate::enrolment::listener::TlsListener;
 use crate::enrolment::{self, Enrolling};
 use crate::event_store::EventStore;
@@ -82,11 +84,18 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
     let (to_worker, from_broker) = inbox();
     let (connection, link) = mqtt::connection(&config.broker, to_worker, Arc::clone(&health), clock.clone())?;
     let (desk, said) = roster::desk();
+    let settings = DestinationSettings::http_json(&config.destination.url)
+        .context("the [destination] in the configuration cannot be used")?;
     let destination = HttpJson::new(
-        &config.destination.url,
-        config.destination.timeout(),
-        secrets.authorization.as_deref(),
-        clock.clone(),
+        &HttpJsonSettings::default(),
+        Connection {
+            url: &settings.url,
+            timeout: config.destination.timeout(),
+            after_unknown: settings.after_unknown,
+            authorization: secrets.authorization.as_deref(),
+            guard: Guard::default().named_by(&settings.url),
+            clock: clock.clone(),
+        },
     )?;
     let listener = TcpListener::bind(config.http.listen)
         .await
