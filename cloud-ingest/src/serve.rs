@@ -25,8 +25,8 @@ use crate::clock::Clock;
 use crate::config::{Config, EnrolmentEntry, Secrets};
 use crate::delivery::dispatch::{self, Dispatcher};
 use crate::destination::guard::Guard;
-use crate::destination::http_json::{Connection, HttpJson};
-use crate::destination::settings::{DestinationSettings, HttpJsonSettings};
+use crate::destination::open::AnyDestination;
+use crate::destination::settings::DestinationSettings;
 use crate::enrolment::listener::TlsListener;
 use crate::enrolment::{self, Enrolling};
 use crate::event_store::EventStore;
@@ -86,17 +86,10 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
     let (desk, said) = roster::desk();
     let settings = DestinationSettings::http_json(&config.destination.url)
         .context("the [destination] in the configuration cannot be used")?;
-    let destination = HttpJson::new(
-        &HttpJsonSettings::default(),
-        Connection {
-            url: &settings.url,
-            timeout: config.destination.timeout(),
-            after_unknown: settings.after_unknown,
-            authorization: secrets.authorization.as_deref(),
-            guard: Guard::default().named_by(&settings.url),
-            clock: clock.clone(),
-        },
-    )?;
+    let settings = DestinationSettings { timeout_ms: config.destination.timeout_ms, ..settings };
+    let guard = Guard::default().named_by(&settings.url);
+    let destination =
+        AnyDestination::open(&settings, secrets.authorization.as_deref(), &guard, clock.clone())?;
     let listener = TcpListener::bind(config.http.listen)
         .await
         .with_context(|| format!("cannot listen on {}", config.http.listen))?;

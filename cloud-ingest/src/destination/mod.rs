@@ -2,9 +2,11 @@
 //! of queues, order or time to come.
 
 pub mod fields;
+pub mod frappe_hr;
 pub mod guard;
 mod http;
 pub mod http_json;
+pub mod open;
 mod resolver;
 pub mod rules;
 pub mod settings;
