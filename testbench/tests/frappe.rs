@@ -126,14 +126,26 @@ async fn a_user_who_may_not_set_times_is_noticed_with_the_first_tap() {
     site.user.role = Role::Employee;
     let sim = start(site).await;
     let client = client(&sim);
+    // The trap: whoever sends it by hand gets a 200, and a log at the time of the upload.
+    let url = format!("{}/api/method/{}", sim.url(), Version::V15.method());
+    let by_hand = testbench::http_client().post(url).header("authorization", "token key:secret");
+    assert_eq!(by_hand.body(arrival(&client, "1")).send().await.unwrap().status(), 200);
+    let log = sim.site(|site| site.logs.pop()).unwrap();
+    assert_eq!(log.time, date(2026, 3, 2).at(16, 30, 12, 0));
+    // Passed: it is seen, taken back, and nothing more is sent until a person has looked.
     let answered = send(&client, &arrival(&client, "1")).await;
-    let log = sim.site(|site| site.logs[0].clone());
-    assert_eq!(log.time.date(), afternoon().date(), "the trap: it was stored at the time of the upload");
-    assert_eq!(log.time.hour(), 16);
     let Outcome::Misconfigured(why) = answered.outcome else { panic!("{answered:?}") };
+    assert!(why.contains("2026-03-02 16:30:12 instead of 2026-03-02 08:00:00"), "{why}");
+    assert!(why.contains("was deleted again") && why.contains("HR User"), "{why}");
+    assert_eq!(count(&sim), 0);
+    // Where it may not delete either, it says which log has to go.
+    sim.site(|site| site.user.role = Role::LateAndStuck);
+    let answered = send(&client, &arrival(&client, "1")).await;
+    let log = sim.site(|site| site.logs[0].name.clone());
     assert!(
-        why.contains(&log.name) && why.contains("2026-03-02 08:00:00") && why.contains("HR User"),
-        "{why}"
+        answered.answer.contains(&log) && answered.answer.contains("delete it by hand"),
+        "{}",
+        answered.answer
     );
 }
 

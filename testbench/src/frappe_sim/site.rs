@@ -44,7 +44,9 @@ pub enum Role {
     HrUser,
     /// Creates check-ins, but at level 1 (the time) may only read.
     Employee,
-    /// May create check-ins and read nothing: a role that somebody made up.
+    /// Like [`Role::Employee`], and may delete nothing: a role that somebody made up.
+    LateAndStuck,
+    /// May create check-ins at all levels and read nothing: another such role.
     WriteOnly,
     /// May nothing here.
     None,
@@ -220,7 +222,7 @@ impl Site {
         };
         let time = match self.user.role {
             Role::HrUser | Role::WriteOnly => time,
-            Role::Employee | Role::None => now,
+            Role::Employee | Role::LateAndStuck | Role::None => now,
         };
         Ok(match self.version {
             Version::V13 | Version::V14 => time,

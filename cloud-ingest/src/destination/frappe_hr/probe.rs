@@ -173,7 +173,7 @@ impl FrappeHr {
             }
             Err(answered) => return probe.note(WHAT, Finding::Bad, says(&answered)),
         };
-        match self.call(Method::DELETE, &["api", "resource", "Employee Checkin", &name], &[], None).await {
+        match self.delete(&name).await {
             Ok(answer) if (200..300).contains(&answer.status) => {
                 probe.note(WHAT, Finding::Good, format!("{name} is gone"));
             }
