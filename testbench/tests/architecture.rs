@@ -148,6 +148,14 @@ const PURE: [(&str, &[&str]); 2] = [
             "directory::printed",
             "directory::profile",
             "directory::timeline",
+            "destination::fields",
+            "destination::frappe_hr::answers",
+            "destination::frappe_hr::check_in",
+            "destination::frappe_hr::watermark",
+            "destination::guard",
+            "destination::rules",
+            "destination::settings",
+            "destination::template",
             "event_store",
             "event_store::badges",
             "event_store::boots",
@@ -178,7 +186,7 @@ const PURE: [(&str, &[&str]); 2] = [
     ),
 ];
 
-const PURE_CRATES: [&str; 10] = [
+const PURE_CRATES: [&str; 11] = [
     "alloc",
     "core",
     "data_encoding",
@@ -189,6 +197,7 @@ const PURE_CRATES: [&str; 10] = [
     "std",
     "tap_protocol",
     "thiserror",
+    "url",
 ];
 
 /// Parts of `std`, of `jiff` and of `ring` that reach outside of the process, read a clock or make randomness.
