@@ -87,6 +87,13 @@ pub struct Broker {
     pub key_file: Option<PathBuf>,
 }
 
+impl Broker {
+    /// The session that replicas share: the same for all of them, and for no other.
+    pub fn name(&self) -> String {
+        format!("{} at {}", self.client_id, self.url)
+    }
+}
+
 /// The broker's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokerUrl {

@@ -26,6 +26,7 @@ use crate::event_store::capture::{Capture, NewApiKey, Sitting, Source};
 use crate::event_store::handle::{StoreHandle, StoreThread};
 use crate::event_store::sqlite::SqliteStore;
 use crate::event_store::{Deed, EventFilter, EventRow, EventStore, Site, UtcMs};
+use crate::intake::holding::Hold;
 use crate::intake::worker::{self, Worker};
 use crate::intake::{BrokerLink, FromBroker, Ticket, inbox, roster};
 use crate::keyring::{Keys, random, tests as folder_tests};
@@ -120,6 +121,7 @@ impl<'s> Start<'s> {
             health: Arc::default(),
             wake: Arc::clone(&wake),
             sitting: Sitting(random().unwrap()),
+            hold: Hold::Alone,
         };
         let spool_dir = tempfile::tempdir().unwrap();
         let (spool, _) = Spool::open(spool_dir.path(), self.spool_bytes).unwrap();

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, ConfigError, EXIT_CONFIG};
+use crate::roles::{Role, Roles};
 use crate::telemetry::with_causes;
 
 mod api_keys;
@@ -43,6 +44,9 @@ enum Verb {
     Serve {
         #[command(flatten)]
         config: ConfigFile,
+        /// Do only this part of the work, with other processes on the same PostgreSQL doing the rest
+        #[arg(long, value_delimiter = ',', default_value = "all")]
+        role: Vec<Role>,
         /// Log more
         #[arg(short, long)]
         verbose: bool,
@@ -146,12 +150,12 @@ pub fn main() -> ExitCode {
 
 fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
-        Verb::Serve { config, verbose } => {
+        Verb::Serve { config, role, verbose } => {
             logging::start(verbose);
             let loaded = config.load()?;
             let secrets = loaded.secrets(config.path())?;
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-            runtime.block_on(crate::serve::serve(loaded, secrets))?;
+            runtime.block_on(crate::serve::serve(loaded, secrets, Roles::new(&role)))?;
             Ok(ExitCode::SUCCESS)
         }
         Verb::Keys(verb) => keys::run(verb),

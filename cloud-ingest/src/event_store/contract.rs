@@ -13,6 +13,7 @@ mod direction;
 mod fleet;
 mod history;
 mod intake;
+mod leases;
 mod proof;
 mod random;
 mod reading;
@@ -293,6 +294,9 @@ macro_rules! contract_tests {
             capture::more_than_a_batch_is_signed_in_several,
             capture::a_source_that_is_not_known_leaves_nothing_of_what_was_promised,
             capture::another_capture_key_takes_over_and_the_old_records_stay_proved,
+            leases::whoever_takes_in_changes_the_row_until_another_has_taken_over,
+            leases::nobody_takes_over_from_a_row_that_has_changed_since_it_was_seen,
+            leases::whoever_ends_in_order_leaves_the_row_to_the_next,
         }
     };
     (@of $new:path; $($module:ident::$case:ident),* $(,)?) => {

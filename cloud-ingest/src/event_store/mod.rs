@@ -12,6 +12,7 @@ pub mod capture;
 pub mod commands;
 mod fleet;
 pub mod handle;
+mod leases;
 mod meaning;
 pub mod people;
 pub mod place;
@@ -35,6 +36,7 @@ use tap_protocol::tap::{Direction, Verdict};
 pub use self::badges::{BadgeFilter, BadgeRow, Directory, Revocation, RosterState, Snapshot, Stood, Which};
 pub use self::capture::Capture;
 pub use self::commands::Commands;
+pub use self::leases::Leases;
 pub use self::people::People;
 use crate::directory::direction::Decided;
 use crate::directory::timeline::When;
@@ -79,7 +81,7 @@ pub type DestinationName = String;
 pub struct PersonId(pub String);
 
 /// What a store can do. Every method that changes something is one transaction, durable when it returns.
-pub trait EventStore: Capture + Commands + Directory + Fleet + People + Proof {
+pub trait EventStore: Capture + Commands + Directory + Fleet + Leases + People + Proof {
     /// Which life of the store this is; receipts carry it.
     fn store_epoch(&mut self) -> Result<StoreEpoch, StoreError>;
 

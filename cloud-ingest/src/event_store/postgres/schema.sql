@@ -432,3 +432,15 @@ CREATE TABLE differences (
     noted_ms BIGINT NOT NULL,
     PRIMARY KEY (position, destination_no, what)
 );
+
+-- Which of several processes takes in from a broker.
+
+CREATE TABLE intake_claims (
+    broker TEXT COLLATE "C" PRIMARY KEY,
+    -- Counts who took in, one after the other.
+    fence BIGINT NOT NULL,
+    -- For people; nobody after an orderly end.
+    holder TEXT COLLATE "C",
+    -- Changes as long as the holder lives.
+    beat BIGINT NOT NULL
+);

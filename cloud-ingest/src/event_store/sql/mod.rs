@@ -18,6 +18,7 @@ mod differences;
 mod directions;
 mod fleet;
 mod intake;
+mod leases;
 mod occurring;
 mod people;
 mod proof;
@@ -45,11 +46,12 @@ use super::people::{Difference, DifferenceFilter, People};
 use super::{
     Appended, AttemptEnd, BadgeFilter, BadgeRow, Binding, Bound, Claim, Claimed, Commands, Controller,
     ControllerState, DeadLetter, Deed, DeliveryCount, DestinationState, Directory, Enrolment, EventDetail,
-    EventFilter, EventRow, EventStore, Fleet, Lease, Member, NewToken, Next, OutboxMark, Proof, Refusal,
-    Renewal, RevokedCertificate, RosterState, Site, Snapshot, Standing, Stood, StoreError, TokenId,
+    EventFilter, EventRow, EventStore, Fleet, Lease, Leases, Member, NewToken, Next, OutboxMark, Proof,
+    Refusal, Renewal, RevokedCertificate, RosterState, Site, Snapshot, Standing, Stood, StoreError, TokenId,
     TokenState, Totals, UtcMs, Walked, Which,
 };
 use crate::directory::direction::{Rule, Rules};
+use crate::intake::lease::{self, Fence};
 
 /// A database.
 pub trait Database {
@@ -417,6 +419,29 @@ impl<D: Database> Commands for SqlStore<D> {
 
     fn troubles(&mut self, controller: &ControllerId) -> Result<Vec<TroubleRow>, StoreError> {
         self.read(|snapshot| commands::troubles(snapshot, controller))
+    }
+}
+
+impl<D: Database> Leases for SqlStore<D> {
+    fn intake_claim(&mut self, broker: &str) -> Result<Option<lease::Claim>, StoreError> {
+        self.read(|snapshot| leases::intake_claim(snapshot, broker))
+    }
+
+    fn take_intake(
+        &mut self,
+        broker: &str,
+        holder: &str,
+        seen: Option<&lease::Claim>,
+    ) -> Result<Option<Fence>, StoreError> {
+        self.write(|writing| leases::take_intake(writing, broker, holder, seen))
+    }
+
+    fn beat_intake(&mut self, broker: &str, fence: Fence) -> Result<bool, StoreError> {
+        self.write(|writing| leases::beat_intake(writing, broker, fence))
+    }
+
+    fn leave_intake(&mut self, broker: &str, fence: Fence) -> Result<(), StoreError> {
+        self.write(|writing| leases::leave_intake(writing, broker, fence))
     }
 }
 

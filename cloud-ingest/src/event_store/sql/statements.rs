@@ -519,6 +519,16 @@ pub const DIFFERENCES: &str = concat!(
 pub const DIFFERENCES_OF: &str =
     concat!(difference_columns!(), "WHERE f.position = ?1 ORDER BY f.destination_no, f.what");
 
+// Who takes in.
+
+/// `fence, holder, beat`.
+pub const INTAKE_CLAIM: &str = "SELECT fence, holder, beat FROM intake_claims WHERE broker = ?1";
+pub const TAKE_INTAKE: &str = "INSERT INTO intake_claims (broker, fence, holder, beat) VALUES (?1, ?2, ?3, 0)
+    ON CONFLICT (broker) DO UPDATE SET fence = excluded.fence, holder = excluded.holder, beat = 0";
+pub const BEAT_INTAKE: &str =
+    "UPDATE intake_claims SET beat = beat + 1 WHERE broker = ?1 AND fence = ?2 AND holder IS NOT NULL";
+pub const LEAVE_INTAKE: &str = "UPDATE intake_claims SET holder = NULL WHERE broker = ?1 AND fence = ?2";
+
 #[cfg(test)]
 mod tests {
     use super::*;

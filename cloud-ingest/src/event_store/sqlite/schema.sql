@@ -431,3 +431,15 @@ CREATE TABLE differences (
     noted_ms INTEGER NOT NULL,
     PRIMARY KEY (position, destination_no, what)
 ) STRICT, WITHOUT ROWID;
+
+-- Which of several processes takes in from a broker.
+
+CREATE TABLE intake_claims (
+    broker TEXT PRIMARY KEY,
+    -- Counts who took in, one after the other.
+    fence INTEGER NOT NULL,
+    -- For people; nobody after an orderly end.
+    holder TEXT,
+    -- Changes as long as the holder lives.
+    beat INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
