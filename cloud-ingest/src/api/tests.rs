@@ -93,7 +93,7 @@ async fn an_event_tells_its_story_and_no_clear_badge() {
     let event = world.json(&path).await;
     assert_eq!(
         event["explain"],
-        "Waiting until somebody says whose badge it is (cloud-ingest badges import)."
+        "Waiting until somebody says whose badge it is (cloud-ingest badges assign)."
     );
     assert_eq!(event["steps"][0]["step"], "recorded");
     assert_eq!(event["steps"][1]["step"], "stored");
