@@ -72,9 +72,8 @@ impl Doors {
     /// Makes known whose the badges are: each another person's.
     pub(super) fn bind(&self, store: &mut dyn EventStore) -> Result<(), StoreError> {
         for (first, badges) in self.badges.chunks(1_000).enumerate() {
-            let binding = |(n, seal): (usize, &SealedBadge)| Binding {
-                seals: vec![seal.clone()],
-                person: PersonId(format!("E{:06}", first * 1_000 + n)),
+            let binding = |(n, seal): (usize, &SealedBadge)| {
+                Binding::new(vec![seal.clone()], PersonId(format!("E{:06}", first * 1_000 + n)))
             };
             let bindings: Vec<_> = badges.iter().enumerate().map(binding).collect();
             store.bind_badges(&bindings, START)?;
