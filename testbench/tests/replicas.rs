@@ -102,9 +102,12 @@ async fn one_takes_in_and_the_next_takes_over_when_it_is_killed_or_ends() {
 
     site.start_cloud(&[]).await.unwrap();
     tap(&site, &mut greens, 30).await;
-    assert_eq!(takes_in(&site.url()).await, Some(false), "it stands by: another takes in");
-    let (status, text) = site.get_text("/health/ready").await.unwrap();
-    assert!(status == 200 && text.contains("stands_by"), "{status} {text}");
+    wait_until("it to stand by, which is to be ready", HEALS_WITHIN, &[], async || {
+        let said = site.get_text("/health/ready").await;
+        said.is_ok_and(|(status, text)| status == 200 && text.contains("stands_by"))
+    })
+    .await;
+    assert_eq!(takes_in(&site.url()).await, Some(false), "another takes in");
     settles_and_keeps_the_promise(&site, &greens).await;
 }
 
