@@ -33,12 +33,13 @@ pub(super) async fn measure() -> anyhow::Result<Vec<Figure>> {
         let place = site.place()?;
         fill(place.clone(), Doors::new(1..=16, 0..PERSONS), true, utc_ms(), BACKLOG).await?;
         let without = rate(&mut site).await?;
-        eprintln!("  {}: and {PARKED_KEYS} keys in the way …", store.name());
+        eprintln!("  {}: {without:.0} a second; and {PARKED_KEYS} keys in the way …", store.name());
         // Received before all others, so that they stand in front of them.
         let long_ago = utc_ms() - 86_400_000;
         let strangers = Doors::new(17..=32, PERSONS..PERSONS + PARKED_KEYS);
         fill(place, strangers, false, long_ago, PARKED_TAPS).await?;
         let with = rate(&mut site).await?;
+        eprintln!("  {}: {with:.0} a second", store.name());
         let name = store.name();
         figures.push(Figure::new(format!("deliveries from 1,000,000, {name}"), without, "deliveries/s"));
         figures.push(

@@ -30,6 +30,8 @@ pub(super) async fn measure() -> anyhow::Result<Vec<Figure>> {
         eprintln!("  {}", store.name());
         let site = super::drain::release_site(SiteOptions { store, ..SiteOptions::default() }).await?;
         let (stored, answered) = one_after_the_other(&site).await?;
+        let middle = percentile(answered.iter().copied(), 50);
+        eprintln!("  {}: answered within {middle:.1} ms, in the middle", store.name());
         for percent in [50, 99] {
             let figure = |what: &str, times: &[f64]| {
                 let name = format!("tap → {what} p{percent}, {}", store.name());
