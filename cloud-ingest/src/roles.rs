@@ -1,4 +1,4 @@
-//! Beside the line: what one of several processes on one store does. Pure.
+//! Beside the line: what one of several processes on one store does.
 
 use std::fmt;
 

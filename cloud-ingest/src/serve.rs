@@ -105,7 +105,7 @@ pub async fn serve(config: Config, secrets: Secrets, roles: Roles) -> anyhow::Re
     let (hold, holding) = match place {
         Place::File(_) => (Hold::Alone, None),
         Place::Server(_) => {
-            let (holding, hold) = holding(writer.clone(), config.broker.name(), own_name());
+            let (holding, hold) = holding(writer.clone(), config.broker.name(), own_name(&config));
             (hold, roles.ingest.then_some(holding))
         }
     };
@@ -386,10 +386,10 @@ fn introduce(store: &mut dyn EventStore, config: &Config) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// For people who want to know which of several processes takes in.
-fn own_name() -> String {
+/// Who this is among several processes on one store, over all restarts: the folder is locked, so nobody else has it.
+fn own_name(config: &Config) -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("{}, process {}", host.trim(), std::process::id())
+    format!("{}:{}", host.trim(), config.data_dir.display())
 }
 
 /// Stands for the broker's connection where there is none.

@@ -163,12 +163,20 @@ impl Cluster {
     pub fn kill(&mut self) -> anyhow::Result<()> {
         // Stopped first, so that it starts no process between our look and the kill.
         self.freeze()?;
-        for process in self.processes()? {
+        let processes = self.processes()?;
+        for process in &processes {
             // One that ended by itself in between is dead, too.
-            let _ = kill_process(process, Signal::KILL);
+            let _ = kill_process(*process, Signal::KILL);
         }
         self.server.take().context("the server doesn't run")?.wait()?;
-        Ok(())
+        // A busy machine takes its time. As long as one holds the shared memory, the next server refuses to start.
+        for _ in 0..PATIENCE.as_millis() / POLL_EVERY.as_millis() {
+            if processes.iter().all(|process| is_gone(*process)) {
+                return Ok(());
+            }
+            thread::sleep(POLL_EVERY);
+        }
+        bail!("processes of the server are still there, {PATIENCE:?} after they were killed")
     }
 
     /// An orderly stop: connections are cut, everything is written.
@@ -284,6 +292,12 @@ impl Drop for Cluster {
             let _ = server.wait();
         }
     }
+}
+
+/// Whether it has ended, be it that nobody has asked how.
+fn is_gone(process: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
 }
 
 /// The end of a log, with a heading.

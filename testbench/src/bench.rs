@@ -9,9 +9,14 @@ use anyhow::Context as _;
 use comfy_table::{Attribute, Cell, CellAlignment, Color, Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde::Serialize;
 
+mod append;
+mod bare;
+mod deliver;
 mod door;
+mod doors;
 mod drain;
 mod footprint;
+mod live;
 mod load;
 
 /// One figure. The array of all of them is `target/bench.json`.
@@ -79,9 +84,23 @@ pub async fn run(only: &str, json: &Path) -> anyhow::Result<()> {
         eprintln!("door: tap → green beside append + fdatasync, bytes, taps per second …");
         figures.extend(door::measure().await.context("door")?);
     }
+    if wanted("append") {
+        eprintln!(
+            "append: 98,304 records in groups as intake makes them, beside a bare insert, on both stores …"
+        );
+        figures.extend(append::measure().await.context("append")?);
+    }
     if wanted("drain") {
         eprintln!("drain: 100,000 buffered taps through Mosquitto into the store, in clear and over TLS …");
         figures.extend(drain::measure().await.context("drain")?);
+    }
+    if wanted("live") {
+        eprintln!("live: tap → stored and tap → answered, on both stores …");
+        figures.extend(live::measure().await.context("live")?);
+    }
+    if wanted("deliver") {
+        eprintln!("deliver: deliveries per second from a backlog of a million, on both stores …");
+        figures.extend(deliver::measure().await.context("deliver")?);
     }
     if wanted("footprint") {
         eprintln!("footprint: memory, start, size …");

@@ -37,7 +37,7 @@ use axum::{
     routing::{get, post},
 };
 use serde::Deserialize;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 pub use ledger::{Answer, CheckIn, Conflict, Effect, Repeat, Report, Request};
 pub use reply::HUGE_BODY_BYTES;
@@ -109,6 +109,11 @@ impl LegacySim {
         self.api.state().ledger.requests_from(1)
     }
 
+    /// How many requests to `/checkins` have been decided about, and news of each.
+    pub fn decided(&self) -> watch::Receiver<u64> {
+        self.api.decided.subscribe()
+    }
+
     /// Forgets everything and behaves again.
     pub fn reset(&self) {
         self.api.reset();
@@ -129,6 +134,7 @@ struct Api {
     started: Stopwatch,
     /// Locked for the few lines that decide about a request, never across an await.
     state: Mutex<Memory>,
+    decided: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -139,7 +145,7 @@ struct Memory {
 
 impl Api {
     fn new() -> Self {
-        Self { started: Stopwatch::start(), state: Mutex::default() }
+        Self { started: Stopwatch::start(), state: Mutex::default(), decided: watch::Sender::new(0) }
     }
 
     fn state(&self) -> MutexGuard<'_, Memory> {
@@ -188,6 +194,7 @@ async fn check_in(
 ) -> Response {
     let _in_flight = InFlight::begin(&api);
     let reply = api.decide(&headers, &body);
+    api.decided.send_modify(|count| *count += 1);
     reply.send(wire).await
 }
 

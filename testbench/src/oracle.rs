@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use cloud_ingest::event_store::{EventFilter, EventStore, sqlite::SqliteStore};
+use cloud_ingest::event_store::{EventFilter, place::Place};
 use rusqlite::{Connection, OpenFlags};
 use tap_protocol::{
     badge::Token,
@@ -87,7 +87,7 @@ fn read_outbox(site: &Site, path: &Path, all: &mut Committed) -> anyhow::Result<
 pub async fn check_promise(site: &Site, greens: &[Green]) -> anyhow::Result<Committed> {
     let committed = committed(site)?;
     check_greens(&committed, greens)?;
-    check_store(site, &committed)?;
+    check_store(site, &committed).await?;
     check_deliveries(site, &committed)?;
     let ledger = site.cloud_ledger().await?;
     ensure!(ledger.balanced, "the ledger does not balance: {:?}", ledger.complaints);
@@ -109,26 +109,39 @@ fn check_greens(committed: &Committed, greens: &[Green]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn check_store(site: &Site, committed: &Committed) -> anyhow::Result<()> {
-    let mut store = SqliteStore::open_reader(&site.store_path())?;
-    let (mut stored, mut before) = (BTreeSet::new(), None);
+async fn check_store(site: &Site, committed: &Committed) -> anyhow::Result<()> {
+    let place = site.place()?;
+    // The store's calls block.
+    let stored = tokio::task::spawn_blocking(move || stored(&place)).await??;
+    for (key, bytes) in &stored {
+        let (seq, original) = (key.1, committed.records.get(key));
+        ensure!(original.is_some(), "record {seq} is stored and was never committed");
+        ensure!(bytes.as_ref() == original, "record {seq} is stored with other bytes");
+    }
+    let missing: Vec<u64> =
+        committed.records.keys().filter(|key| !stored.contains_key(key)).map(|key| key.1.0).collect();
+    ensure!(missing.is_empty(), "committed and not stored: {missing:?}");
+    Ok(())
+}
+
+/// The bytes of each record.
+type Stored = BTreeMap<(OutboxId, Seq), Option<Vec<u8>>>;
+
+/// What is there, from the store itself.
+fn stored(place: &Place) -> anyhow::Result<Stored> {
+    let mut store = place.open_reader()?;
+    let (mut stored, mut before) = (BTreeMap::new(), None);
     loop {
         let page = store.events(&EventFilter { before, limit: 500, ..EventFilter::default() })?;
         let Some(last) = page.last() else { break };
         before = Some(last.position);
         for row in page {
-            let key = (row.outbox, row.seq);
-            ensure!(stored.insert(key), "record {} is stored twice", row.seq);
             let bytes = store.record_bytes(&row.controller, row.outbox, row.seq)?;
-            let original = committed.records.get(&key);
-            ensure!(original.is_some(), "record {} is stored and was never committed", row.seq);
-            ensure!(bytes.as_ref() == original, "record {} is stored with other bytes", row.seq);
+            let before = stored.insert((row.outbox, row.seq), bytes);
+            ensure!(before.is_none(), "record {} is stored twice", row.seq);
         }
     }
-    let missing: Vec<u64> =
-        committed.records.keys().filter(|key| !stored.contains(key)).map(|key| key.1.0).collect();
-    ensure!(missing.is_empty(), "committed and not stored: {missing:?}");
-    Ok(())
+    Ok(stored)
 }
 
 fn check_deliveries(site: &Site, committed: &Committed) -> anyhow::Result<()> {

@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
+use cloud_ingest::event_store::place::Place;
 use edge_agent::{
     anchors::ClockReport,
     control::{Request, Response, question},
@@ -181,7 +182,8 @@ impl Site {
             StoreKind::Postgres => Some(StoreServer::start().await?),
         };
 
-        write_configs(&dir, &options, &lines, &uplink, &legacy_line, store.as_ref(), http, &record_key)?;
+        let ends = Ends { uplink: uplink.addr(), legacy_line: legacy_line.addr(), http };
+        write_configs(&dir, &options, &lines, &ends, &store::section(store.as_ref()), &record_key)?;
         let cloud_program = Program::new("cloud-ingest")?
             .args(["serve", "--config"])
             .args([dir.join("cloud-ingest.toml")])
@@ -202,6 +204,17 @@ impl Site {
             clock.shows(0, false)?;
         }
         let cloud = cloud_program.start(&dir).await?;
+        if store.is_some() {
+            // It has to find out first that nobody else takes in. A hello before its first subscription is heard by nobody,
+            // and the next one comes a minute later.
+            let ready = format!("http://{http}/health/ready");
+            let client = crate::http_client();
+            wait_until("cloud-ingest to take in", HEALS_WITHIN, &[cloud.log()], async || {
+                let Ok(answer) = client.get(&ready).send().await else { return false };
+                answer.status().is_success() && answer.text().await.is_ok_and(|text| text.contains("here"))
+            })
+            .await;
+        }
         if options.enrolled {
             enroll(&dir)?;
         }
@@ -429,6 +442,18 @@ impl Site {
         Replica::new(&self.dir, n)
     }
 
+    /// Where cloud-ingest stores, past the proxy.
+    ///
+    /// # Errors
+    ///
+    /// When the server's address makes no sense.
+    pub fn place(&self) -> anyhow::Result<Place> {
+        Ok(match &self.store {
+            None => Place::File(self.store_path()),
+            Some(server) => server.place()?,
+        })
+    }
+
     /// cloud-ingest's database, if it is a file.
     pub fn store_path(&self) -> PathBuf {
         self.dir.join("cloud/cloud-ingest.db")
@@ -521,14 +546,19 @@ fn enroll(dir: &Path) -> anyhow::Result<()> {
     run("edge-agent", &[typed.as_slice(), &["--config", &edge]].concat()).map(drop)
 }
 
+/// Where a site's own parts are.
+struct Ends {
+    uplink: SocketAddr,
+    legacy_line: SocketAddr,
+    http: SocketAddr,
+}
+
 fn write_configs(
     dir: &Path,
     options: &SiteOptions,
     lines: &Lines,
-    uplink: &FaultProxy,
-    legacy_line: &FaultProxy,
-    store: Option<&StoreServer>,
-    http: SocketAddr,
+    ends: &Ends,
+    store: &str,
     record_key: &str,
 ) -> anyhow::Result<()> {
     let at = dir.display();
@@ -550,10 +580,11 @@ crl_file = "{at}/{FILES}/crl.pem"
 "#,
             enrolment = SocketAddr::from(([127, 0, 0, 1], free_port())),
             scheme = lines.scheme,
-            uplink = uplink.addr(),
+            uplink = ends.uplink,
         ),
     };
     let timeout = options.destination_timeout_ms.map(|ms| format!("timeout_ms = {ms}")).unwrap_or_default();
+    let http = ends.http;
     let cloud = format!(
         r#"data_dir = "{at}/cloud"
 
@@ -580,11 +611,10 @@ name = "legacy"
 url = "http://{legacy_line}/checkins"
 {timeout}
 "#,
-        store = store::section(store),
         scheme = lines.scheme,
         broker = lines.for_cloud,
         files = lines.clouds_files,
-        legacy_line = legacy_line.addr(),
+        legacy_line = ends.legacy_line,
     );
     std::fs::write(dir.join("cloud-ingest.toml"), cloud)?;
     let identity = match options.enrolled {
@@ -601,7 +631,7 @@ receipt_public_key_file = "{at}/keys/receipt-1.pub"
 control_public_key_file = "{at}/keys/control-1.pub"
 "#,
             scheme = lines.scheme,
-            uplink = uplink.addr(),
+            uplink = ends.uplink,
             files = lines.controllers_files,
         ),
     };

@@ -47,11 +47,11 @@ pub struct Held {
     until: Instant,
 }
 
-/// Prepares the claim of `holder`, a name of this very process, to what comes from `broker`.
+/// Prepares the claim to what comes from `broker` of `holder`, a name that no other process has at the same time.
 pub fn holding(store: StoreHandle, broker: String, holder: String) -> (Holding, Hold) {
     let (held, hold) = watch::channel(None);
     let hold = Hold::Among { broker: broker.clone().into(), held: hold };
-    let candidate = Candidate::default();
+    let candidate = Candidate::new(&holder);
     (Holding { store, broker, holder, candidate, began: Instant::now(), held, said: None }, hold)
 }
 

@@ -46,13 +46,20 @@ pub enum Turn {
 }
 
 /// One replica's view of who takes in. All times are of one clock of its own that only goes forward.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Candidate {
+    name: String,
+    has_looked: bool,
     seen: Option<(Claim, u64)>,
     held: Option<(Fence, u64)>,
 }
 
 impl Candidate {
+    /// Under a name that no other process has at the same time, and that it had in its last life too.
+    pub fn new(name: &str) -> Candidate {
+        Candidate { name: name.to_owned(), has_looked: false, seen: None, held: None }
+    }
+
     /// What is next, once a [`BEAT_MS`].
     pub fn turn(&self, now_ms: u64) -> Turn {
         match self.holds(now_ms) {
@@ -69,6 +76,9 @@ impl Candidate {
     /// The row as it was read between these two times. Whether to take over, provided that it is still the same.
     pub fn look(&mut self, row: Option<&Claim>, asked_ms: u64, answered_ms: u64) -> bool {
         let Some(row) = row else { return true };
+        // Its own last life was killed: nobody is waited for. Only at first, should two have one name in spite of all.
+        let is_of_last_life = !self.has_looked && row.holder.as_ref() == Some(&self.name);
+        self.has_looked = true;
         let unchanged_ms = match &self.seen {
             Some((seen, since)) if seen == row => asked_ms.saturating_sub(*since),
             _ => {
@@ -77,7 +87,7 @@ impl Candidate {
                 0
             }
         };
-        row.holder.is_none() || unchanged_ms >= PATIENCE_MS
+        row.holder.is_none() || is_of_last_life || unchanged_ms >= PATIENCE_MS
     }
 
     /// Taken, or changed again, by what was asked for at `asked_ms`. Gives the time until which that is good.
@@ -106,14 +116,22 @@ mod tests {
 
     #[test]
     fn a_row_that_is_not_there_or_was_left_is_taken_at_once() {
-        assert!(Candidate::default().look(None, 0, 0));
+        assert!(Candidate::new("this one").look(None, 0, 0));
         let left = Claim { holder: None, ..claim(3, 9) };
-        assert!(Candidate::default().look(Some(&left), 0, 0));
+        assert!(Candidate::new("this one").look(Some(&left), 0, 0));
+    }
+
+    #[test]
+    fn a_process_that_was_killed_and_started_again_goes_on_at_once() {
+        let of_last_life = Claim { holder: Some("this one".into()), ..claim(3, 9) };
+        let mut candidate = Candidate::new("this one");
+        assert!(candidate.look(Some(&of_last_life), 0, 0));
+        assert!(!candidate.look(Some(&of_last_life), 1, 1), "somebody else goes by that name");
     }
 
     #[test]
     fn a_stand_by_waits_until_the_row_did_not_change_for_long_enough() {
-        let mut candidate = Candidate::default();
+        let mut candidate = Candidate::new("this one");
         let mut look = |fence, beat, at_ms| candidate.look(Some(&claim(fence, beat)), at_ms - 50, at_ms);
         assert!(!look(3, 1, 100));
         assert!(!look(3, 1, 149 + PATIENCE_MS), "it may have changed just before the first answer");
@@ -125,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_hold_ends_by_itself_unless_the_row_was_changed() {
-        let mut candidate = Candidate::default();
+        let mut candidate = Candidate::new("this one");
         assert_eq!(candidate.turn(0), Turn::Look);
         assert_eq!(candidate.took(Fence(7), 1_000), 1_000 + LEASE_MS);
         assert_eq!(candidate.turn(999 + LEASE_MS), Turn::Beat(Fence(7)));
@@ -159,14 +177,12 @@ mod tests {
         Row(Option<Claim>),
     }
 
-    #[derive(Default)]
     struct Replica {
         candidate: Candidate,
         under: Under,
         asked_ms: u64,
     }
 
-    #[derive(Default)]
     struct World {
         now_ms: u64,
         row: Option<Claim>,
@@ -174,6 +190,12 @@ mod tests {
     }
 
     impl World {
+        fn new() -> World {
+            let replica =
+                |name: &str| Replica { candidate: Candidate::new(name), under: Under::Nothing, asked_ms: 0 };
+            World { now_ms: 0, row: None, replicas: ["0", "1", "2"].map(replica) }
+        }
+
         /// One replica gets one step further.
         fn step(&mut self, who: usize) {
             let replica = &mut self.replicas[who];
@@ -244,7 +266,7 @@ mod tests {
         /// whoever does has the row. And somebody does, once all have their turns.
         #[test]
         fn never_two_at_once(steps in steps()) {
-            let mut world = World::default();
+            let mut world = World::new();
             for (who, late_ms) in steps {
                 world.now_ms += late_ms;
                 world.step(who);

@@ -62,14 +62,19 @@ fn on_postgres(cluster: &Cluster) -> anyhow::Result<(f64, f64)> {
     let mut store = PostgresStore::open(Address::new(&ours_at, None, None)?, NOW)?;
     let ours = append(&mut store)?;
     drop(store);
-    drop(PostgresStore::open(Address::new(&bare_at, None, None)?, NOW).context("a schema for the bare rows")?);
+    drop(
+        PostgresStore::open(Address::new(&bare_at, None, None)?, NOW)
+            .context("a schema for the bare rows")?,
+    );
     let bare = bare::into_postgres(&ours_at, &bare_at, GROUP_MESSAGES * MESSAGE_RECORDS)?;
     Ok((ours, bare))
 }
 
 fn append(store: &mut dyn EventStore) -> anyhow::Result<f64> {
-    let mut doors = Doors::new(DOORS, PERSONS);
-    doors.introduce(store, DESTINATION)?;
+    let mut doors = Doors::new(1..=DOORS, 0..PERSONS);
+    doors.introduce(store)?;
+    doors.bind(store)?;
+    store.put_destination(DESTINATION)?;
     let groups: Vec<_> = (0..GROUPS).map(|_| doors.group(GROUP_MESSAGES, MESSAGE_RECORDS)).collect();
     let taken = Stopwatch::start();
     for group in &groups {

@@ -41,7 +41,10 @@ pub(super) fn into_sqlite(from: &Path, to: &Path, commit_records: usize) -> anyh
     let rows = TABLES.map(|table| all_rows(&source, table, "position"));
     let rows = rows.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     let records = rows.first().map_or(0, Vec::len);
-    ensure!(rows.iter().all(|rows| rows.len() * 10 > records * 9), "every table has its share of the records");
+    ensure!(
+        rows.iter().all(|rows| rows.len() * 10 > records * 9),
+        "every table has its share of the records"
+    );
 
     let taken = Stopwatch::start();
     for first in (0..records).step_by(commit_records) {

@@ -1,5 +1,7 @@
 //! Doors without processes: signed and proved batches of taps, as intake hands them to a store.
 
+use std::ops::{Range, RangeInclusive};
+
 use cloud_ingest::event_store::{
     Binding, Controller, EventStore, PersonId, RecordKey, Site, StoreError, UtcMs,
 };
@@ -32,7 +34,8 @@ struct Door {
 }
 
 impl Doors {
-    pub(super) fn new(doors: u8, persons: u32) -> Doors {
+    /// Doors and badges of these numbers.
+    pub(super) fn new(doors: RangeInclusive<u8>, badges: Range<u32>) -> Doors {
         let key = TokenKey::new(TokenKeyId(1), [5; 32]);
         let badge = |n: u32| {
             let uid = [&[4][..], &n.to_be_bytes(), &[0, 0]].concat();
@@ -48,11 +51,11 @@ impl Doors {
                 hash: ChainHash::start(outbox),
             }
         };
-        Doors { doors: (1..=doors).map(door).collect(), badges: (0..persons).map(badge).collect(), next_badge: 0 }
+        Doors { doors: doors.map(door).collect(), badges: badges.map(badge).collect(), next_badge: 0 }
     }
 
-    /// Makes everything known to a store that is to be known before the first tap.
-    pub(super) fn introduce(&self, store: &mut dyn EventStore, destination: &str) -> Result<(), StoreError> {
+    /// Makes the doors known to a store.
+    pub(super) fn introduce(&self, store: &mut dyn EventStore) -> Result<(), StoreError> {
         let site = Site { id: "hq".into(), label: "Headquarters".into(), zone: "Europe/Berlin".into() };
         store.put_site(&site)?;
         for door in &self.doors {
@@ -63,11 +66,14 @@ impl Doors {
                 record_keys: vec![RecordKey::new(door.key.public())],
             })?;
         }
-        store.put_destination(destination)?;
+        Ok(())
+    }
+
+    /// Makes known whose the badges are: each another person's.
+    pub(super) fn bind(&self, store: &mut dyn EventStore) -> Result<(), StoreError> {
         for (first, badges) in self.badges.chunks(1_000).enumerate() {
-            let binding = |(n, seal): (usize, &SealedBadge)| Binding {
-                seals: vec![seal.clone()],
-                person: PersonId(format!("E{:06}", first * 1_000 + n)),
+            let binding = |(n, seal): (usize, &SealedBadge)| {
+                Binding::new(vec![seal.clone()], PersonId(format!("E{:06}", first * 1_000 + n)))
             };
             let bindings: Vec<_> = badges.iter().enumerate().map(binding).collect();
             store.bind_badges(&bindings, START)?;

@@ -9,7 +9,6 @@ use edge_agent::outbox::{
     medium::Disk,
     shelf::{Owner, Shelf},
 };
-use rusqlite::{Connection, OpenFlags, types::Value};
 use tap_protocol::{
     badge::{TokenKey, TokenKeyId},
     ids::{BootId, OutboxId},
@@ -19,7 +18,7 @@ use tap_protocol::{
 };
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
-use super::{Figure, Goal, load::cpu_seconds, median};
+use super::{Figure, Goal, bare, load::cpu_seconds, median};
 use crate::{
     rig::{Mosquitto, MosquittoOptions, Running, wait_until},
     site::{BADGES, CONTROLLER, Site, SiteOptions, badge_uid},
@@ -28,6 +27,9 @@ use crate::{
 
 /// The backlog of a door with 2,000 taps a day after seven weeks offline.
 pub(super) const BACKLOG: u64 = 100_000;
+
+/// Records in one commit of the bare insert.
+const COMMIT_RECORDS: usize = 1_000;
 
 const ROUNDS: usize = 3;
 
@@ -57,7 +59,8 @@ pub(super) async fn measure() -> anyhow::Result<Vec<Figure>> {
         live = one_live_tap(&site).await?;
         // Stopped, so that its rows are all in the file and nobody else uses the disk.
         site.cloud.take().context("cloud-ingest runs")?.terminate(Duration::from_secs(30)).await?;
-        inserted.push(bare_insert(&site.store_path(), &site.dir().join("bare.sqlite"))?);
+        let bare = site.dir().join("bare.sqlite");
+        inserted.push(bare::into_sqlite(&site.store_path(), &bare, COMMIT_RECORDS)?);
         bridged.push(bridge(&site.dir().join("bridge")).await?);
         drop(site);
         let site = backlog_at(SiteOptions { tls: true, ..SiteOptions::default() }, BACKLOG).await?;
@@ -216,68 +219,6 @@ async fn one_live_tap(site: &Site) -> anyhow::Result<f64> {
     })
     .await;
     Ok((site.uplink.stats().up_bytes - before) as f64)
-}
-
-/// Copies every row of the store into an empty one of the same schema, 1,000 records a transaction, `synchronous=FULL`;
-/// gives taps per second. What SQLite itself takes for these rows, without admission, verification or network.
-fn bare_insert(from: &Path, to: &Path) -> anyhow::Result<f64> {
-    let source = Connection::open_with_flags(from, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    let target = Connection::open(to)?;
-    target.pragma_update(None, "journal_mode", "wal")?;
-    target.pragma_update(None, "synchronous", "full")?;
-    let schema: Vec<String> = source
-        .prepare(
-            "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid",
-        )?
-        .query_map([], |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
-    target.execute_batch(&schema.join(";\n"))?;
-    // What these rows refer to is there before the clock starts.
-    let others =
-        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN ('events', 'taps', 'deliveries')
-                  AND name NOT LIKE 'sqlite_%' ORDER BY rowid";
-    // In its favour: nobody checks what refers to what.
-    target.pragma_update(None, "foreign_keys", false)?;
-    let others: Vec<String> =
-        source.prepare(others)?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    for table in &others {
-        let rows = all_rows(&source, table, "1")?;
-        insert_rows(&target, table, &rows)?;
-    }
-    let tables = ["events", "taps", "deliveries"];
-    let rows = tables
-        .iter()
-        .map(|table| all_rows(&source, table, "position"))
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    ensure!(rows.iter().all(|rows| rows.len() as u64 >= BACKLOG), "every table has its share of the backlog");
-
-    let taken = Stopwatch::start();
-    for first in (0..rows[0].len()).step_by(1_000) {
-        target.execute_batch("BEGIN IMMEDIATE")?;
-        for (table, rows) in tables.iter().zip(&rows) {
-            let until = rows.len().min(first + 1_000);
-            insert_rows(&target, table, rows.get(first..until).unwrap_or_default())?;
-        }
-        target.execute_batch("COMMIT")?;
-    }
-    Ok(BACKLOG as f64 / taken.elapsed().as_secs_f64())
-}
-
-fn insert_rows(target: &Connection, table: &str, rows: &[Vec<Value>]) -> anyhow::Result<()> {
-    let Some(first) = rows.first() else { return Ok(()) };
-    let places = vec!["?"; first.len()].join(", ");
-    let mut insert = target.prepare_cached(&format!("INSERT OR REPLACE INTO {table} VALUES ({places})"))?;
-    for row in rows {
-        insert.execute(rusqlite::params_from_iter(row))?;
-    }
-    Ok(())
-}
-
-fn all_rows(source: &Connection, table: &str, order: &str) -> anyhow::Result<Vec<Vec<Value>>> {
-    let mut select = source.prepare(&format!("SELECT * FROM {table} ORDER BY {order}"))?;
-    let columns = select.column_count();
-    let rows = select.query_map([], |row| (0..columns).map(|i| row.get(i)).collect())?;
-    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// What the field uses instead: a broker at the door with a bridge to the broker in the cloud, QoS 1, both in memory.

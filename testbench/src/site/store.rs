@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use cloud_ingest::event_store::{place::Place, postgres::Address};
+
 use crate::{
     fault_proxy::FaultProxy,
     rig::{Postgres, start_postgres},
@@ -52,6 +54,11 @@ impl StoreServer {
     /// Where cloud-ingest is told to look.
     fn url(&self) -> String {
         format!("postgres://{}@{}/{}", postgres_rig::SUPERUSER, self.line.addr(), self.database)
+    }
+
+    pub(super) fn place(&self) -> anyhow::Result<Place> {
+        let address = Address::new(&self.postgres.url(&self.database), None, None)?;
+        Ok(Place::Server(Box::new(address)))
     }
 
     /// Asks the database itself, past the proxy.
