@@ -16,7 +16,7 @@ use super::spool::shelf::Waiting;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::crash;
-use crate::event_store::capture::{Captured, ToCapture};
+use crate::event_store::capture::{Captured, Place, ToCapture};
 use crate::event_store::handle::StoreHandle;
 use crate::event_store::{DeadLetter, StoreError};
 use crate::keyring::live::LiveKeys;
@@ -108,7 +108,11 @@ impl Drain {
                     "two different taps came under one idempotency key while the store was away: both are stored, because \
                      both were promised; whoever sends them uses a key twice"
                 ),
-                Captured::Stored(_) | Captured::Before(_) | Captured::OtherBefore(_) | Captured::Refused => {}
+                Captured::Stored(_)
+                | Captured::Before(_)
+                | Captured::OtherBefore(_)
+                | Captured::Refused
+                | Captured::TakenElsewhere => {}
             }
         }
         Ok(())
@@ -144,5 +148,5 @@ impl Drain {
 
 fn to_capture(waiting: &Waiting) -> ToCapture {
     let entry = &waiting.entry;
-    ToCapture { tap: entry.tap.clone(), sitting: waiting.sitting, promised: Some(entry.seq) }
+    ToCapture { tap: entry.tap.clone(), sitting: waiting.sitting, place: Place::Promised(entry.seq) }
 }

@@ -44,6 +44,9 @@ const POLITE_AFTER: Duration = Duration::from_secs(10 * 60);
 /// When neither store nor spool can: long enough not to make it worse, short enough for a queue of people at a kiosk.
 const RETRY_WHEN_FULL_S: u32 = 30;
 
+/// When the store has it in hand: it may know soon.
+const RETRY_WHEN_UNANSWERED_S: u32 = 5;
+
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// What the handlers share.
@@ -210,6 +213,11 @@ impl IntoResponse for Refused {
                 Problem::new(StatusCode::CONFLICT, said).into_response()
             }
             Refused::NotTaken(NotTaken::KeyEnded) => Refused::Key(NotGood::Revoked).into_response(),
+            Refused::NotTaken(NotTaken::Unanswered) => {
+                let said = "the store does not say whether the tap is stored: send the same request again, which is safe";
+                let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, said);
+                ([(RETRY_AFTER, RETRY_WHEN_UNANSWERED_S.to_string())], problem).into_response()
+            }
             Refused::NotTaken(NotTaken::NoRoom(_)) => {
                 let said = "taps cannot be stored now, and the spool has no room: keep the tap, and send the same request \
                             again";
