@@ -87,6 +87,13 @@ pub struct Broker {
     pub key_file: Option<PathBuf>,
 }
 
+impl Broker {
+    /// The session that replicas share: the same for all of them, and for no other.
+    pub fn name(&self) -> String {
+        format!("{} at {}", self.client_id, self.url)
+    }
+}
+
 /// The broker's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokerUrl {
@@ -328,7 +335,7 @@ impl Config {
         Ok(match &self.store {
             None => Place::File(self.data_dir.join("cloud-ingest.db")),
             Some(StoreEntry { url, password_file, ca_file }) => {
-                Place::Server(Address::new(url, password_file.as_deref(), ca_file.as_deref())?)
+                Place::Server(Box::new(Address::new(url, password_file.as_deref(), ca_file.as_deref())?))
             }
         })
     }

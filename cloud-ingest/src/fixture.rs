@@ -48,7 +48,7 @@ pub fn store() -> SqliteStore {
     }
     store.put_destination(LEGACY).unwrap();
     let bindings: Vec<Binding> = (0..PERSONS)
-        .map(|n| Binding { seals: vec![token_key().seal(&badge(n))], person: PersonId(format!("P-{n}")) })
+        .map(|n| Binding::new(vec![token_key().seal(&badge(n))], PersonId(format!("P-{n}"))))
         .collect();
     store.bind_badges(&bindings, START).unwrap();
     store

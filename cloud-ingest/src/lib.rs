@@ -23,6 +23,7 @@ pub mod keyring;
 pub mod lock;
 pub mod read_model;
 pub mod receipts;
+pub mod roles;
 pub mod roll;
 pub mod roster;
 pub mod seldom;

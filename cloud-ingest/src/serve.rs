@@ -12,7 +12,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,23 +30,27 @@ use crate::capture::keeper::Keeper;
 use crate::capture::spool::Spool;
 use crate::capture::spool::shelf::Found;
 use crate::clock::Clock;
-use crate::config::{Config, EnrolmentEntry, Secrets};
+use crate::config::{CaptureEntry, Config, EnrolmentEntry, Secrets};
 use crate::delivery::dispatch::{self, Dispatcher};
-use crate::destination::http_json::HttpJson;
+use crate::destination::guard::Guard;
+use crate::destination::open::AnyDestination;
+use crate::destination::settings::DestinationSettings;
 use crate::enrolment::{self, Enrolling};
 use crate::event_store::capture::Sitting;
 use crate::event_store::handle::StoreHandle;
 use crate::event_store::place::{AnyStore, Place};
 use crate::event_store::{EventStore, UtcMs};
 use crate::health::Health;
+use crate::intake::holding::{Hold, holding};
 use crate::intake::worker::{self, Worker};
 use crate::intake::{inbox, mqtt, roster};
 use crate::keyring::live::{self, LiveKeys};
 use crate::keyring::random;
 use crate::lock;
+use crate::roles::Roles;
 use crate::roll::{self, Calling};
 use crate::roster::librarian::{self, Librarian};
-use crate::stop;
+use crate::stop::{self, Stop};
 use crate::telemetry::Metrics;
 use crate::tls_listener::TlsListener;
 use crate::usher;
@@ -56,7 +60,7 @@ use crate::watch::{self as health_watch, Watch};
 const HTTP_GOODBYE: Duration = Duration::from_secs(2);
 
 /// Runs until SIGTERM or SIGINT, or until a part fails that must not.
-pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
+pub async fn serve(config: Config, secrets: Secrets, roles: Roles) -> anyhow::Result<()> {
     let clock = Clock::system();
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
@@ -65,6 +69,10 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
         .with_context(|| format!("cannot make {}", config.data_dir.display()))?;
     let _lock = lock::take(&config.data_dir)?;
     let place = config.place()?;
+    if let Place::File(path) = &place {
+        let path = path.display();
+        ensure!(roles.are_all(), "the store is a file, {path}: one process does everything (--role all)");
+    }
     let (store, reading_store) = tokio::task::spawn_blocking({
         let (config, place, now) = (config.clone(), place.clone(), clock.now());
         move || open(&place, &config, now)
@@ -85,42 +93,54 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
         usher: usher.clone(),
         written: None,
     };
-    // Before the first message is taken, it is known who is revoked.
-    calling.call().await.context("cannot find out who is revoked")?;
+    if roles.ingest {
+        // Before the first message is taken, it is known who is revoked.
+        calling.call().await.context("cannot find out who is revoked")?;
+    }
 
     let metrics = Arc::new(Metrics::new(&config.destination.name));
-    let health = Arc::new(Health::default());
+    let health = Arc::new(Health::of(roles.loops()));
     let wake = Arc::new(Notify::new());
     let (to_worker, from_broker) = inbox();
+    let (hold, holding) = match place {
+        Place::File(_) => (Hold::Alone, None),
+        Place::Server(_) => {
+            let (holding, hold) = holding(writer.clone(), config.broker.name(), own_name());
+            (hold, roles.ingest.then_some(holding))
+        }
+    };
     let (connection, link) = mqtt::connection(&config.broker, to_worker, Arc::clone(&health), clock.clone())?;
     let (desk, said) = roster::desk();
-    let destination = HttpJson::new(
-        &config.destination.url,
-        config.destination.timeout(),
-        secrets.authorization.as_deref(),
-        clock.clone(),
-    )?;
+    let settings = DestinationSettings::http_json(&config.destination.url)
+        .context("the [destination] in the configuration cannot be used")?;
+    let settings = DestinationSettings { timeout_ms: config.destination.timeout_ms, ..settings };
+    let guard = Guard::default().named_by(&settings.url);
+    let destination =
+        AnyDestination::open(&settings, secrets.authorization.as_deref(), &guard, clock.clone())?;
     let listener = TcpListener::bind(config.http.listen)
         .await
         .with_context(|| format!("cannot listen on {}", config.http.listen))?;
     let address = listener.local_addr()?;
     let enrolment = match config.enrolment.clone() {
-        Some(settings) => Some(open_enrolment(settings, &keys, &writer, &clock).await?),
-        None => None,
+        Some(settings) if roles.api => Some(open_enrolment(settings, &keys, &writer, &clock).await?),
+        Some(_) | None => None,
     };
 
     let sitting = Sitting(random()?);
     let (to_worker_captured, captured) = mpsc::channel(desk::MAX_WAITING);
     let wiring = Wiring { store: &writer, keys: &keys, clock: &clock, metrics: &metrics, wake: &wake };
-    let capture = open_capture(&config, wiring, to_worker_captured).await?;
+    let entry = config.capture.as_ref().filter(|_| roles.api);
+    let capture = open_capture((&config, entry), wiring, to_worker_captured).await?;
 
     let (work_stopper, work_stop) = stop::pair();
     let (line_stopper, line_stop) = stop::pair();
+    let (claim_stopper, claim_stop) = stop::pair();
     let mut parts = JoinSet::new();
-    parts.spawn(worker::run(
+    let intake = worker::run(
         Worker {
             store: writer.clone(),
             link: link.clone(),
+            hold: hold.clone(),
             roster: desk,
             keys: keys.clone(),
             roll: rolled,
@@ -134,8 +154,8 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
         from_broker,
         captured,
         work_stop.clone(),
-    ));
-    parts.spawn(dispatch::run(
+    );
+    let dispatch = dispatch::run(
         Dispatcher {
             name: config.destination.name.clone(),
             destination,
@@ -148,8 +168,8 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
             wake,
         },
         work_stop.clone(),
-    ));
-    parts.spawn(librarian::run(
+    );
+    let librarian = librarian::run(
         Librarian {
             writer: writer.clone(),
             reader: reader.clone(),
@@ -160,13 +180,23 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
         },
         said,
         work_stop.clone(),
-    ));
+    );
+    if roles.ingest || roles.api {
+        // Where nobody takes in from the broker, it stores what comes over HTTP.
+        parts.spawn(intake);
+    }
+    if roles.ingest {
+        parts.spawn(librarian);
+        parts.spawn(roll::run(calling, work_stop.clone()));
+        parts.spawn(usher::run(config.broker.clone(), calls, clock.clone(), work_stop.clone()));
+    }
+    if roles.dispatch {
+        parts.spawn(dispatch);
+    }
     let OpenCapture { drain, keeper, listening } = capture;
     parts.spawn(drain::run(drain, work_stop.clone()));
     parts.spawn(keeper.run(work_stop.clone()));
     parts.spawn(looking.run(work_stop.clone()));
-    parts.spawn(roll::run(calling, work_stop.clone()));
-    parts.spawn(usher::run(config.broker.clone(), calls, clock.clone(), work_stop.clone()));
     parts.spawn(health_watch::run(
         Watch {
             writer,
@@ -177,8 +207,20 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
         },
         work_stop,
     ));
-    let mut line = tokio::spawn(connection.run(line_stop.clone()));
-    let router = api::router(Served { store: reader, metrics, health, clock });
+    let claim = holding.map(|holding| tokio::spawn(holding.run(claim_stop)));
+    let mut line = match roles.ingest {
+        true => tokio::spawn(connection.run(hold, line_stop.clone())),
+        false => {
+            let stop = line_stop.clone();
+            tokio::spawn(async move {
+                // Its end of the worker's inbox stays open.
+                let _unused = connection;
+                until(stop).await;
+            })
+        }
+    };
+    let served = Served { store: reader, metrics, health, clock };
+    let router = if roles.api { api::router(served) } else { api::monitoring(served) };
     let enrolling = enrolment.map(|(listener, enrolling)| {
         let mut stop = line_stop.clone();
         tokio::spawn(enrolment::serve(listener, enrolling, async move { stop.said().await }))
@@ -192,7 +234,7 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
         axum::serve(listener, router).with_graceful_shutdown(async move { http_stop.said().await }).await
     });
 
-    tracing::info!(%address, store = %place, "ready");
+    tracing::info!(%address, store = %place, %roles, "ready");
     // Not under systemd, these do nothing.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     let why = tokio::select! {
@@ -216,6 +258,11 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
     line_stopper.stop();
     if !line.is_finished() {
         wait(line).await;
+    }
+    // The next one may take the broker's session now, and waits for nothing.
+    claim_stopper.stop();
+    if let Some(claim) = claim {
+        wait(claim).await;
     }
     if timeout(HTTP_GOODBYE, http).await.is_err() {
         tracing::debug!("some HTTP connections were cut");
@@ -255,7 +302,7 @@ struct OpenCapture {
 }
 
 async fn open_capture(
-    config: &Config,
+    (config, entry): (&Config, Option<&CaptureEntry>),
     Wiring { store, keys, clock, metrics, wake }: Wiring<'_>,
     to_worker: mpsc::Sender<desk::Arrived>,
 ) -> anyhow::Result<OpenCapture> {
@@ -276,7 +323,7 @@ async fn open_capture(
         metrics: Arc::clone(metrics),
         wake: Arc::clone(wake),
     };
-    let Some(entry) = &config.capture else { return Ok(OpenCapture { drain, keeper, listening: None }) };
+    let Some(entry) = entry else { return Ok(OpenCapture { drain, keeper, listening: None }) };
     let tcp = TcpListener::bind(entry.listen)
         .await
         .with_context(|| format!("cannot listen on {} for taps", entry.listen))?;
@@ -337,6 +384,17 @@ fn introduce(store: &mut dyn EventStore, config: &Config) -> anyhow::Result<()> 
     }
     store.put_destination(&config.destination.name)?;
     Ok(())
+}
+
+/// For people who want to know which of several processes takes in.
+fn own_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}, process {}", host.trim(), std::process::id())
+}
+
+/// Stands for the broker's connection where there is none.
+async fn until(mut stop: Stop) {
+    stop.said().await;
 }
 
 async fn wait(task: JoinHandle<()>) {

@@ -17,7 +17,7 @@ use crate::destination::Outcome;
 use crate::event_store::capture::Captured;
 use crate::event_store::commands::TroubleKind;
 use crate::event_store::{DeliveryState, Totals, UtcMs};
-use crate::health::{Health, Loop};
+use crate::health::{self, Health, Loop};
 use crate::intake::verify::REJECT_KINDS;
 use crate::read_model::lag::{Cause, Lag};
 use crate::roster::rounds;
@@ -76,6 +76,7 @@ pub struct Metrics {
     capture_seconds: Histogram,
     capture_spool_taps: Gauge,
     capture_spool_bytes: Gauge,
+    intake_active: Gauge,
 }
 
 /// What became of a group's records, for [`Metrics::took_in`].
@@ -142,6 +143,7 @@ impl Metrics {
             capture_seconds: seconds_histogram(),
             capture_spool_taps: Gauge::default(),
             capture_spool_bytes: Gauge::default(),
+            intake_active: Gauge::default(),
             registry: Registry::default(),
         };
         let m = &metrics;
@@ -201,6 +203,11 @@ impl Metrics {
         let help = "Taps that wait on the local disk for the store";
         registry.register("capture_spool_taps", help, m.capture_spool_taps.clone());
         registry.register("capture_spool_bytes", "Bytes that they take", m.capture_spool_bytes.clone());
+        registry.register(
+            "intake_active",
+            "1 while this process is the one that takes in from the broker: over all replicas the sum is 1",
+            m.intake_active.clone(),
+        );
 
         for result in Intake::ALL {
             m.events.get_or_create(&label([("source", "mqtt"), ("result", result.name())])).inc_by(0);
@@ -354,6 +361,7 @@ impl Metrics {
             self.loop_last_turn.get_or_create(&label([("loop", which.name())])).set(at.0 as f64 / 1000.0);
         }
         self.broker_connected.set(health.broker_state().is_ok().into());
+        self.intake_active.set((health.intake() == health::Intake::Here).into());
         let mut text = String::new();
         if encode(&mut text, &self.registry).is_err() {
             // Writing to a String does not fail; were it to, an empty scrape would look like a restart.
@@ -407,6 +415,7 @@ mod tests {
             r#"cloud_ingest_controllers{cause="stuck"} 0"#,
             r#"cloud_ingest_loop_last_turn_timestamp_seconds{loop="intake"} 0.0"#,
             r#"cloud_ingest_broker_connected 0"#,
+            r#"cloud_ingest_intake_active 0"#,
             "# EOF",
         ] {
             assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");

@@ -16,6 +16,7 @@ use crate::event_store::UtcMs;
 use crate::event_store::capture::Sitting;
 use crate::event_store::handle::{StoreHandle, away};
 use crate::fixture::{self, Door, LEGACY, START};
+use crate::intake::holding::Hold;
 use crate::intake::worker::{self, Worker};
 use crate::intake::{BrokerLink, FromBroker, Message, Ticket, inbox, roster};
 use crate::roll::{self, Calling};
@@ -84,6 +85,7 @@ async fn intake_backs_off_and_acknowledges_nothing() {
         let worker = Worker {
             store,
             link: NoBroker,
+            hold: Hold::Alone,
             keys: fixture::keys(),
             roll: watch::channel(Arc::default()).1,
             usher: usher::bell().0,

@@ -143,16 +143,31 @@ const PURE: [(&str, &[&str]); 2] = [
             "delivery::order",
             "delivery::retry",
             "destination",
+            "directory::direction",
+            "directory::moment",
+            "directory::printed",
+            "directory::profile",
+            "directory::timeline",
+            "destination::fields",
+            "destination::frappe_hr::answers",
+            "destination::frappe_hr::check_in",
+            "destination::frappe_hr::watermark",
+            "destination::guard",
+            "destination::rules",
+            "destination::settings",
+            "destination::template",
             "event_store",
             "event_store::badges",
             "event_store::boots",
             "event_store::capture",
             "event_store::fleet",
+            "event_store::leases",
             "event_store::meaning",
             "event_store::commands",
             "event_store::meaning",
             "event_store::proof",
             "intake::admit",
+            "intake::lease",
             "intake::revoked",
             "intake::verify",
             "keyring::ring",
@@ -173,7 +188,7 @@ const PURE: [(&str, &[&str]); 2] = [
     ),
 ];
 
-const PURE_CRATES: [&str; 10] = [
+const PURE_CRATES: [&str; 11] = [
     "alloc",
     "core",
     "data_encoding",
@@ -184,6 +199,7 @@ const PURE_CRATES: [&str; 10] = [
     "std",
     "tap_protocol",
     "thiserror",
+    "url",
 ];
 
 /// Parts of `std`, of `jiff` and of `ring` that reach outside of the process, read a clock or make randomness.

@@ -2,7 +2,8 @@
 //! this order. Knows messages and the store; the connection is behind [`BrokerLink`].
 //!
 //! **Invariant**: nothing is acknowledged before it is committed: as records, or in quarantine with its reason. While
-//! the store cannot, the worker waits and the broker keeps.
+//! the store cannot, the worker waits and the broker keeps. Nothing is acknowledged, and no receipt goes out, while another
+//! replica takes in.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use super::admit::Admission;
+use super::holding::Hold;
 use super::revoked;
 use super::roster::RosterDesk;
 use super::twins::Twins;
@@ -57,6 +59,8 @@ pub struct Worker<L> {
     pub store: StoreHandle,
     /// The broker.
     pub link: L,
+    /// Whether it is ours to take in from.
+    pub hold: Hold,
     /// Signs receipts, rosters and commands.
     pub keys: LiveKeys,
     /// Who is revoked, as far as this process has noticed.
@@ -288,6 +292,9 @@ impl<L: BrokerLink> Running<L> {
                 .persist("note a lost connection", move |store| store.note_gone(&controller, received))
                 .await?;
         }
+        if !self.may_acknowledge().await? {
+            return Ok(());
+        }
         self.acknowledge(&tickets);
         for report in reports {
             self.reported(report).await?;
@@ -426,6 +433,15 @@ impl<L: BrokerLink> Running<L> {
         // What the store refuses for good was logged: then it is lost, and counted as quarantined all the same.
         let _ = self.persist("quarantine a message", move |store| store.quarantine(&letter)).await?;
         Ok(())
+    }
+
+    /// Whether this process still is who takes in. If not, whoever is will be sent all of it again, and answers.
+    async fn may_acknowledge(&mut self) -> Result<bool, Stopped> {
+        if let Hold::Alone = self.worker.hold {
+            return Ok(true);
+        }
+        let is_good = self.worker.hold.is_good();
+        Ok(self.persist("see who takes in", is_good).await?.unwrap_or(false))
     }
 
     fn acknowledge(&self, tickets: &[Ticket]) {

@@ -18,6 +18,7 @@ use crate::event_store::capture::{Captured, CapturedTap, Claim, NewApiKey, Print
 use crate::event_store::handle::StoreThread;
 use crate::event_store::{Deed, EventFilter, RecordKey, Standing};
 use crate::fixture::{self, Door, LEGACY, START};
+use crate::intake::holding::holding;
 use crate::intake::inbox;
 use crate::stop::{self, Stopper};
 use crate::usher::{self, Calls};
@@ -76,6 +77,15 @@ struct World {
 /// A worker that finds these messages waiting; packet ids count from 1.
 async fn world(waiting: Vec<(&str, Vec<u8>)>) -> World {
     let (store, thread) = StoreHandle::spawn("store", Box::new(fixture::store())).unwrap();
+    world_that_holds(Hold::Alone, (store, thread), waiting).await
+}
+
+/// The same with a store at hand, by which it may or may not take in.
+async fn world_that_holds(
+    hold: Hold,
+    (store, thread): (StoreHandle, StoreThread),
+    waiting: Vec<(&str, Vec<u8>)>,
+) -> World {
     let (inbox, from_broker) = inbox();
     for (i, (topic, payload)) in waiting.into_iter().enumerate() {
         let ticket = Some(Ticket { connection: 1, packet_id: i as u16 + 1 });
@@ -89,6 +99,7 @@ async fn world(waiting: Vec<(&str, Vec<u8>)>) -> World {
     let (stopper, stop) = stop::pair();
     let worker = Worker {
         store: store.clone(),
+        hold,
         link: Remembering {
             told: Arc::clone(&told),
             receipt_key: keys.now().receipt().public(),
@@ -144,6 +155,35 @@ async fn a_group_is_stored_then_acknowledged_in_order_then_answered_once() {
     assert_eq!(told, [Acknowledged(1), Acknowledged(2), Acknowledged(3), Receipt(1, 6, false, None)]);
     assert_eq!(store.run(|store| store.totals()).await.unwrap().records, 6);
     thread.close().await;
+}
+
+/// It was stopped, and another took over: what it has in its hands is the other one's to answer. What is stored stays.
+#[tokio::test]
+async fn nothing_is_acknowledged_or_answered_once_another_takes_in() {
+    let door = door_with(5);
+    for is_taken in [false, true] {
+        let (store, thread) = StoreHandle::spawn("store", Box::new(fixture::store())).unwrap();
+        let (holding, mut hold) = holding(store.clone(), "broker".into(), "this one".into());
+        let (stopper, stop) = stop::pair();
+        let holding = tokio::spawn(holding.run(stop));
+        hold.granted().await;
+        if is_taken {
+            let take_over = |store: &mut dyn EventStore| {
+                let seen = store.intake_claim("broker")?;
+                store.take_intake("broker", "another one", seen.as_ref())
+            };
+            assert!(store.run(take_over).await.unwrap().is_some());
+        }
+        let waiting = vec![(RECORDS, door.message(1, 6)), (HELLO, door.hello())];
+        let (told, store, thread) = world_that_holds(hold, (store, thread), waiting).await.told().await;
+        assert_eq!(told.is_empty(), is_taken, "{told:?}");
+        assert_eq!(store.run(|store| store.totals()).await.unwrap().records, 6);
+        stopper.stop();
+        holding.await.unwrap();
+        let claim = store.run(|store| store.intake_claim("broker")).await.unwrap().unwrap();
+        assert_eq!(claim.holder.as_deref(), is_taken.then_some("another one"), "an end leaves only its own");
+        thread.close().await;
+    }
 }
 
 #[tokio::test]

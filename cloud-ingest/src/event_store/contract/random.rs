@@ -1,23 +1,30 @@
-//! All stores are one: whatever is done to them in whatever order, they answer the same and show the same.
+//! All stores are one: whatever is done to them in whatever order, they answer the same and show the same. And whatever
+//! was told of a tap and is otherwise by now is listed, and nothing else.
 //!
 //! A failing sequence is printed in its shortest form, and kept in `proptest-regressions/`, from where it is run first
 //! ever after: `cargo test -p cloud-ingest random`.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use proptest::prelude::*;
 use proptest::sample::Index;
 use tap_protocol::envelope::VerifiedBatch;
 use tap_protocol::record::ClockState;
+use tap_protocol::tap::Direction;
 
 use super::world::{self, Door, HR, hq};
-use super::{InFile, OnServer, UnderTest};
+use super::{InFile, InMemory, OnServer, UnderTest};
+use crate::directory::direction::{Policy, Rule, Why};
+use crate::directory::timeline::When;
+use crate::event_store::people::{DifferenceFilter, What};
 use crate::event_store::{
-    AttemptEnd, Binding, Claimed, DeadLetter, DeliveryState, EventDetail, EventFilter, EventRow, EventStore,
-    GIVE_UP_ON_TIME_AFTER_MS, Next, Position, StoreError, UtcMs,
+    AttemptEnd, BadgeFilter, Binding, Claimed, DeadLetter, DeliveryState, EventDetail, EventFilter, EventRow,
+    EventStore, GIVE_UP_ON_TIME_AFTER_MS, Next, Position, StoreError, UtcMs,
 };
 
 const CASES: u32 = 32;
+const TOLD_CASES: u32 = 128;
 const STEPS: std::ops::Range<usize> = 1..40;
 const DESTINATIONS: [&str; 2] = [HR, "payroll"];
 const PERSONS: [&str; 2] = ["anna", "ben"];
@@ -33,6 +40,8 @@ enum Recorded {
     Opaque,
     Boot { dark_s: u8, id: u8, synced: bool },
     Start(u8),
+    Placed(Direction),
+    Later { h: u8 },
 }
 
 /// How a door's batch relates to what is stored.
@@ -49,6 +58,7 @@ enum Sent {
 enum Step {
     Append(Vec<(usize, Sent)>),
     Bind(Vec<(u8, usize)>),
+    Give { card: u8, who: usize, from_s: Option<i64>, for_s: Option<i64> },
     Claim { destination: usize, limit: usize },
     Start { claim: Index, body: u8 },
     Finish { claim: Index, next: u8 },
@@ -65,6 +75,8 @@ enum Step {
 }
 
 fn recorded() -> impl Strategy<Value = Recorded> {
+    let placed =
+        prop_oneof![4 => Just(Direction::Unspecified), 1 => Just(Direction::In), 1 => Just(Direction::Out)];
     prop_oneof![
         4 => (1..4u8).prop_map(Recorded::Tap),
         3 => (1..4u8).prop_map(Recorded::UnsyncedTap),
@@ -74,6 +86,8 @@ fn recorded() -> impl Strategy<Value = Recorded> {
         1 => Just(Recorded::Opaque),
         2 => (0..50u8, 1..6u8, any::<bool>()).prop_map(|(dark_s, id, synced)| Recorded::Boot { dark_s, id, synced }),
         1 => (1..6u8).prop_map(Recorded::Start),
+        1 => placed.prop_map(Recorded::Placed),
+        1 => (1..3u8).prop_map(|h| Recorded::Later { h }),
     ]
 }
 
@@ -96,6 +110,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => prop::collection::vec((0..3usize, sent()), 1..4).prop_map(Step::Append),
         3 => prop::collection::vec((1..4u8, 0..2usize), 0..3).prop_map(Step::Bind),
+        3 => (1..4u8, 0..3usize, prop::option::of(-5..30i64), prop::option::of(1..20i64))
+            .prop_map(|(card, who, from_s, for_s)| Step::Give { card, who, from_s, for_s }),
         6 => (0..2usize, 0..4usize).prop_map(|(destination, limit)| Step::Claim { destination, limit }),
         5 => any::<(Index, u8)>().prop_map(|(claim, body)| Step::Start { claim, body }),
         6 => any::<(Index, u8)>().prop_map(|(claim, next)| Step::Finish { claim, next }),
@@ -153,6 +169,20 @@ impl Outside {
         }
     }
 
+    /// What happens outside of all stores; gives what is sent to them.
+    fn prepare(&mut self, step: &Step) -> Vec<VerifiedBatch> {
+        match step {
+            Step::Append(sent) => return sent.iter().filter_map(|one| self.batch(one)).collect(),
+            Step::Wait { ms } => self.now.0 += ms,
+            Step::NewOutbox { door } => {
+                let door = &mut self.doors[*door];
+                *door = door.new_outbox(door.outbox.0[0] + 10);
+            }
+            _ => {}
+        }
+        Vec::new()
+    }
+
     /// Does the step to one store; says what it answered.
     fn take(&self, step: &Step, batches: &[VerifiedBatch], under_test: &mut dyn UnderTest) -> Answer {
         let now = self.now;
@@ -164,6 +194,13 @@ impl Outside {
                 let bindings: Vec<Binding> =
                     bindings.iter().map(|(card, who)| world::binding(*card, PERSONS[*who])).collect();
                 answer(store.bind_badges(&bindings, now))
+            }
+            Step::Give { card, who, from_s, for_s } => {
+                let from = from_s.map(|s| UtcMs(world::BOOT_UTC_MS + s * 1_000 + 500));
+                let until = for_s.map(|s| UtcMs(from.unwrap_or(now).0 + s * 1_000));
+                let when = When { from, until };
+                let person = PERSONS.get(*who).map(|who| world::person(who));
+                answer(store.bind_badges(&[Binding { person, when, ..world::binding(*card, "") }], now))
             }
             Step::Claim { destination, limit } => {
                 let until = UtcMs(now.0 + world::LEASE_MS);
@@ -228,6 +265,8 @@ fn record(door: &mut Door, one: &Recorded) {
             door.reboot(i64::from(*dark_s) * 1_000, *id, clock);
         }
         Recorded::Start(id) => door.start(*id, ClockState::Unsynced),
+        Recorded::Placed(placed) => door.placed = *placed,
+        Recorded::Later { h } => door.boottime_ms += u64::from(*h) * 3_600_000,
     }
 }
 
@@ -258,6 +297,8 @@ fn lists(store: &mut dyn EventStore, doors: &[Door]) -> (Vec<EventRow>, Vec<Stri
         format!("{:?}", store.destinations().unwrap()),
         format!("{:?}", store.totals().unwrap()),
         format!("{:?}", store.dead_letters(10).unwrap()),
+        format!("{:?}", store.badges(&BadgeFilter { limit: 100, ..BadgeFilter::default() }).unwrap()),
+        format!("{:?}", store.differences(&DifferenceFilter { before: None, limit: 100 }).unwrap()),
     ];
     lists.extend(DESTINATIONS.map(|name| answer(store.next_due(name)).said));
     for state in DeliveryState::ALL {
@@ -283,31 +324,89 @@ fn positions(store: &mut dyn EventStore, filter: &EventFilter) -> String {
     format!("{:?}", rows.iter().map(|row| row.position).collect::<Vec<Position>>())
 }
 
+/// A store as all of them begin: with one site, whose taps alternate if there is a rule.
+fn prepared(under_test: &mut dyn UnderTest, rule: Option<Rule>) {
+    let store = under_test.store();
+    store.put_site(&hq()).unwrap();
+    (1..=3).for_each(|n| store.put_controller(&world::controller(&format!("hq-door-{n}"))).unwrap());
+    store.put_destination(HR).unwrap();
+    rule.iter().for_each(|rule| {
+        store.put_rule("hq", rule).unwrap();
+    });
+}
+
+/// Taps are told to go as their readers are placed, or in turns; and a short gap starts over now and then.
+fn rule() -> impl Strategy<Value = Option<Rule>> {
+    let alternating = |(reset_after_h, double_within_s)| Rule {
+        from: UtcMs(0),
+        policy: Policy::Alternating,
+        reset_after_h,
+        double_within_s,
+        ..Rule::UNSAID
+    };
+    prop_oneof![1 => Just(None), 3 => (1..4u32, 0..3u32).prop_map(move |rule| Some(alternating(rule)))]
+}
+
+/// Which way each delivery was told to go when its body was fixed.
+type Told = BTreeMap<(String, Position), Direction>;
+
+/// That what is listed as told otherwise is just what was told otherwise.
+fn check_told(store: &mut dyn EventStore, told: &Told) {
+    for detail in details(store).into_iter().flatten() {
+        let Some(tap) = &detail.row.tap else { continue };
+        let decided = detail.decided.unwrap();
+        for delivery in &tap.deliveries {
+            let key = (delivery.destination.clone(), detail.row.position);
+            let Some(told) = told.get(&key).filter(|_| !matches!(delivery.state, DeliveryState::Dead)) else {
+                continue;
+            };
+            let is_otherwise = decided.why != Why::NotYet && decided.direction != *told;
+            let listed = detail.differences.iter().filter(|one| one.what == What::Direction);
+            let listed: Vec<_> = listed.filter(|one| one.destination == delivery.destination).collect();
+            assert_eq!(listed.len(), usize::from(is_otherwise), "{told:?} was told of {detail:#?}");
+            assert!(listed.iter().all(|one| one.told == told.name()), "{listed:?}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(TOLD_CASES))]
+
+    #[test]
+    fn what_was_told_and_is_otherwise_is_listed(rule in rule(), steps in prop::collection::vec(step(), STEPS)) {
+        let mut store = InMemory::new();
+        prepared(&mut store, rule);
+        let mut outside = Outside::new();
+        let mut told = Told::new();
+        for step in &steps {
+            let batches = outside.prepare(step);
+            let started = match step {
+                Step::Start { claim, .. } if !outside.claims.is_empty() => Some(claim.get(&outside.claims).clone()),
+                _ => None,
+            };
+            let answer = outside.take(step, &batches, &mut store);
+            if let Some(claimed) = started.filter(|_| answer.said == "Held") {
+                let key = (claimed.claim.destination.clone(), claimed.claim.position);
+                let before = *told.entry(key).or_insert(claimed.tap.direction);
+                prop_assert_eq!(before, claimed.tap.direction, "what was told once is told again");
+            }
+            outside.claims.extend(answer.given);
+            world::check(store.store());
+            check_told(store.store(), &told);
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(CASES))]
 
     #[test]
-    fn all_stores_answer_and_show_the_same(steps in prop::collection::vec(step(), STEPS)) {
+    fn all_stores_answer_and_show_the_same(rule in rule(), steps in prop::collection::vec(step(), STEPS)) {
         let mut stores: [Box<dyn UnderTest>; 2] = [Box::new(InFile::new()), Box::new(OnServer::new())];
-        for store in &mut stores {
-            store.store().put_site(&hq()).unwrap();
-            (1..=3).for_each(|n| store.store().put_controller(&world::controller(&format!("hq-door-{n}"))).unwrap());
-            store.store().put_destination(HR).unwrap();
-        }
+        stores.iter_mut().for_each(|store| prepared(store.as_mut(), rule));
         let mut outside = Outside::new();
         for step in &steps {
-            let batches: Vec<VerifiedBatch> = match step {
-                Step::Append(sent) => sent.iter().filter_map(|one| outside.batch(one)).collect(),
-                _ => Vec::new(),
-            };
-            match step {
-                Step::Wait { ms } => outside.now.0 += ms,
-                Step::NewOutbox { door } => {
-                    let door = &mut outside.doors[*door];
-                    *door = door.new_outbox(door.outbox.0[0] + 10);
-                }
-                _ => {}
-            }
+            let batches = outside.prepare(step);
             let [memory, file] = &mut stores;
             let given = outside.take(step, &batches, memory.as_mut());
             prop_assert_eq!(&given, &outside.take(step, &batches, file.as_mut()), "{:?}", step);

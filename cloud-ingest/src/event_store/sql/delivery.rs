@@ -5,14 +5,15 @@ use std::collections::BTreeSet;
 
 use tap_protocol::ids::{EventId, OutboxId, Seq};
 
+use super::directions::Directions;
 use super::session::Row;
 use super::statements as sql;
 use super::values::capped;
-use super::writing::{Lane, Writing};
+use super::writing::Writing;
 use crate::delivery::order::{self, Standing};
 use crate::event_store::meaning::{self, Meaning};
 use crate::event_store::{
-    AttemptEnd, Claim, Claimed, DeliverableTap, DeliveryState, GIVE_UP_ON_TIME_AFTER_MS, HeldFor, Lease,
+    AttemptEnd, Claim, Claimed, DeliverableTap, DeliveryState, GIVE_UP_ON_TIME_AFTER_MS, Lease,
     MAX_ANSWER_BYTES, MAX_GIVEN_UP_AT_ONCE, Next, OrderKey, Position, Site, StoreError, UtcMs,
 };
 
@@ -37,25 +38,6 @@ pub fn hold_destination(
     }
 }
 
-/// Moves all that stands in a token's lane into a person's; returns how many were held for just that.
-pub(super) fn rekey(
-    writing: &Writing<'_>,
-    from: &OrderKey,
-    (destination, to): &Lane,
-) -> Result<usize, StoreError> {
-    let mut released = 0;
-    for Standing { position, held_for, .. } in
-        writing.all(sql::LANE, (destination, from), super::writing::standing)?
-    {
-        writing.execute(sql::REKEY, (destination, position, to))?;
-        if held_for == Some(HeldFor::Binding) {
-            writing.execute(sql::HOLD, (destination, position, None::<HeldFor>))?;
-            released += 1;
-        }
-    }
-    Ok(released)
-}
-
 pub fn claim(
     writing: &mut Writing<'_>,
     destination: &str,
@@ -70,12 +52,15 @@ pub fn claim(
         return Ok(Vec::new());
     }
     let due: Vec<Due> = writing.all(sql::CLAIMABLE, (no, now, capped(limit as u64)), Due::read)?;
+    let mut directions = Directions::default();
     let claimed = due.into_iter().map(|due| {
         writing.last_lease += 1;
         let lease = writing.last_lease;
         writing.execute(sql::LEASE, (no, due.position, lease, lease_until))?;
         writing.count_move(no, due.state, DeliveryState::InFlight);
-        due.claimed(destination, lease)
+        let mut claimed = due.claimed(destination, lease)?;
+        directions.tell(writing, no, &mut claimed)?;
+        Ok(claimed)
     });
     claimed.collect()
 }
