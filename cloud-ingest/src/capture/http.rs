@@ -4,7 +4,6 @@
 //! In the order in which they cost: whose key, how often, how much, what it says; then the desk. Nothing of a body is
 //! logged, because it has a clear card number.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -66,17 +65,13 @@ pub struct Capturing {
     pub metrics: Arc<Metrics>,
 }
 
-/// Who is on the other end.
+/// Since when a connection is open.
 #[derive(Debug, Clone, Copy)]
-pub struct Caller {
-    opened: Instant,
-    #[allow(dead_code, reason = "for whoever debugs a connection")]
-    address: SocketAddr,
-}
+pub struct Opened(Instant);
 
-impl Connected<IncomingStream<'_, TlsListener>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Caller {
-        Caller { opened: Instant::now(), address: *stream.remote_addr() }
+impl Connected<IncomingStream<'_, TlsListener>> for Opened {
+    fn connect_info(_stream: IncomingStream<'_, TlsListener>) -> Opened {
+        Opened(Instant::now())
     }
 }
 
@@ -86,7 +81,7 @@ pub async fn serve(
     capturing: Capturing,
     end: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let service = router(capturing).into_make_service_with_connect_info::<Caller>();
+    let service = router(capturing).into_make_service_with_connect_info::<Opened>();
     axum::serve(listener, service).with_graceful_shutdown(end).await
 }
 
@@ -103,11 +98,11 @@ fn router(capturing: Capturing) -> Router {
 
 async fn take(
     State(capturing): State<Capturing>,
-    ConnectInfo(caller): ConnectInfo<Caller>,
+    ConnectInfo(Opened(opened)): ConnectInfo<Opened>,
     request: Request,
 ) -> Response {
     let watch = Stopwatch::start();
-    let answer = match capturing.take(request).await {
+    let mut answer = match capturing.take(request).await {
         Ok(id) => {
             let body = json!({ "eventId": id.to_string(), "status": "queued" });
             (StatusCode::ACCEPTED, axum::Json(body)).into_response()
@@ -115,9 +110,8 @@ async fn take(
         Err(refused) => refused.into_response(),
     };
     capturing.metrics.capture_request(answer.status().as_u16(), watch.seconds());
-    let mut answer = answer;
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if caller.opened.elapsed() > POLITE_AFTER {
+    if opened.elapsed() > POLITE_AFTER {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     answer
