@@ -9,24 +9,34 @@
 //! The end comes in the order of the taps' way: nothing new is stored, requests under way are answered, what was
 //! acknowledged leaves, and the store closes last.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use crate::api::{self, Served};
+use crate::capture;
+use crate::capture::allowance::Allowance;
+use crate::capture::desk::{self, Desk};
+use crate::capture::drain::{self, Drain};
+use crate::capture::http::Capturing;
+use crate::capture::keeper::Keeper;
+use crate::capture::spool::Spool;
+use crate::capture::spool::shelf::Found;
 use crate::clock::Clock;
 use crate::config::{Config, EnrolmentEntry, Secrets};
 use crate::delivery::dispatch::{self, Dispatcher};
-use crate::destination::http_json::HttpJson;
-use crate::enrolment::listener::TlsListener;
+use crate::destination::guard::Guard;
+use crate::destination::open::AnyDestination;
+use crate::destination::settings::DestinationSettings;
 use crate::enrolment::{self, Enrolling};
+use crate::event_store::capture::Sitting;
 use crate::event_store::handle::StoreHandle;
 use crate::event_store::place::{AnyStore, Place};
 use crate::event_store::{EventStore, UtcMs};
@@ -34,11 +44,13 @@ use crate::health::Health;
 use crate::intake::worker::{self, Worker};
 use crate::intake::{inbox, mqtt, roster};
 use crate::keyring::live::{self, LiveKeys};
+use crate::keyring::random;
 use crate::lock;
 use crate::roll::{self, Calling};
 use crate::roster::librarian::{self, Librarian};
 use crate::stop;
 use crate::telemetry::Metrics;
+use crate::tls_listener::TlsListener;
 use crate::usher;
 use crate::watch::{self as health_watch, Watch};
 
@@ -84,12 +96,12 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
     let (to_worker, from_broker) = inbox();
     let (connection, link) = mqtt::connection(&config.broker, to_worker, Arc::clone(&health), clock.clone())?;
     let (desk, said) = roster::desk();
-    let destination = HttpJson::new(
-        &config.destination.url,
-        config.destination.timeout(),
-        secrets.authorization.as_deref(),
-        clock.clone(),
-    )?;
+    let settings = DestinationSettings::http_json(&config.destination.url)
+        .context("the [destination] in the configuration cannot be used")?;
+    let settings = DestinationSettings { timeout_ms: config.destination.timeout_ms, ..settings };
+    let guard = Guard::default().named_by(&settings.url);
+    let destination =
+        AnyDestination::open(&settings, secrets.authorization.as_deref(), &guard, clock.clone())?;
     let listener = TcpListener::bind(config.http.listen)
         .await
         .with_context(|| format!("cannot listen on {}", config.http.listen))?;
@@ -98,6 +110,11 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
         Some(settings) => Some(open_enrolment(settings, &keys, &writer, &clock).await?),
         None => None,
     };
+
+    let sitting = Sitting(random()?);
+    let (to_worker_captured, captured) = mpsc::channel(desk::MAX_WAITING);
+    let wiring = Wiring { store: &writer, keys: &keys, clock: &clock, metrics: &metrics, wake: &wake };
+    let capture = open_capture(&config, wiring, to_worker_captured).await?;
 
     let (work_stopper, work_stop) = stop::pair();
     let (line_stopper, line_stop) = stop::pair();
@@ -114,8 +131,10 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
             metrics: Arc::clone(&metrics),
             health: Arc::clone(&health),
             wake: Arc::clone(&wake),
+            sitting,
         },
         from_broker,
+        captured,
         work_stop.clone(),
     ));
     parts.spawn(dispatch::run(
@@ -144,6 +163,9 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
         said,
         work_stop.clone(),
     ));
+    let OpenCapture { drain, keeper, listening } = capture;
+    parts.spawn(drain::run(drain, work_stop.clone()));
+    parts.spawn(keeper.run(work_stop.clone()));
     parts.spawn(looking.run(work_stop.clone()));
     parts.spawn(roll::run(calling, work_stop.clone()));
     parts.spawn(usher::run(config.broker.clone(), calls, clock.clone(), work_stop.clone()));
@@ -162,6 +184,10 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
     let enrolling = enrolment.map(|(listener, enrolling)| {
         let mut stop = line_stop.clone();
         tokio::spawn(enrolment::serve(listener, enrolling, async move { stop.said().await }))
+    });
+    let capturing = listening.map(|(listener, capturing)| {
+        let mut stop = line_stop.clone();
+        tokio::spawn(capture::http::serve(listener, capturing, async move { stop.said().await }))
     });
     let mut http_stop = line_stop;
     let http = tokio::spawn(async move {
@@ -196,6 +222,11 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
     if timeout(HTTP_GOODBYE, http).await.is_err() {
         tracing::debug!("some HTTP connections were cut");
     }
+    if let Some(capturing) = capturing
+        && timeout(HTTP_GOODBYE, capturing).await.is_err()
+    {
+        tracing::debug!("some connections that bring taps were cut");
+    }
     if let Some(enrolling) = enrolling
         && timeout(HTTP_GOODBYE, enrolling).await.is_err()
     {
@@ -209,6 +240,62 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
     }
 }
 
+/// What capture needs of the rest.
+struct Wiring<'p> {
+    store: &'p StoreHandle,
+    keys: &'p LiveKeys,
+    clock: &'p Clock,
+    metrics: &'p Arc<Metrics>,
+    wake: &'p Arc<Notify>,
+}
+
+/// The parts of capture. What waits in the spool is stored also where nobody listens any more.
+struct OpenCapture {
+    drain: Drain,
+    keeper: Keeper,
+    listening: Option<(TlsListener, Capturing)>,
+}
+
+async fn open_capture(
+    config: &Config,
+    Wiring { store, keys, clock, metrics, wake }: Wiring<'_>,
+    to_worker: mpsc::Sender<desk::Arrived>,
+) -> anyhow::Result<OpenCapture> {
+    let dir = config.spool();
+    let limit_bytes = config.capture.as_ref().map_or(0, |entry| entry.spool_max_bytes);
+    let (spool, found) = Spool::open(&dir, limit_bytes)
+        .with_context(|| format!("cannot open the spool in {}", dir.display()))?;
+    if found != Found::default() {
+        let Found { waiting, damaged_bytes, unreadable } = found;
+        tracing::warn!(waiting, damaged_bytes, ?unreadable, "taps wait in the spool from before");
+    }
+    let (keeper, book) = Keeper::open(store.clone()).await.context("cannot read the API keys")?;
+    let drain = Drain {
+        spool: spool.clone(),
+        store: store.clone(),
+        keys: keys.clone(),
+        clock: clock.clone(),
+        metrics: Arc::clone(metrics),
+        wake: Arc::clone(wake),
+    };
+    let Some(entry) = &config.capture else { return Ok(OpenCapture { drain, keeper, listening: None }) };
+    let tcp = TcpListener::bind(entry.listen)
+        .await
+        .with_context(|| format!("cannot listen on {} for taps", entry.listen))?;
+    let listener = TlsListener::new(tcp, capture::listening(entry, keys), clock.clone())
+        .context("cannot open the listener for taps")?;
+    let capturing = Capturing {
+        book,
+        allowance: Arc::new(Mutex::new(Allowance::new(capture::rate(entry)))),
+        keys: keys.clone(),
+        desk: Desk::new(to_worker, spool, Arc::clone(metrics), desk::PATIENCE),
+        clock: clock.clone(),
+        metrics: Arc::clone(metrics),
+    };
+    tracing::info!(address = %entry.listen, "taps come in over HTTPS");
+    Ok(OpenCapture { drain, keeper, listening: Some((listener, capturing)) })
+}
+
 /// The listener where controllers come by their certificates.
 async fn open_enrolment(
     settings: EnrolmentEntry,
@@ -219,8 +306,9 @@ async fn open_enrolment(
     let tcp = TcpListener::bind(settings.listen)
         .await
         .with_context(|| format!("cannot listen on {} for enrolment", settings.listen))?;
-    let listener = TlsListener::new(tcp, settings.all_names(), keys.clone(), clock.clone())
-        .context("cannot make the enrolment listener's certificate")?;
+    let listener =
+        TlsListener::new(tcp, enrolment::listening(settings.all_names(), keys.clone()), clock.clone())
+            .context("cannot make the enrolment listener's certificate")?;
     let enrolling = Enrolling::new(store.clone(), keys.clone(), settings, clock.clone())?;
     Ok((listener, enrolling))
 }

@@ -136,6 +136,10 @@ const PURE: [(&str, &[&str]); 2] = [
     (
         "cloud-ingest",
         &[
+            "capture::allowance",
+            "capture::key",
+            "capture::reading",
+            "capture::spool::frames",
             "delivery::order",
             "delivery::retry",
             "destination",
@@ -144,9 +148,18 @@ const PURE: [(&str, &[&str]); 2] = [
             "directory::printed",
             "directory::profile",
             "directory::timeline",
+            "destination::fields",
+            "destination::frappe_hr::answers",
+            "destination::frappe_hr::check_in",
+            "destination::frappe_hr::watermark",
+            "destination::guard",
+            "destination::rules",
+            "destination::settings",
+            "destination::template",
             "event_store",
             "event_store::badges",
             "event_store::boots",
+            "event_store::capture",
             "event_store::fleet",
             "event_store::meaning",
             "event_store::commands",
@@ -173,11 +186,22 @@ const PURE: [(&str, &[&str]); 2] = [
     ),
 ];
 
-const PURE_CRATES: [&str; 9] =
-    ["alloc", "core", "data_encoding", "jiff", "serde", "serde_json", "std", "tap_protocol", "thiserror"];
+const PURE_CRATES: [&str; 11] = [
+    "alloc",
+    "core",
+    "data_encoding",
+    "jiff",
+    "ring",
+    "serde",
+    "serde_json",
+    "std",
+    "tap_protocol",
+    "thiserror",
+    "url",
+];
 
-/// Parts of `std`, and of `jiff`, that reach outside of the process or read a clock.
-const IMPURE_STD: [&str; 10] = [
+/// Parts of `std`, of `jiff` and of `ring` that reach outside of the process, read a clock or make randomness.
+const IMPURE_STD: [&str; 11] = [
     "std::env",
     "std::fs",
     "std::io",
@@ -188,6 +212,7 @@ const IMPURE_STD: [&str; 10] = [
     "SystemTime",
     "Timestamp::now",
     "Zoned::now",
+    "ring::rand",
 ];
 
 #[test]

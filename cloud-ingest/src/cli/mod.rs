@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::{Config, ConfigError, EXIT_CONFIG};
 use crate::telemetry::with_causes;
 
+mod api_keys;
 mod assign;
 mod badges;
 mod ca;
@@ -52,6 +53,9 @@ enum Verb {
     /// Vouch for controllers and servers
     #[command(subcommand)]
     Ca(ca::Verb),
+    /// Say who may bring taps over HTTP
+    #[command(subcommand)]
+    ApiKeys(api_keys::Verb),
     /// Let controllers in
     #[command(subcommand)]
     EnrollToken(enroll_token::Verb),
@@ -152,6 +156,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         }
         Verb::Keys(verb) => keys::run(verb),
         Verb::Ca(verb) => ca::run(verb),
+        Verb::ApiKeys(verb) => api_keys::run(verb),
         Verb::EnrollToken(verb) => enroll_token::run(verb),
         Verb::Badges(verb) => badges::run(verb),
         Verb::Sites(verb) => sites::run(verb),

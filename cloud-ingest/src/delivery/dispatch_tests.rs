@@ -8,11 +8,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::destination::{Outcome, http_json};
+use crate::destination::{CannotRender, Outcome, http_json};
 use crate::event_store::handle::StoreThread;
 use crate::event_store::{DeliverableTap, DeliveryState, EventFilter};
 use crate::fixture::{self, Door, LEGACY, START};
 use crate::stop::{self, Stopper};
+
+/// A person of whose taps no request can be made.
+const UNRENDERABLE: &str = "P-6";
 
 /// A request that waits for the test's answer.
 #[derive(Debug)]
@@ -25,8 +28,11 @@ struct Request {
 struct AskTheTest(mpsc::Sender<Request>);
 
 impl Destination for AskTheTest {
-    fn render(&self, event: EventId, tap: &DeliverableTap) -> String {
-        http_json::render(event, tap)
+    fn render(&self, event: EventId, tap: &DeliverableTap) -> Result<String, CannotRender> {
+        if tap.person.0 == UNRENDERABLE {
+            return Err(CannotRender("nobody can".into()));
+        }
+        Ok(http_json::render(event, tap))
     }
 
     async fn send(&self, event: EventId, body: String) -> Answered {
@@ -244,6 +250,24 @@ async fn a_refused_tap_lets_the_next_of_its_person_pass() {
 }
 
 #[tokio::test]
+async fn a_tap_of_which_no_request_can_be_made_is_dead_at_once_and_holds_nobody_up() {
+    let mut world = world(8);
+    world.taps(&[6, 1]).await;
+    let (event, _) = world.answer(Outcome::Delivered).await;
+    world.until(DeliveryState::Dead, 1).await;
+    world.until(DeliveryState::Delivered, 1).await;
+    assert!(world.requests.try_recv().is_err(), "nothing was sent for it");
+    let filter = EventFilter { state: Some(DeliveryState::Dead), limit: 9, ..EventFilter::default() };
+    let rows = world.store.run(move |store| store.events(&filter)).await.unwrap();
+    let dead = rows[0].event_id;
+    assert_ne!(dead, event);
+    let detail = world.store.run(move |store| store.event(dead)).await.unwrap().unwrap();
+    let told: Vec<_> = detail.attempts.iter().map(|a| (a.outcome.as_deref(), a.answer.as_deref())).collect();
+    assert_eq!(told, [(Some("unrenderable"), Some("no request can be made of this tap: nobody can"))]);
+    world.end().await;
+}
+
+#[tokio::test]
 async fn an_attempt_is_in_the_store_before_its_request_goes_out() {
     let mut world = world(8);
     world.taps(&[1]).await;
@@ -303,14 +327,18 @@ async fn an_answer_after_its_lease_changes_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_away_makes_no_hot_loop() {
     let World { thread, stopper, running, metrics, .. } = world(8);
+    let turns_so_far = || -> u32 {
+        let scrape = metrics.render(&Health::default());
+        let counted = scrape
+            .lines()
+            .find_map(|line| line.strip_prefix("cloud_ingest_store_errors_total{loop=\"dispatch\"} "));
+        counted.and_then(|count| count.parse().ok()).unwrap_or(0)
+    };
+    // While the thread ends, which takes real time, the paused clock runs.
     thread.close().await;
+    let before = turns_so_far();
     tokio::time::sleep(Duration::from_secs(600)).await;
-    let scrape = metrics.render(&Health::default());
-    let turns: u32 = scrape
-        .lines()
-        .find_map(|line| line.strip_prefix("cloud_ingest_store_errors_total{loop=\"dispatch\"} "))
-        .and_then(|count| count.parse().ok())
-        .unwrap();
+    let turns = turns_so_far() - before;
     assert!((60..=140).contains(&turns), "{turns} turns in ten minutes");
     stopper.stop();
     running.await.unwrap();

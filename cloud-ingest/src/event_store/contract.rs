@@ -6,6 +6,7 @@
 
 mod badges;
 mod binding;
+mod capture;
 mod commands;
 mod delivery;
 mod direction;
@@ -276,6 +277,22 @@ macro_rules! contract_tests {
             commands::places_are_told_up_to_the_mark_and_for_that_outbox_alone,
             commands::contradictions_are_counted_and_the_latest_come_first,
             commands::only_the_latest_contradictions_are_kept,
+            capture::a_captured_tap_is_an_event_with_time_and_delivery_like_any_other,
+            capture::batches_and_captured_taps_share_a_group,
+            capture::the_same_under_the_same_key_is_answered_the_same_and_stored_once,
+            capture::what_a_request_meant_is_compared_under_the_token_key_of_then,
+            capture::one_idempotency_key_of_two_sources_is_two_taps,
+            capture::an_idempotency_key_is_forgotten_after_its_time_and_not_before,
+            capture::a_key_that_ended_or_was_revoked_brings_nothing,
+            capture::keys_are_listed_with_their_last_use_to_the_hour_and_every_deed_is_logged,
+            capture::a_door_is_no_source_and_a_source_no_door,
+            capture::what_was_promised_is_stored_at_its_place_and_once,
+            capture::two_promises_to_one_request_become_one_tap,
+            capture::two_promises_to_two_requests_under_one_key_are_both_kept,
+            capture::promises_that_are_gone_leave_a_record_that_says_so,
+            capture::more_than_a_batch_is_signed_in_several,
+            capture::a_source_that_is_not_known_leaves_nothing_of_what_was_promised,
+            capture::another_capture_key_takes_over_and_the_old_records_stay_proved,
         }
     };
     (@of $new:path; $($module:ident::$case:ident),* $(,)?) => {

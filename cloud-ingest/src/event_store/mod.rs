@@ -8,6 +8,7 @@
 
 pub mod badges;
 mod boots;
+pub mod capture;
 pub mod commands;
 mod fleet;
 pub mod handle;
@@ -22,7 +23,7 @@ pub mod sqlite;
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tap_protocol::badge::{SealedBadge, Token};
 use tap_protocol::chain::ChainHash;
 use tap_protocol::envelope::VerifiedBatch;
@@ -32,6 +33,7 @@ use tap_protocol::keys::PublicKey;
 use tap_protocol::tap::{Direction, Verdict};
 
 pub use self::badges::{BadgeFilter, BadgeRow, Directory, Revocation, RosterState, Snapshot, Stood, Which};
+pub use self::capture::Capture;
 pub use self::commands::Commands;
 pub use self::people::People;
 use crate::directory::direction::Decided;
@@ -48,7 +50,7 @@ pub use fleet::{
 };
 
 /// Milliseconds since 1970-01-01 UTC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct UtcMs(pub i64);
 
@@ -77,7 +79,7 @@ pub type DestinationName = String;
 pub struct PersonId(pub String);
 
 /// What a store can do. Every method that changes something is one transaction, durable when it returns.
-pub trait EventStore: Commands + Directory + People + Fleet + Proof {
+pub trait EventStore: Capture + Commands + Directory + Fleet + People + Proof {
     /// Which life of the store this is; receipts carry it.
     fn store_epoch(&mut self) -> Result<StoreEpoch, StoreError>;
 

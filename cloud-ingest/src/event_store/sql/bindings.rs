@@ -4,13 +4,13 @@
 //! A change of a history moves what is not sent yet into the lines of those who hold the badge by now, in the same
 //! transaction. What was sent stays where it is; where it was told of somebody else, that is written down as a difference.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tap_protocol::badge::Token;
 
 use super::differences::{self, Told};
 use super::directions;
-use super::session::{Row, Session, all};
+use super::session::{Row, Session, ToValue, all, all_of};
 use super::statements as sql;
 use super::values;
 use super::writing::{Lane, Writing};
@@ -51,6 +51,23 @@ pub fn timeline(session: &dyn Session, badge_no: i64) -> Result<Timeline, StoreE
 /// The history of the badge that has this token; of nobody, if there is none.
 pub fn timeline_of(session: &dyn Session, token: Token) -> Result<Timeline, StoreError> {
     Ok(Timeline::of(all(session, sql::BINDINGS_OF, [token.0], span)?))
+}
+
+/// The histories of many badges, by token; of nobody where there is none.
+pub fn timelines_of(
+    session: &dyn Session,
+    tokens: &BTreeSet<Token>,
+) -> Result<BTreeMap<Token, Timeline>, StoreError> {
+    let keys: Vec<_> = tokens.iter().map(|token| token.0.to_value()).collect();
+    let found = all_of(session, sql::BINDINGS_OF_MANY, 0i64, &keys, |row| {
+        let person = PersonId(row.get(3)?);
+        Ok((Token(row.get(0)?), Span { from: row.get(1)?, until: row.get(2)?, person }))
+    })?;
+    let mut spans: BTreeMap<Token, Vec<Span>> = tokens.iter().map(|token| (*token, Vec::new())).collect();
+    for (token, span) in found {
+        spans.entry(token).or_default().push(span);
+    }
+    Ok(spans.into_iter().map(|(token, spans)| (token, Timeline::of(spans))).collect())
 }
 
 pub fn put_timeline(writing: &Writing<'_>, badge_no: i64, timeline: &Timeline) -> Result<(), StoreError> {

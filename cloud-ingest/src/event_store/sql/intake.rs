@@ -67,9 +67,22 @@ pub fn append(
 ) -> Result<Vec<Appended>, StoreError> {
     let destinations = writing.all(sql::DESTINATIONS, [], |row| row.get(0))?;
     let occurring = Occurring::default();
+    let timelines = timelines_of(writing, batches)?;
+    let keys = timelines.iter().flat_map(|(token, timeline)| possible_keys(*token, timeline)).collect();
+    for destination in &destinations {
+        writing.look_at_lanes(*destination, &keys)?;
+    }
     let (alternating, turns) = (BTreeMap::new(), BTreeMap::new());
-    let mut append =
-        Append { writing, destinations, received, controller_no: 0, occurring, alternating, turns };
+    let mut append = Append {
+        writing,
+        destinations,
+        received,
+        controller_no: 0,
+        occurring,
+        timelines,
+        alternating,
+        turns,
+    };
     let appended = batches.iter().map(|batch| append.batch(batch)).collect::<Result<_, _>>()?;
     append.occurring.write_down(append.writing)?;
     append.review()?;
@@ -175,10 +188,32 @@ struct Append<'w, 'a> {
     /// Whose batch it is.
     controller_no: i64,
     occurring: Occurring,
+    /// Who held the badges of these batches when, by token.
+    timelines: BTreeMap<Token, Timeline>,
     /// The site of each controller whose taps alternate.
     alternating: BTreeMap<i64, Option<String>>,
     /// By site and person, between which times their taps have come.
     turns: BTreeMap<(String, PersonId), Stretch>,
+}
+
+/// The histories of these batches' badges. Asked once for all, because a server is asked over a network.
+fn timelines_of(
+    writing: &Writing<'_>,
+    batches: &[VerifiedBatch],
+) -> Result<BTreeMap<Token, Timeline>, StoreError> {
+    let taps = batches.iter().flat_map(VerifiedBatch::records).filter_map(|(_, record)| {
+        match Meaning::of(&record.bytes) {
+            Meaning::Tap(_, tap) => Some(tap.badge.token),
+            _ => None,
+        }
+    });
+    bindings::timelines_of(writing.aside(), &taps.collect())
+}
+
+/// All that a tap of that badge may stand in line by.
+fn possible_keys(token: Token, timeline: &Timeline) -> impl Iterator<Item = OrderKey> + '_ {
+    let persons = timeline.spans().iter().map(|span| OrderKey::Person(span.person.clone()));
+    persons.chain([OrderKey::Token(token)])
 }
 
 impl Append<'_, '_> {
@@ -289,9 +324,10 @@ impl Append<'_, '_> {
         ));
         self.writing.totals.taps += 1;
         self.writing.totals.disputed += u64::from(occurred == Err(Timeless::Disputed));
-        let (token, timeline) = (tap.badge.token, self.timeline(tap.badge.token)?);
+        let token = tap.badge.token;
+        let timeline = &self.timelines[&token];
         let held_for = meaning::held_for(occurred, timeline.holder(occurred));
-        let key = bindings::key(&timeline, token, occurred);
+        let key = bindings::key(timeline, token, occurred);
         self.takes_its_turn(&key, occurred)?;
         for destination in &self.destinations {
             let lane = (*destination, key.clone());

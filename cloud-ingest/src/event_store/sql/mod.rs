@@ -11,6 +11,7 @@
 
 mod badges;
 mod bindings;
+mod capture;
 mod commands;
 mod delivery;
 mod differences;
@@ -34,9 +35,11 @@ use tap_protocol::command::Order;
 use tap_protocol::envelope::VerifiedBatch;
 use tap_protocol::hello::Hello;
 use tap_protocol::ids::{ControllerId, EventId, OutboxId, Seq, StoreEpoch};
+use tap_protocol::keys::SigningKey;
 
 use self::session::Session;
 use self::writing::Writing;
+use super::capture::{ApiKeyId, ApiKeyState, Capture, NewApiKey, NoApiKey, Source, TakenIn, ToCapture};
 use super::commands::{CommandEnd, CommandRow, TroubleKind, TroubleRow};
 use super::people::{Difference, DifferenceFilter, People};
 use super::{
@@ -195,6 +198,39 @@ impl<D: Database> EventStore for SqlStore<D> {
 
     fn dead_letters(&mut self, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
         self.read(|snapshot| reading::dead_letters(snapshot, limit))
+    }
+}
+
+impl<D: Database> Capture for SqlStore<D> {
+    fn put_api_key(
+        &mut self,
+        key: &NewApiKey,
+        source: &Source,
+        deed: &Deed,
+    ) -> Result<Result<(), NoApiKey>, StoreError> {
+        self.write(|writing| capture::put_api_key(writing, key, source, deed))
+    }
+
+    fn api_keys(&mut self) -> Result<Vec<ApiKeyState>, StoreError> {
+        self.read(capture::api_keys)
+    }
+
+    fn capture_sources(&mut self) -> Result<Vec<Source>, StoreError> {
+        self.read(capture::sources)
+    }
+
+    fn revoke_api_key(&mut self, id: ApiKeyId, deed: &Deed) -> Result<bool, StoreError> {
+        self.write(|writing| capture::revoke_api_key(writing, id, deed))
+    }
+
+    fn take_in(
+        &mut self,
+        batches: &[VerifiedBatch],
+        captures: &[ToCapture],
+        key: &SigningKey,
+        received: UtcMs,
+    ) -> Result<TakenIn, StoreError> {
+        self.write(|writing| capture::take_in(writing, batches, captures, key, received))
     }
 }
 

@@ -49,6 +49,14 @@ macro_rules! event_columns {
     };
 }
 
+/// All of an API key.
+macro_rules! api_key_columns {
+    () => {
+        "k.id, k.secret_sha256, c.id, k.created_ms, k.expires_ms, k.last_used_ms, k.revoked_ms \
+         FROM api_keys k JOIN controllers c ON c.no = k.controller_no "
+    };
+}
+
 // The store itself.
 
 pub const CREATE_STORE: &str = "INSERT INTO store VALUES (1, ?1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)";
@@ -75,8 +83,8 @@ pub const RECORD_KEYS: &str =
     "SELECT key, good_until_ms FROM record_keys WHERE controller_no = ?1 ORDER BY no DESC";
 pub const CONTROLLER: &str = "SELECT no, label, site FROM controllers WHERE id = ?1";
 pub const CONTROLLER_NO: &str = "SELECT no FROM controllers WHERE id = ?1";
-pub const CONTROLLERS: &str =
-    "SELECT no, id, label, site, hello, hello_received_ms, gone_ms FROM controllers ORDER BY id";
+pub const CONTROLLERS: &str = "SELECT no, id, label, site, hello, hello_received_ms, gone_ms FROM controllers \
+     WHERE no NOT IN (SELECT controller_no FROM sources) ORDER BY id";
 
 // Intake.
 
@@ -95,7 +103,8 @@ pub const OUTBOXES: &str = "SELECT id, last_seq, stored_through, last_stored_ms,
 pub const OUTBOX_NOS: &str =
     "SELECT o.no FROM outboxes o JOIN controllers c ON c.no = o.controller_no WHERE c.id = ?1";
 pub const MARKS: &str = "SELECT c.id, o.id, o.stored_through, o.hash FROM outboxes o \
-     JOIN controllers c ON c.no = o.controller_no ORDER BY o.no";
+     JOIN controllers c ON c.no = o.controller_no \
+     WHERE c.no NOT IN (SELECT controller_no FROM sources) ORDER BY o.no";
 pub const HASH_AT: &str = "SELECT hash FROM events WHERE outbox_no = ?1 AND seq = ?2";
 pub const EVENTS: Bulk = Bulk {
     into: "INSERT INTO events (position, outbox_no, seq, received_ms, kind, bytes, hash)",
@@ -141,6 +150,27 @@ pub const FORGET_DEAD_LETTERS: &str = "DELETE FROM dead_letters WHERE no <= ?1";
 pub const DEAD_LETTERS: &str =
     "SELECT received_ms, topic, kind, reason, bytes FROM dead_letters ORDER BY no DESC LIMIT ?1";
 
+// Capture.
+
+pub const IS_SOURCE: &str =
+    "SELECT 1 FROM sources s JOIN controllers c ON c.no = s.controller_no WHERE c.id = ?1";
+pub const PUT_SOURCE: &str = "INSERT INTO sources VALUES (?1) ON CONFLICT (controller_no) DO NOTHING";
+pub const SOURCES: &str =
+    "SELECT c.id, c.label, c.site FROM sources s JOIN controllers c ON c.no = s.controller_no ORDER BY c.id";
+pub const RECORD_KEY_IS_GOOD: &str =
+    "SELECT 1 FROM record_keys WHERE controller_no = ?1 AND key = ?2 AND good_until_ms IS NULL";
+pub const NEW_API_KEY: &str = "INSERT INTO api_keys (id, secret_sha256, controller_no, created_ms, expires_ms) \
+     VALUES (?1, ?2, ?3, ?4, ?5)";
+pub const API_KEYS: &str = concat!("SELECT ", api_key_columns!(), "ORDER BY k.no DESC");
+pub const API_KEY: &str = concat!("SELECT ", api_key_columns!(), "WHERE k.id = ?1");
+pub const USE_API_KEY: &str = "UPDATE api_keys SET last_used_ms = ?2 WHERE id = ?1";
+pub const REVOKE_API_KEY: &str = "UPDATE api_keys SET revoked_ms = ?2 WHERE id = ?1 AND revoked_ms IS NULL";
+pub const CAPTURED: &str =
+    "SELECT outbox, seq, token_key, print FROM captured WHERE controller_no = ?1 AND key_sha256 = ?2";
+pub const NEW_CAPTURED: &str = "INSERT INTO captured VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+pub const FORGET_CAPTURED: &str = "DELETE FROM captured WHERE (controller_no, key_sha256) IN \
+     (SELECT controller_no, key_sha256 FROM captured WHERE at_ms < ?1 ORDER BY at_ms LIMIT ?2)";
+
 // Delivery.
 
 pub const PUT_DESTINATION: &str =
@@ -157,6 +187,12 @@ pub const DELIVERIES: Bulk = Bulk {
     into: "INSERT INTO deliveries (destination_no, position, order_key, state, held_for, due_ms, attempts)",
     types: &["bigint", "bigint", "bytea", "text", "text", "bigint", "bigint"],
 };
+/// The order keys take the place of `{keys}`.
+pub const OCCUPIED_LANES: &str = concat!(
+    "SELECT DISTINCT order_key FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND ",
+    "order_key IN ({keys}) AND ",
+    open!()
+);
 pub const LANE_FIRST: &str = concat!(
     "SELECT position, state, held_for FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND order_key = ?2 AND ",
     open!(),
@@ -286,7 +322,8 @@ pub const REVOKED_CERTIFICATES: &str = "SELECT serial, revoked_ms FROM certifica
 pub const FETCH: &str = "SELECT at_ms, holds, agent_version FROM fetches WHERE controller_no = ?1";
 pub const PUT_FETCH: &str = "INSERT INTO fetches VALUES (?1, ?2, ?3, ?4) ON CONFLICT (controller_no) \
      DO UPDATE SET at_ms = excluded.at_ms, holds = excluded.holds, agent_version = excluded.agent_version";
-pub const CONTROLLER_IDS: &str = "SELECT id FROM controllers ORDER BY id";
+pub const CONTROLLER_IDS: &str =
+    "SELECT id FROM controllers WHERE no NOT IN (SELECT controller_no FROM sources) ORDER BY id";
 pub const OVERLAP_RECORD_KEYS: &str = "UPDATE record_keys SET good_until_ms = CASE WHEN good_until_ms < ?3 THEN good_until_ms ELSE ?3 END \
      WHERE controller_no = ?1 AND key IS DISTINCT FROM ?2";
 pub const NEW_TOKEN: &str = "INSERT INTO enroll_tokens (id, secret_sha256, controller, site, label, created_ms, expires_ms) \
@@ -408,6 +445,9 @@ macro_rules! difference_columns {
 
 pub const BINDINGS: &str =
     "SELECT from_ms, until_ms, person FROM bindings WHERE badge_no = ?1 ORDER BY from_ms";
+/// The tokens take the place of `{keys}`.
+pub const BINDINGS_OF_MANY: &str = "SELECT s.token, b.from_ms, b.until_ms, b.person FROM seals s \
+     JOIN bindings b ON b.badge_no = s.badge_no WHERE b.badge_no > ?1 AND s.token IN ({keys}) ORDER BY s.token, b.from_ms";
 pub const BINDINGS_OF: &str = "SELECT b.from_ms, b.until_ms, b.person FROM seals s \
      JOIN bindings b ON b.badge_no = s.badge_no WHERE s.token = ?1 ORDER BY b.from_ms";
 pub const FORGET_BINDINGS: &str = "DELETE FROM bindings WHERE badge_no = ?1";

@@ -353,6 +353,41 @@ CREATE TABLE troubles (
     count INTEGER NOT NULL,
     PRIMARY KEY (controller_no, kind, outbox)
 ) STRICT, WITHOUT ROWID;
+-- Capture: who brings taps over HTTP, and which were brought.
+
+-- Controllers that the cloud itself signs for.
+CREATE TABLE sources (
+    controller_no INTEGER PRIMARY KEY REFERENCES controllers (no)
+) STRICT;
+
+CREATE TABLE api_keys (
+    no INTEGER PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE,
+    secret_sha256 BLOB NOT NULL,
+    controller_no INTEGER NOT NULL REFERENCES sources (controller_no),
+    created_ms INTEGER NOT NULL,
+    expires_ms INTEGER,
+    -- To the hour.
+    last_used_ms INTEGER,
+    revoked_ms INTEGER
+) STRICT;
+
+-- Idempotency keys of the last weeks, by their hashes. Random ids in a table that grows, and bounded: those whose time is
+-- over go.
+CREATE TABLE captured (
+    controller_no INTEGER NOT NULL REFERENCES sources (controller_no),
+    key_sha256 BLOB NOT NULL,
+    -- Where the tap stands.
+    outbox BLOB NOT NULL,
+    seq INTEGER NOT NULL,
+    -- What it meant, and under which token key that was hashed.
+    token_key INTEGER NOT NULL,
+    print BLOB NOT NULL,
+    at_ms INTEGER NOT NULL,
+    PRIMARY KEY (controller_no, key_sha256)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX captured_by_age ON captured (at_ms);
 
 -- People: who held a badge when, which way taps go, and what came out otherwise.
 
