@@ -31,5 +31,7 @@ pub mod serve;
 pub mod stop;
 pub mod telemetry;
 pub mod tls_listener;
+#[cfg(test)]
+mod turns_tests;
 pub mod usher;
 pub mod watch;

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use tap_protocol::ids::ControllerId;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
 
+use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::event_store::handle::StoreHandle;
 use crate::event_store::{RevokedCertificate, Standing};
@@ -56,19 +57,27 @@ pub struct Calling {
 
 /// Runs until told to stop.
 pub async fn run(mut calling: Calling, mut stop: Stop) {
-    let mut ticks = interval(EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut backoff = Backoff::new(EVERY, Duration::from_secs(10));
     let mut said = false;
     while !stop.is_said() {
-        match calling.call().await {
-            Ok(()) => said = false,
-            Err(error) if !std::mem::replace(&mut said, true) => {
-                tracing::error!(why = with_causes(error.as_ref()), "who is revoked cannot be read or told");
+        let wait = match calling.call().await {
+            Ok(()) => {
+                backoff.reset();
+                said = false;
+                EVERY
             }
-            Err(_) => {}
-        }
+            Err(error) => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::error!(
+                        why = with_causes(error.as_ref()),
+                        "who is revoked cannot be read or told"
+                    );
+                }
+                backoff.wait()
+            }
+        };
         tokio::select! {
-            _ = ticks.tick() => {}
+            () = sleep(wait) => {}
             () = stop.said() => {}
         }
     }

@@ -245,6 +245,7 @@ impl Metrics {
             Captured::Stored(_) | Captured::Both { .. } => "stored",
             Captured::Before(_) | Captured::SameAs { .. } => "duplicate",
             Captured::OtherBefore(_) | Captured::Refused => "refused",
+            Captured::TakenElsewhere => return,
         };
         self.events.get_or_create(&label([("source", "http"), ("result", result)])).inc();
     }

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{sleep, timeout};
 
+use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::event_store::handle::StoreHandle;
 use crate::event_store::{
@@ -44,8 +45,7 @@ struct Numbers {
 
 /// Runs until told to stop.
 pub async fn run(watch: Watch, mut stop: Stop) {
-    let mut ticks = interval(EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut backoff = Backoff::new(EVERY, Duration::from_secs(10));
     let mut said_down = false;
     let mut said_rewound = false;
     while !stop.is_said() {
@@ -63,17 +63,23 @@ pub async fn run(watch: Watch, mut stop: Stop) {
             Ok(Err(error)) => Err(with_causes(&error)),
             Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
         };
-        match &verdict {
-            Ok(()) => said_down = false,
-            Err(why) if !std::mem::replace(&mut said_down, true) => {
-                tracing::error!(why, "the store does not answer");
+        let wait = match &verdict {
+            Ok(()) => {
+                backoff.reset();
+                said_down = false;
+                EVERY
             }
-            Err(_) => {}
-        }
+            Err(why) => {
+                if !std::mem::replace(&mut said_down, true) {
+                    tracing::error!(why, "the store does not answer");
+                }
+                backoff.wait()
+            }
+        };
         watch.health.store(verdict);
         watch.health.turned(Loop::Watch, watch.clock.now());
         tokio::select! {
-            _ = ticks.tick() => {}
+            () = sleep(wait) => {}
             () = stop.said() => {}
         }
     }

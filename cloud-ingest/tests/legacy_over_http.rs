@@ -9,9 +9,10 @@ use cloud_ingest::clock::Clock;
 use cloud_ingest::destination::guard::Guard;
 use cloud_ingest::destination::http_json::{CannotStart, Connection, HttpJson, MAX_BODY_BYTES};
 use cloud_ingest::destination::settings::AfterUnknown;
-use cloud_ingest::destination::{Answered, Destination, Outcome};
-use cloud_ingest::event_store::UtcMs;
+use cloud_ingest::destination::{Answered, Destination, Finding, Outcome, Sample};
+use cloud_ingest::event_store::{DeliverableTap, PersonId, Site, UtcMs};
 use tap_protocol::ids::{EventId, OutboxId, Seq};
+use tap_protocol::tap::Direction;
 
 const PATIENCE: Duration = Duration::from_millis(300);
 
@@ -61,6 +62,35 @@ fn server(answer: impl Into<Vec<u8>>, hangs: bool) -> (SocketAddr, thread::JoinH
             let _ = connection.read(&mut buffer);
         }
         String::from_utf8(request).unwrap()
+    });
+    (address, serving)
+}
+
+/// A server that gives these answers, one connection each, and then the first lines of what it was asked.
+fn answers(answers: &[&str]) -> (SocketAddr, thread::JoinHandle<Vec<String>>) {
+    let answers: Vec<String> = answers.iter().map(|answer| (*answer).to_owned()).collect();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = thread::spawn(move || {
+        let mut asked = Vec::new();
+        for answer in answers {
+            let (mut connection, _) = listener.accept().unwrap();
+            let mut request = Vec::new();
+            let mut buffer = [0; 4096];
+            let is_whole = |request: &[u8]| {
+                let text = String::from_utf8_lossy(request);
+                text.contains("\r\n\r\n") && (text.starts_with("HEAD") || text.ends_with('}'))
+            };
+            while !is_whole(&request) {
+                let n = connection.read(&mut buffer).unwrap();
+                assert!(n > 0, "the request ended early");
+                request.extend_from_slice(&buffer[..n]);
+            }
+            connection.write_all(answer.as_bytes()).unwrap();
+            let request = String::from_utf8(request).unwrap();
+            asked.push(request.lines().next().unwrap().to_owned());
+        }
+        asked
     });
     (address, serving)
 }
@@ -200,4 +230,70 @@ async fn an_address_that_nobody_allowed_is_not_even_connected_to() {
     let refused = HttpJson::new(&Default::default(), connection).err().unwrap();
     assert!(matches!(refused, CannotStart::Forbidden(_)), "{refused}");
     assert!(there.accept().is_err());
+}
+
+const THERE: &str = "HTTP/1.1 405 No\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+const TAKEN: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 15\r\n\r\n{\"status\":\"ok\"}";
+const REPEATED: &str =
+    "HTTP/1.1 409 No\r\nconnection: close\r\ncontent-length: 19\r\n\r\n{\"duplicate\": true}";
+const CLOSED: &str = "HTTP/1.1 401 No\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+fn sample() -> Sample {
+    let tap = DeliverableTap {
+        person: PersonId("E-1007".into()),
+        controller: "hq-door-12".parse().unwrap(),
+        site: Site { id: "hq".into(), label: "HQ".into(), zone: "Europe/Berlin".into() },
+        reader: "in".parse().unwrap(),
+        direction: Direction::In,
+        occurred: UtcMs(0),
+        uncertainty_ms: 3,
+    };
+    Sample { event: event(), tap }
+}
+
+/// What came of each step of trying it out, and what the server was asked.
+async fn tried(
+    settings: &str,
+    given: &[&str],
+    sample: Option<&Sample>,
+) -> (Vec<(&'static str, Finding)>, Vec<String>) {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let (address, serving) = answers(given);
+    let probe = destination(address, settings).probe(sample).await;
+    let steps = probe.steps.iter().map(|step| (step.what, step.finding)).collect();
+    (steps, serving.join().unwrap())
+}
+
+#[tokio::test]
+async fn trying_a_json_api_out_tells_it_nothing_without_a_sample() {
+    let (steps, asked) = tried("{}", &[THERE], None).await;
+    assert_eq!(steps, [("connect", Finding::Good), ("encryption", Finding::Doubtful)]);
+    assert_eq!(asked, ["HEAD /attendance HTTP/1.1"]);
+    let (steps, _) = tried("{}", &[CLOSED], None).await;
+    assert_eq!(steps[0], ("connect", Finding::Bad));
+}
+
+#[tokio::test]
+async fn a_sample_is_told_twice_and_must_be_known_the_second_time() {
+    let sample = sample();
+    let last = |(steps, asked): (Vec<_>, Vec<String>)| (steps.last().copied().unwrap(), asked.len());
+    let known = tried("{}", &[THERE, TAKEN, REPEATED], Some(&sample)).await;
+    assert_eq!(last(known), (("repeat", Finding::Good), 3));
+    let forgotten = tried("{}", &[THERE, TAKEN, TAKEN], Some(&sample)).await;
+    assert_eq!(last(forgotten), (("repeat", Finding::Doubtful), 3));
+    let refused = tried("{}", &[THERE, CLOSED], Some(&sample)).await;
+    assert_eq!(last(refused), (("send", Finding::Bad), 2));
+    let by_path = r#"{"template":{"path":"/people/{person}","body":{"at":"{occurred_utc}"}}}"#;
+    let (_, asked) = tried(by_path, &[THERE, TAKEN, REPEATED], Some(&sample)).await;
+    assert_eq!(asked[0], "HEAD /attendance/ HTTP/1.1", "no path of a person");
+    assert_eq!(asked[1], "POST /attendance/people/E-1007 HTTP/1.1");
+}
+
+#[tokio::test]
+async fn a_json_api_that_is_not_there_is_tried_no_further() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let probe = destination(free, "{}").probe(Some(&sample())).await;
+    assert_eq!(probe.steps.len(), 1);
+    assert!(!probe.is_good());
 }

@@ -18,7 +18,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const ALL: [Target; 28] = [
+pub const ALL: [Target; 30] = [
     Target { name: "batch", run: messages::batch },
     Target { name: "hello", run: messages::hello },
     Target { name: "report", run: messages::report },
@@ -43,6 +43,8 @@ pub const ALL: [Target; 28] = [
     Target { name: "outbox", run: on_the_disk::outbox },
     Target { name: "import", run: in_the_cloud::import },
     Target { name: "legacy_answer", run: in_the_cloud::legacy_answer },
+    Target { name: "frappe_answer", run: in_the_cloud::frappe_answer },
+    Target { name: "destination", run: in_the_cloud::destination },
     Target { name: "badge_list", run: in_the_cloud::badge_list },
     Target { name: "cloud_config", run: in_the_cloud::config },
     Target { name: "enrolment", run: in_the_cloud::enrolment },

@@ -155,6 +155,7 @@ const PURE: [(&str, &[&str]); 2] = [
             "destination::guard",
             "destination::rules",
             "destination::settings",
+            "destination::settings::written",
             "destination::template",
             "event_store",
             "event_store::badges",

@@ -179,6 +179,20 @@ async fn a_user_who_may_not_look_back_holds_everything_instead_of_guessing() {
 }
 
 #[tokio::test]
+async fn a_field_that_employees_do_not_have_is_nobodys_taps_fault() {
+    let sim = start(Site::with_employees(1)).await;
+    let client = client_as(&sim, "key:secret", &json!({ "employee_field": "badge" }));
+    let rendered = arrival(&client, "1");
+    assert_eq!(send(&client, &rendered).await.outcome, Outcome::ServerError { retry_after_ms: None });
+    let LookedUp::Unclear(answered) = client.look_up(event(), &rendered).await else {
+        panic!("it cannot be asked")
+    };
+    assert!(
+        matches!(answered.outcome, Outcome::Misconfigured(why) if why.contains("Employee cannot be searched"))
+    );
+}
+
+#[tokio::test]
 async fn coming_and_going_in_one_second_are_two_taps_where_frappe_can_hold_both() {
     let (arriving, leaving) = (Direction::In, Direction::Out);
     let both = async |version, app: &str| {

@@ -4,8 +4,8 @@
 //! be away when the worker says so, or says nothing for [`PATIENCE`]. From the first tap in the spool on, all go there
 //! until it is drained, so that taps are stored in the order in which they came.
 //!
-//! A tap may go both ways: into the worker's hands, which did not answer in time, and into the spool. Its idempotency key
-//! makes it one.
+//! A tap goes one way: whoever takes its [`Claim`] has it, the store's transaction or this desk when its patience ends. So
+//! the id that is answered is the one that the tap gets.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +16,14 @@ use tokio::time::timeout;
 
 use super::spool::Spool;
 use super::spool::shelf::NotPut;
-use crate::event_store::capture::{Captured, CapturedTap};
+use crate::event_store::capture::{Captured, CapturedTap, Claim};
 use crate::telemetry::{Metrics, with_causes};
 
 /// So long the store may take: a group behind a large one takes a second on a slow disk.
 pub const PATIENCE: Duration = Duration::from_secs(3);
+
+/// So long a transaction may take that has the tap in hand.
+const COMMIT_TIME: Duration = Duration::from_secs(10);
 
 /// Requests that may wait for the worker.
 pub const MAX_WAITING: usize = 512;
@@ -29,6 +32,8 @@ pub const MAX_WAITING: usize = 512;
 pub struct Arrived {
     /// The tap.
     pub tap: CapturedTap,
+    /// Taken by the transaction that stores it.
+    pub claim: Claim,
     /// Where the answer goes. Nobody waits any more once it is closed: then the tap is in the spool.
     pub answer: oneshot::Sender<StoreSays>,
 }
@@ -60,6 +65,9 @@ pub enum NotTaken {
     /// The API key is not good any more.
     #[error("the API key is not good any more")]
     KeyEnded,
+    /// The store has it in hand and does not say what became of it.
+    #[error("the store has the tap in hand and does not answer")]
+    Unanswered,
     /// The store is away, and the spool cannot take it either.
     #[error("neither the store nor the spool can take a tap now")]
     NoRoom(#[source] NotPut),
@@ -79,7 +87,7 @@ impl Desk {
     /// Takes a tap for good: it is in the store, or on the local disk, when this returns its id.
     pub async fn take(&self, tap: CapturedTap) -> Result<EventId, NotTaken> {
         if self.spool.level().taps == 0 {
-            match self.ask_the_store(tap.clone()).await {
+            match self.ask_the_store(tap.clone()).await? {
                 StoreSays::Is(
                     Captured::Stored(id)
                     | Captured::Before(id)
@@ -88,7 +96,7 @@ impl Desk {
                 ) => return Ok(id),
                 StoreSays::Is(Captured::OtherBefore(_)) => return Err(NotTaken::OtherUnderKey),
                 StoreSays::Is(Captured::Refused) => return Err(NotTaken::KeyEnded),
-                StoreSays::CannotNow => {}
+                StoreSays::Is(Captured::TakenElsewhere) | StoreSays::CannotNow => {}
             }
         }
         let put = self.spool.put(tap).await;
@@ -103,13 +111,25 @@ impl Desk {
         })
     }
 
-    async fn ask_the_store(&self, tap: CapturedTap) -> StoreSays {
-        let (answer, said) = oneshot::channel();
+    async fn ask_the_store(&self, tap: CapturedTap) -> Result<StoreSays, NotTaken> {
+        let (answer, mut said) = oneshot::channel();
+        let claim = Claim::default();
+        let arrived = Arrived { tap, claim: claim.clone(), answer };
         let asked = async {
             // A worker that has ended stores nothing more: this process is stopping.
-            self.to_worker.send(Arrived { tap, answer }).await.ok()?;
-            said.await.ok()
+            self.to_worker.send(arrived).await.ok()?;
+            (&mut said).await.ok()
         };
-        timeout(self.patience, asked).await.ok().flatten().unwrap_or(StoreSays::CannotNow)
+        if let Ok(Some(says)) = timeout(self.patience, asked).await {
+            return Ok(says);
+        }
+        if claim.take() {
+            return Ok(StoreSays::CannotNow);
+        }
+        // It is in a transaction that may commit at any moment.
+        match timeout(COMMIT_TIME, said).await {
+            Ok(Ok(says)) => Ok(says),
+            Ok(Err(_)) | Err(_) => Err(NotTaken::Unanswered),
+        }
     }
 }

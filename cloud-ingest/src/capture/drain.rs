@@ -16,7 +16,7 @@ use super::spool::shelf::Waiting;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::crash;
-use crate::event_store::capture::{Captured, ToCapture};
+use crate::event_store::capture::{Captured, Place, ToCapture};
 use crate::event_store::handle::StoreHandle;
 use crate::event_store::{DeadLetter, StoreError};
 use crate::keyring::live::LiveKeys;
@@ -45,49 +45,51 @@ pub struct Drain {
 /// Runs until told to stop; what is left waits on the disk for the next start.
 pub async fn run(mut drain: Drain, mut stop: Stop) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
-    let mut said = false;
     loop {
         tokio::select! {
             biased;
             () = stop.said() => return,
             () = drain.spool.has_some() => {}
         }
-        match drain.some().await {
-            Ok(settled) => {
-                backoff.reset();
-                if std::mem::take(&mut said) {
-                    tracing::info!(settled, "the store is back: what waits in the spool is being stored");
-                }
-            }
+        let waiting = match drain.spool.first(AT_ONCE).await {
+            Ok(waiting) => waiting,
+            // Its thread ends with the process alone.
             Err(error) => {
-                if !std::mem::replace(&mut said, true) {
-                    tracing::warn!(why = with_causes(error.as_ref()), "taps wait in the spool; trying again");
-                }
-                tokio::select! {
-                    () = sleep(backoff.wait()) => {}
-                    () = stop.said() => return,
-                }
+                tracing::error!(%error, "what waits in the spool cannot be had");
+                return stop.said().await;
+            }
+        };
+        let mut said = false;
+        while let Err(error) = drain.bring(&waiting).await {
+            if !std::mem::replace(&mut said, true) {
+                tracing::warn!(why = with_causes(&error), "taps wait in the spool; trying again");
+            }
+            tokio::select! {
+                () = sleep(backoff.wait()) => {}
+                () = stop.said() => return,
             }
         }
+        if said {
+            tracing::info!("the store is back: what waits in the spool is being stored");
+        }
+        backoff.reset();
+        drain.wake.notify_one();
+        crash::point("after-drain-commit");
+        if let Err(error) = drain.spool.done(waiting.len()).await {
+            tracing::warn!(%error, "a file of the spool is stored and cannot be removed");
+        }
+        crash::point("after-spool-done");
+        drain.metrics.spool(drain.spool.level());
     }
 }
 
 impl Drain {
-    /// Brings the first of those that wait into the store.
-    async fn some(&self) -> anyhow::Result<usize> {
-        let waiting = self.spool.first(AT_ONCE).await?;
-        match self.store(&waiting).await {
-            Ok(()) => {}
-            Err(error) if error.is_retryable() => return Err(error.into()),
-            // One that the store refuses for good keeps nobody else from it.
-            Err(_) => self.store_one_by_one(&waiting).await?,
+    /// Brings them into the store. One that it refuses for good keeps nobody else from it.
+    async fn bring(&self, waiting: &[Waiting]) -> Result<(), StoreError> {
+        match self.store(waiting).await {
+            Err(error) if !error.is_retryable() => self.store_one_by_one(waiting).await,
+            stored => stored,
         }
-        self.wake.notify_one();
-        crash::point("after-drain-commit");
-        self.spool.done(waiting.len()).await?;
-        crash::point("after-spool-done");
-        self.metrics.spool(self.spool.level());
-        Ok(waiting.len())
     }
 
     async fn store(&self, waiting: &[Waiting]) -> Result<(), StoreError> {
@@ -108,7 +110,11 @@ impl Drain {
                     "two different taps came under one idempotency key while the store was away: both are stored, because \
                      both were promised; whoever sends them uses a key twice"
                 ),
-                Captured::Stored(_) | Captured::Before(_) | Captured::OtherBefore(_) | Captured::Refused => {}
+                Captured::Stored(_)
+                | Captured::Before(_)
+                | Captured::OtherBefore(_)
+                | Captured::Refused
+                | Captured::TakenElsewhere => {}
             }
         }
         Ok(())
@@ -144,5 +150,5 @@ impl Drain {
 
 fn to_capture(waiting: &Waiting) -> ToCapture {
     let entry = &waiting.entry;
-    ToCapture { tap: entry.tap.clone(), sitting: waiting.sitting, promised: Some(entry.seq) }
+    ToCapture { tap: entry.tap.clone(), sitting: waiting.sitting, place: Place::Promised(entry.seq) }
 }

@@ -4,7 +4,6 @@
 //! In the order in which they cost: whose key, how often, how much, what it says; then the desk. Nothing of a body is
 //! logged, because it has a clear card number.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +43,9 @@ const POLITE_AFTER: Duration = Duration::from_secs(10 * 60);
 /// When neither store nor spool can: long enough not to make it worse, short enough for a queue of people at a kiosk.
 const RETRY_WHEN_FULL_S: u32 = 30;
 
+/// When the store has it in hand: it may know soon.
+const RETRY_WHEN_UNANSWERED_S: u32 = 5;
+
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// What the handlers share.
@@ -63,17 +65,13 @@ pub struct Capturing {
     pub metrics: Arc<Metrics>,
 }
 
-/// Who is on the other end.
+/// Since when a connection is open.
 #[derive(Debug, Clone, Copy)]
-pub struct Caller {
-    opened: Instant,
-    #[allow(dead_code, reason = "for whoever debugs a connection")]
-    address: SocketAddr,
-}
+pub struct Opened(Instant);
 
-impl Connected<IncomingStream<'_, TlsListener>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Caller {
-        Caller { opened: Instant::now(), address: *stream.remote_addr() }
+impl Connected<IncomingStream<'_, TlsListener>> for Opened {
+    fn connect_info(_stream: IncomingStream<'_, TlsListener>) -> Opened {
+        Opened(Instant::now())
     }
 }
 
@@ -83,7 +81,7 @@ pub async fn serve(
     capturing: Capturing,
     end: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let service = router(capturing).into_make_service_with_connect_info::<Caller>();
+    let service = router(capturing).into_make_service_with_connect_info::<Opened>();
     axum::serve(listener, service).with_graceful_shutdown(end).await
 }
 
@@ -100,11 +98,11 @@ fn router(capturing: Capturing) -> Router {
 
 async fn take(
     State(capturing): State<Capturing>,
-    ConnectInfo(caller): ConnectInfo<Caller>,
+    ConnectInfo(Opened(opened)): ConnectInfo<Opened>,
     request: Request,
 ) -> Response {
     let watch = Stopwatch::start();
-    let answer = match capturing.take(request).await {
+    let mut answer = match capturing.take(request).await {
         Ok(id) => {
             let body = json!({ "eventId": id.to_string(), "status": "queued" });
             (StatusCode::ACCEPTED, axum::Json(body)).into_response()
@@ -112,9 +110,8 @@ async fn take(
         Err(refused) => refused.into_response(),
     };
     capturing.metrics.capture_request(answer.status().as_u16(), watch.seconds());
-    let mut answer = answer;
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if caller.opened.elapsed() > POLITE_AFTER {
+    if opened.elapsed() > POLITE_AFTER {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     answer
@@ -210,6 +207,11 @@ impl IntoResponse for Refused {
                 Problem::new(StatusCode::CONFLICT, said).into_response()
             }
             Refused::NotTaken(NotTaken::KeyEnded) => Refused::Key(NotGood::Revoked).into_response(),
+            Refused::NotTaken(NotTaken::Unanswered) => {
+                let said = "the store does not say whether the tap is stored: send the same request again, which is safe";
+                let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, said);
+                ([(RETRY_AFTER, RETRY_WHEN_UNANSWERED_S.to_string())], problem).into_response()
+            }
             Refused::NotTaken(NotTaken::NoRoom(_)) => {
                 let said = "taps cannot be stored now, and the spool has no room: keep the tap, and send the same request \
                             again";

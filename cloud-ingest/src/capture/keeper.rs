@@ -36,6 +36,12 @@ impl Keeper {
         Ok((keeper, reading))
     }
 
+    /// Of a store that has not answered yet.
+    #[cfg(test)]
+    pub fn of(store: StoreHandle) -> Keeper {
+        Keeper { store, deeds: None, book: watch::channel(Arc::default()).0 }
+    }
+
     /// Looks until told to stop. What cannot be read changes nothing: the keys in hand stay good.
     pub async fn run(mut self, mut stop: Stop) {
         let mut backoff = Backoff::new(EVERY, Duration::from_secs(10));

@@ -4,6 +4,9 @@
 //! positions, proofs and event ids need no rule of their own. What is added is the idempotency key: whether a tap was
 //! brought before is decided in the transaction that would store it, because nowhere else is it known.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use tap_protocol::badge::TokenKeyId;
@@ -132,9 +135,38 @@ pub struct ToCapture {
     pub tap: CapturedTap,
     /// In which sitting.
     pub sitting: Sitting,
-    /// Under which number, if that was promised already: it waited in the spool.
-    pub promised: Option<Seq>,
+    /// Where in it.
+    pub place: Place,
 }
+
+/// Where a captured tap is to stand in its sitting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Behind the last one, if nobody else has taken it in meanwhile.
+    Next(Claim),
+    /// Under the number that was promised: it waited in the spool.
+    Promised(Seq),
+}
+
+/// The right to take a tap in: the store and the spool must not both have it, so that the id that is answered is the one
+/// that it gets. Clones are the same right.
+#[derive(Debug, Clone, Default)]
+pub struct Claim(Arc<AtomicBool>);
+
+impl Claim {
+    /// Whether it is the caller's now; it is given once.
+    pub fn take(&self) -> bool {
+        !self.0.swap(true, Ordering::SeqCst)
+    }
+}
+
+impl PartialEq for Claim {
+    fn eq(&self, other: &Claim) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Claim {}
 
 /// What became of a captured tap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +179,8 @@ pub enum Captured {
     OtherBefore(EventId),
     /// The API key is not good any more: nothing is stored.
     Refused,
+    /// Somebody else has taken it in: nothing is stored.
+    TakenElsewhere,
     /// It was promised under the first id while the store was away, and the same was stored meanwhile under the second: at
     /// its promised place a record says so, which is no tap.
     SameAs {

@@ -282,6 +282,7 @@ macro_rules! contract_tests {
             capture::batches_and_captured_taps_share_a_group,
             capture::the_same_under_the_same_key_is_answered_the_same_and_stored_once,
             capture::what_a_request_meant_is_compared_under_the_token_key_of_then,
+            capture::a_tap_that_the_spool_has_taken_is_left_to_it,
             capture::one_idempotency_key_of_two_sources_is_two_taps,
             capture::an_idempotency_key_is_forgotten_after_its_time_and_not_before,
             capture::a_key_that_ended_or_was_revoked_brings_nothing,

@@ -101,6 +101,21 @@ fn work(mut store: AnyStore, mut waiting: mpsc::Receiver<Message>) {
     }
 }
 
+/// A way to a store that is away, and how often it was asked.
+#[cfg(test)]
+pub fn away() -> (StoreHandle, std::sync::Arc<std::sync::atomic::AtomicU64>) {
+    let (jobs, mut waiting) = mpsc::channel(MAX_WAITING_JOBS);
+    let asked = std::sync::Arc::<std::sync::atomic::AtomicU64>::default();
+    let count = std::sync::Arc::clone(&asked);
+    tokio::spawn(async move {
+        // A job that is dropped tells its caller that nobody is there.
+        while waiting.recv().await.is_some() {
+            count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        }
+    });
+    (StoreHandle { jobs }, asked)
+}
+
 fn thread_ended() -> StoreError {
     StoreError::Unavailable(Box::new(ThreadEnded))
 }

@@ -29,7 +29,7 @@ use crate::backoff::Backoff;
 use crate::capture::desk::{Arrived, StoreSays};
 use crate::clock::{Clock, Stopwatch};
 use crate::crash;
-use crate::event_store::capture::{CapturedTap, Sitting, ToCapture};
+use crate::event_store::capture::{Place, Sitting, ToCapture};
 use crate::event_store::handle::StoreHandle;
 use crate::event_store::{
     Appended, DeadLetter, EventStore, MAX_DEAD_LETTER_BYTES, OutboxMark, RecordKey, StoreError, UtcMs,
@@ -357,9 +357,10 @@ impl<L: BrokerLink> Running<L> {
         // Who does not wait any more has its tap in the spool.
         captured.retain(|one| !one.answer.is_closed());
         let (sitting, key) = (self.worker.sitting, self.worker.keys.now().capture());
-        let to_capture = |tap: CapturedTap| ToCapture { tap, sitting, promised: None };
-        let (taps, answers): (Vec<_>, Vec<_>) =
-            captured.into_iter().map(|Arrived { tap, answer }| (to_capture(tap), answer)).unzip();
+        let to_capture = |Arrived { tap, claim, answer }: Arrived| {
+            (ToCapture { tap, sitting, place: Place::Next(claim) }, answer)
+        };
+        let (taps, answers): (Vec<_>, Vec<_>) = captured.into_iter().map(to_capture).unzip();
         let batches = Arc::clone(batches);
         let job = move |store: &mut dyn EventStore| store.take_in(&batches, &taps, &key, received);
         let taken = self.worker.store.run(job).await;

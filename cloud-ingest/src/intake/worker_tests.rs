@@ -14,7 +14,7 @@ use tap_protocol::tap::{Direction, Tap, Verdict};
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::event_store::capture::{Captured, NewApiKey, Print, Source};
+use crate::event_store::capture::{Captured, CapturedTap, Claim, NewApiKey, Print, Source};
 use crate::event_store::handle::StoreThread;
 use crate::event_store::{Deed, EventFilter, RecordKey, Standing};
 use crate::fixture::{self, Door, LEGACY, START};
@@ -527,7 +527,7 @@ fn captured(n: u8) -> (Arrived, oneshot::Receiver<StoreSays>) {
         record: Record { at, body }.encode(),
     };
     let (answer, said) = oneshot::channel();
-    (Arrived { tap, answer }, said)
+    (Arrived { tap, claim: Claim::default(), answer }, said)
 }
 
 async fn put_kiosk(store: &StoreHandle) {

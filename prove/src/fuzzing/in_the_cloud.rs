@@ -2,14 +2,20 @@
 
 use cloud_ingest::config::Config;
 use cloud_ingest::destination::Outcome;
+use cloud_ingest::destination::frappe_hr::answers::{self, Said, Verdict};
+use cloud_ingest::destination::frappe_hr::check_in::{self, CheckIn};
 use cloud_ingest::destination::http_json::judge;
-use cloud_ingest::event_store::UtcMs;
+use cloud_ingest::destination::settings::{DestinationSettings, Kind};
+use cloud_ingest::destination::template::Rendered;
+use cloud_ingest::event_store::{DeliverableTap, PersonId, Site, UtcMs};
 use cloud_ingest::import::{Portions, Source};
 use edge_agent::outbox::export;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tap_protocol::enrolment::{Bundle, Challenge, EnrollRequest, EnrollToken, RenewRequest};
+use tap_protocol::ids::{EventId, OutboxId, Seq};
+use tap_protocol::tap::Direction;
 
 use crate::attacks::production;
 
@@ -33,6 +39,68 @@ pub fn legacy_answer(bytes: &[u8]) {
         assert!((200..300).contains(&status) || status == 409, "{status} is no success");
         let says: serde_json::Value = serde_json::from_slice(body).expect("what was understood is JSON");
         assert!(says.is_object());
+    }
+}
+
+/// A status and a body, as Frappe HR or whatever stands before it answers.
+pub fn frappe_answer(bytes: &[u8]) {
+    let [high, low, body @ ..] = bytes else { return };
+    let sent = CheckIn {
+        employee_field_value: "12349".into(),
+        timestamp: "2026-03-02 08:00:00.000000".into(),
+        device_id: "hq-door-12".into(),
+        log_type: None,
+        employee_fieldname: "name".into(),
+        ambiguous: false,
+    };
+    let status = u16::from_be_bytes([*high, *low]);
+    let body = serde_json::from_slice(body).map_err(|error| error.to_string());
+    let said = Said { status, body, retry_after_ms: None };
+    match answers::judge(&said, &sent, true) {
+        Verdict::Is(Outcome::Delivered) => {
+            let body = said.body.as_ref().expect("what was understood is JSON");
+            let stored = body.pointer("/message/time").and_then(|time| time.as_str());
+            assert!((200..300).contains(&status) && sent.is_at(stored.expect("a time")), "{body}");
+        }
+        Verdict::Is(Outcome::Duplicate) => {
+            assert!(status == 417 && said.text().contains("same timestamp"), "{status} is no duplicate");
+        }
+        Verdict::StoredAtAnotherTime { at, .. } => assert!((200..300).contains(&status) && !sent.is_at(&at)),
+        Verdict::Is(_) | Verdict::AskWhetherItIsThere(_) => {}
+    }
+}
+
+/// A destination as somebody describes it: what is taken can be kept, read back, and used.
+pub fn destination(bytes: &[u8]) {
+    let Ok(settings) = serde_json::from_slice::<DestinationSettings>(bytes) else { return };
+    let kept = serde_json::to_string(&settings).expect("settings are JSON");
+    serde_json::from_str::<DestinationSettings>(&kept).expect("what is kept is read back");
+    let controller = "hq-door-12".parse().expect("a name");
+    let event = EventId::new(&controller, OutboxId([7; 16]), Seq(258));
+    let tap = DeliverableTap {
+        person: PersonId("E-\"1007/..".into()),
+        controller,
+        site: Site { id: "hq".into(), label: "HQ".into(), zone: "Europe/Berlin".into() },
+        reader: "in".parse().expect("a name"),
+        direction: Direction::Unspecified,
+        occurred: UtcMs(1_792_888_200_999),
+        uncertainty_ms: 3,
+    };
+    match &settings.kind {
+        Kind::HttpJson(api) => {
+            let Ok(rendered) = api.template.render(event, &tap) else { return };
+            let object: serde_json::Value = serde_json::from_str(&rendered.body).expect("a body is JSON");
+            assert!(object.is_object(), "{object}");
+            assert_eq!(Rendered::from_text(rendered.clone().into_text()), rendered);
+            let path = rendered.path.unwrap_or_default();
+            assert!(!path.split('/').any(|segment| segment == ".."), "{path} leads elsewhere");
+        }
+        Kind::FrappeHr(frappe) => {
+            let Ok(check_in) = check_in::render(frappe, event, &tap) else { return };
+            assert!(check_in.ambiguous || frappe.zone.is_some(), "{check_in:?} is half past two in autumn");
+            let kept = CheckIn::from_text(&check_in.clone().into_text()).expect("what is kept is read back");
+            assert_eq!(kept.timestamp, check_in.timestamp);
+        }
     }
 }
 

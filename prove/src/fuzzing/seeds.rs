@@ -112,6 +112,49 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
                 answer(503, "retry-after: Sat, 21 Nov 2026 07:00:00 GMT\n\n<html>"),
             ]
         }
+        "frappe_answer" => {
+            let answer = |status: u16, text: &str| [&status.to_be_bytes()[..], text.as_bytes()].concat();
+            let log =
+                |time: &str| format!(r#"{{"message":{{"name":"EMP-CKIN-03-2026-000123","time":"{time}"}}}}"#);
+            let thrown = |class: &str, message: &str| {
+                let messages = format!(r#"["{{\\\"message\\\":\\\"{message}\\\"}}"]"#);
+                let packed = serde_json::to_string(&messages).expect("a text is JSON");
+                format!(
+                    r#"{{"exc_type":"{class}","exception":"frappe.exceptions.{class}: x","_server_messages":{packed}}}"#
+                )
+            };
+            vec![
+                answer(200, &log("2026-03-02 08:00:00")),
+                answer(200, &log("2026-03-02 08:00:00.000000")),
+                answer(200, &log("2026-03-02 16:30:12.345678")),
+                answer(
+                    417,
+                    &thrown("ValidationError", "This employee already has a log with the same timestamp."),
+                ),
+                answer(
+                    417,
+                    &thrown("ValidationError", "No Employee found for the given employee field value."),
+                ),
+                answer(417, &thrown("InactiveEmployeeStatusError", "…")),
+                answer(403, &thrown("PermissionError", "Insufficient Permission")),
+                answer(409, &thrown("DuplicateEntryError", "EMP-CKIN-03-2026-000123")),
+                answer(429, "Too Many Requests"),
+                answer(504, "<html>"),
+            ]
+        }
+        "destination" => texts(&[
+            r#"{"kind":"http_json","url":"https://hr.example.com/api/attendance"}"#,
+            r#"{"kind":"http_json","url":"https://hr.example.com","http_json":{"template":{"method":"PUT",
+"path":"/people/{person}/taps/{event_id}","idempotency_header":null,"headers":[{"name":"X-Source","value":"doors"}],
+"directions":{"in":"IN","out":"OUT","unspecified":null},"body":{"at":"{occurred_utc}","{a}":["{{x}}",1,null,true]}},
+"answers":[{"status":[200],"when":[{"at":"/a","is":true}],"means":"delivered"},
+{"status":[409],"any_body":true,"means":"duplicate"}]}}"#,
+            r#"{"kind":"frappe_hr","url":"https://hr.example.com","frappe_hr":{"app":"erpnext","zone":"Asia/Kolkata",
+"device_id":"{controller}/{reader}","watermarks":[{"shift_type":"Day","sites":["hq"],"zone":"Europe/Berlin"}]}}"#,
+            r#"{"kind":"http_json","url":"http://10.1.2.3:8080","timeout_ms":9000,"limits":{"per_second":0.5},
+"on_dead":{"hold_hours":12},"order_across_controllers":{"max_wait_s":60},"routing":{"directions":["in"],
+"readers":["hq-door-12/*"]},"mode":"shadow","deliver_from":"2026-11-01T00:00:00Z","allow_networks":["10.0.0.0/8"]}"#,
+        ]),
         "badge_list" => texts(&[
             "badge,person\n04A224B1C2D380,P-1\nem4100:026F6C3A,P-2\n",
             "\u{feff}person;badge;name\r\nP-1;\"04A224B1\";\"A \"\"B\"\"\"\r\n\r\nP-1;61A7CA6C;x\r\n",

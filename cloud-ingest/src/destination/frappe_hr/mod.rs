@@ -122,7 +122,15 @@ impl FrappeHr {
         let answer = self.call(Method::GET, &["api", "resource", doctype], &query, None).await?;
         let said = self.said(&answer);
         if !(200..300).contains(&said.status) {
-            return Err(answer.meaning(answers::judge_failure(&said)));
+            // No tap is at fault that a list is refused.
+            let outcome = match answers::judge_failure(&said) {
+                Outcome::Refused(status) => {
+                    let why = format!("{doctype} cannot be searched as the settings say ({status})");
+                    Outcome::Misconfigured(why)
+                }
+                outcome => outcome,
+            };
+            return Err(answer.meaning(outcome));
         }
         let data = said.body.as_ref().ok().and_then(|body| body.get("data")).and_then(Value::as_array);
         match data {

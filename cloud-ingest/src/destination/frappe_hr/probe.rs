@@ -196,7 +196,8 @@ fn says(answered: &Answered) -> String {
             let status = answered.status.unwrap_or_default();
             format!("Frappe does not let us ({status}): check the key, the secret and the user's roles")
         }
-        Outcome::Misconfigured(why) => why.clone(),
+        Outcome::Misconfigured(why) if answered.answer.is_empty() => why.clone(),
+        Outcome::Misconfigured(why) => format!("{why}; it said: {}", answered.answer),
         Outcome::TimedOut => "no answer in time: check timeout_ms, and whether the site is up".into(),
         outcome => format!("{}: {}", outcome.word(), answered.answer),
     }

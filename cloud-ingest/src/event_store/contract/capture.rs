@@ -8,8 +8,8 @@ use tap_protocol::tap::{Direction, Tap, Verdict};
 
 use super::world::{BOOT_UTC_MS, Door, World, id};
 use crate::event_store::capture::{
-    ApiKeyId, Captured, CapturedTap, KEYS_KEPT_MS, LAST_USE_EVERY_MS, NewApiKey, NoApiKey, Print, Sitting,
-    Source, TakenIn, ToCapture,
+    ApiKeyId, Captured, CapturedTap, Claim, KEYS_KEPT_MS, LAST_USE_EVERY_MS, NewApiKey, NoApiKey, Place,
+    Print, Sitting, Source, TakenIn, ToCapture,
 };
 use crate::event_store::{Deed, StoreError, UtcMs};
 
@@ -66,11 +66,11 @@ fn tap(n: u8, meaning: u8) -> CapturedTap {
 }
 
 fn live(tap: CapturedTap) -> ToCapture {
-    ToCapture { tap, sitting: LIVE, promised: None }
+    ToCapture { tap, sitting: LIVE, place: Place::Next(Claim::default()) }
 }
 
 fn promised(tap: CapturedTap, sitting: Sitting, seq: u64) -> ToCapture {
-    ToCapture { tap, sitting, promised: Some(Seq(seq)) }
+    ToCapture { tap, sitting, place: Place::Promised(Seq(seq)) }
 }
 
 fn event(sitting: Sitting, seq: u64) -> EventId {
@@ -143,6 +143,19 @@ pub fn what_a_request_meant_is_compared_under_the_token_key_of_then(world: &mut 
     };
     assert_eq!(take_in(world, &[under_both(1)]), [Captured::Before(event(LIVE, 1))]);
     assert_eq!(take_in(world, &[under_both(2)]), [Captured::OtherBefore(event(LIVE, 1))]);
+}
+
+pub fn a_tap_that_the_spool_has_taken_is_left_to_it(world: &mut World) {
+    with_kiosk(world);
+    let (theirs, ours) = (live(tap(1, 1)), live(tap(2, 2)));
+    let Place::Next(claim) = &theirs.place else { panic!() };
+    assert!(claim.take() && !claim.take(), "it is given once");
+    let captured = take_in(world, &[theirs, ours.clone()]);
+    assert_eq!(captured, [Captured::TakenElsewhere, Captured::Stored(event(LIVE, 1))]);
+    let Place::Next(claim) = &ours.place else { panic!() };
+    assert!(!claim.take(), "the store has it");
+    let from_spool = promised(tap(1, 1), SPOOL, 1);
+    assert_eq!(take_in(world, &[from_spool]), [Captured::Stored(event(SPOOL, 1))]);
 }
 
 pub fn one_idempotency_key_of_two_sources_is_two_taps(world: &mut World) {

@@ -65,6 +65,21 @@ impl Session for InTransaction<'_, '_> {
         Ok(())
     }
 
+    fn rows_for_keys(
+        &self,
+        sql: &str,
+        first: &Value<'_>,
+        keys: &[Value<'_>],
+        each: &mut dyn FnMut(&Row<'_>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let for_one = sql.replace("?2", "k.key");
+        let sql = format!("SELECT r.* FROM unnest(?2::bytea[]) AS k (key) CROSS JOIN LATERAL ({for_one}) r");
+        let (first, keys) = (Bound(first), array("bytea", keys.iter())?);
+        let params: [&(dyn ToSql + Sync); 2] = [&first, &*keys];
+        let rows = self.with(&sql, |transaction, statement| transaction.query(statement, &params))?;
+        rows.iter().try_for_each(|row| each(&Row(row)))
+    }
+
     fn rows(
         &self,
         sql: &str,

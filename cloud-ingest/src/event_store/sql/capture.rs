@@ -19,7 +19,7 @@ use super::writing::Writing;
 use super::{fleet, reading, statements as sql};
 use crate::event_store::capture::{
     ApiKeyId, ApiKeyState, Captured, CapturedTap, FORGOTTEN_AT_ONCE, KEYS_KEPT_MS, LAST_USE_EVERY_MS,
-    NewApiKey, NoApiKey, Print, Source, TakenIn, ToCapture,
+    NewApiKey, NoApiKey, Place, Print, Source, TakenIn, ToCapture,
 };
 use crate::event_store::{Deed, StoreError, UtcMs};
 use crate::intake::admit::Admission;
@@ -145,22 +145,25 @@ struct Before {
 
 impl Plan<'_, '_> {
     fn place(&mut self, capture: &ToCapture) -> Result<Captured, StoreError> {
-        let ToCapture { tap, sitting, promised } = capture;
+        let ToCapture { tap, sitting, place } = capture;
         let is_good = self.is_good(tap)?;
-        // What was promised is kept, whatever became of the key since.
-        if promised.is_none() && !is_good {
-            return Ok(Captured::Refused);
-        }
+        let promised = match place {
+            Place::Next(_) if !is_good => return Ok(Captured::Refused),
+            Place::Next(claim) if !claim.take() => return Ok(Captured::TakenElsewhere),
+            Place::Next(_) => None,
+            // What was promised is kept, whatever became of the key since.
+            Place::Promised(seq) => Some(*seq),
+        };
         let source_no = self.source_no(&tap.source)?;
         let outbox = sitting.outbox(&tap.source);
         let index = self.tail(source_no, &tap.source, outbox)?;
         let id = |seq: Seq| EventId::new(&tap.source, outbox, seq);
         if let Some(promised) = promised {
             let tail = &mut self.tails[index];
-            if *promised < tail.next_seq() {
-                return Ok(Captured::Before(id(*promised)));
+            if promised < tail.next_seq() {
+                return Ok(Captured::Before(id(promised)));
             }
-            while tail.next_seq() < *promised {
+            while tail.next_seq() < promised {
                 tail.records.push(gone(outbox, tail.next_seq()));
             }
         }

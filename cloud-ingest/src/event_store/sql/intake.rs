@@ -78,6 +78,7 @@ pub fn append(
         destinations,
         received,
         controller_no: 0,
+        controllers: BTreeMap::new(),
         occurring,
         timelines,
         alternating,
@@ -187,6 +188,8 @@ struct Append<'w, 'a> {
     received: UtcMs,
     /// Whose batch it is.
     controller_no: i64,
+    /// The numbers of controllers, as far as they were asked for.
+    controllers: BTreeMap<ControllerId, i64>,
     occurring: Occurring,
     /// Who held the badges of these batches when, by token.
     timelines: BTreeMap<Token, Timeline>,
@@ -218,7 +221,11 @@ fn possible_keys(token: Token, timeline: &Timeline) -> impl Iterator<Item = Orde
 
 impl Append<'_, '_> {
     fn batch(&mut self, batch: &VerifiedBatch) -> Result<Appended, StoreError> {
-        self.controller_no = controller_no(self.writing, batch.controller())?;
+        self.controller_no = match self.controllers.get(batch.controller()) {
+            Some(no) => *no,
+            None => controller_no(self.writing, batch.controller())?,
+        };
+        self.controllers.insert(batch.controller().clone(), self.controller_no);
         let mut outbox =
             Outbox::find_or_create(self.writing, self.controller_no, batch.controller(), batch.outbox())?;
         let mark = Mark { stored_through: outbox.stored_through, hash: outbox.hash };

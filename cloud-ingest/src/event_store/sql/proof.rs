@@ -10,7 +10,7 @@ use tap_protocol::envelope::BatchProof;
 use tap_protocol::ids::{ControllerId, OutboxId, Seq, StoreEpoch};
 use tap_protocol::keys::PublicKey;
 
-use super::session::{Dialect, Row, Session, all, execute, one};
+use super::session::{Dialect, Row, Session, all, one};
 use super::values::capped;
 use super::writing::{Writing, counters};
 use super::{reading, statements as sql};
@@ -23,9 +23,8 @@ use crate::telemetry::with_causes;
 /// Keeps the signature of a batch of which something was just stored.
 pub fn keep(writing: &Writing<'_>, outbox_no: i64, batch: &SignedBatch) -> Result<(), StoreError> {
     let BatchProof { key, signature, message } = &batch.proof;
-    execute(writing.aside(), sql::NEW_SIGNER, [key.0])?;
-    let columns = (outbox_no, batch.last_seq.0, batch.first_seq.0, key.0, signature, message);
-    execute(writing.aside(), sql::NEW_BATCH, columns)?;
+    let signer_no = writing.signer_no(key.0)?;
+    writing.new_batch((outbox_no, batch.last_seq.0, batch.first_seq.0, signer_no, signature, message));
     Ok(())
 }
 

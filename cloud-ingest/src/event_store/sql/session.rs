@@ -60,6 +60,15 @@ pub trait Session {
     /// Runs a statement for each of several rows of values, as fast as the database can: nothing may depend on the order.
     fn run_for_each(&self, bulk: &Bulk, rows: &[Value<'_>]) -> Result<(), StoreError>;
 
+    /// Runs a statement that reads for each of `keys`, which are bytes: `?2` in it. `?1` is the same for all.
+    fn rows_for_keys(
+        &self,
+        sql: &str,
+        first: &Value<'_>,
+        keys: &[Value<'_>],
+        each: &mut dyn FnMut(&Row<'_>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError>;
+
     /// Hands the rows to `each` in their order, until it wants no more.
     fn rows(
         &self,
@@ -310,8 +319,8 @@ pub fn all<T>(
     Ok(found)
 }
 
-/// All rows for any of `keys`, which take the place of `{keys}` in the statement, behind one parameter that is the same for
-/// all. A server is asked once for many keys, and with few different statements.
+/// All rows of a statement that is run for each of `keys`, which are bytes: `?2` in it, behind one parameter that is the same
+/// for all. A server is asked once.
 pub fn all_of<T>(
     session: &dyn Session,
     sql: &str,
@@ -319,19 +328,11 @@ pub fn all_of<T>(
     keys: &[Value<'_>],
     mut read: impl FnMut(&Row<'_>) -> Result<T, StoreError>,
 ) -> Result<Vec<T>, StoreError> {
-    const AT_ONCE: usize = 256;
     let mut found = Vec::new();
-    for keys in keys.chunks(AT_ONCE) {
-        // The next power of two: what is too much is filled up with the last key.
-        let holders: Vec<String> =
-            (2..2 + keys.len().next_power_of_two()).map(|number| format!("?{number}")).collect();
-        let last = keys.last().expect("a chunk has a key");
-        let mut params = vec![first.to_value()];
-        params.extend(keys.iter().chain(std::iter::repeat(last)).take(holders.len()).cloned());
-        let sql = sql.replace("{keys}", &holders.join(", "));
-        session.rows(&sql, &params, &mut |row| {
+    if !keys.is_empty() {
+        session.rows_for_keys(sql, &first.to_value(), keys, &mut |row| {
             found.push(read(row)?);
-            Ok(ControlFlow::Continue(()))
+            Ok(())
         })?;
     }
     Ok(found)

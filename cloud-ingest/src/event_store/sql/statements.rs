@@ -187,11 +187,11 @@ pub const DELIVERIES: Bulk = Bulk {
     into: "INSERT INTO deliveries (destination_no, position, order_key, state, held_for, due_ms, attempts)",
     types: &["bigint", "bigint", "bytea", "text", "text", "bigint", "bigint"],
 };
-/// The order keys take the place of `{keys}`.
-pub const OCCUPIED_LANES: &str = concat!(
-    "SELECT DISTINCT order_key FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND ",
-    "order_key IN ({keys}) AND ",
-    open!()
+/// Whether anybody stands in a lane: its key, or no row.
+pub const OCCUPIED_LANE: &str = concat!(
+    "SELECT order_key FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND order_key = ?2 AND ",
+    open!(),
+    " LIMIT 1"
 );
 pub const LANE_FIRST: &str = concat!(
     "SELECT position, state, held_for FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND order_key = ?2 AND ",
@@ -340,9 +340,12 @@ pub const DEED_COUNT: &str = "SELECT coalesce(max(no), 0) FROM fleet_log";
 
 // Proof.
 
-pub const NEW_SIGNER: &str = "INSERT INTO signers (key) VALUES (?1) ON CONFLICT (key) DO NOTHING";
-pub const NEW_BATCH: &str = "INSERT INTO batches (outbox_no, last_seq, first_seq, signer_no, signature, message) \
-     VALUES (?1, ?2, ?3, (SELECT no FROM signers WHERE key = ?4), ?5, ?6)";
+pub const SIGNER: &str = "SELECT no FROM signers WHERE key = ?1";
+pub const NEW_SIGNER: &str = "INSERT INTO signers (key) VALUES (?1) RETURNING no";
+pub const BATCHES: Bulk = Bulk {
+    into: "INSERT INTO batches (outbox_no, last_seq, first_seq, signer_no, signature, message)",
+    types: &["bigint", "bigint", "bigint", "bigint", "bytea", "bytea"],
+};
 pub const CHECK_FILE: &str = "PRAGMA integrity_check(1)";
 pub const RECORDS_MARKED: &str = "SELECT CAST(coalesce(sum(o.stored_through), 0) AS BIGINT) FROM outboxes o \
      JOIN controllers c ON c.no = o.controller_no WHERE c.id = ?1 OR ?1 IS NULL";
@@ -445,9 +448,9 @@ macro_rules! difference_columns {
 
 pub const BINDINGS: &str =
     "SELECT from_ms, until_ms, person FROM bindings WHERE badge_no = ?1 ORDER BY from_ms";
-/// The tokens take the place of `{keys}`.
+/// Behind a parameter that says nothing, because many are asked for at once.
 pub const BINDINGS_OF_MANY: &str = "SELECT s.token, b.from_ms, b.until_ms, b.person FROM seals s \
-     JOIN bindings b ON b.badge_no = s.badge_no WHERE b.badge_no > ?1 AND s.token IN ({keys}) ORDER BY s.token, b.from_ms";
+     JOIN bindings b ON b.badge_no = s.badge_no WHERE b.badge_no > ?1 AND s.token = ?2 ORDER BY b.from_ms";
 pub const BINDINGS_OF: &str = "SELECT b.from_ms, b.until_ms, b.person FROM seals s \
      JOIN bindings b ON b.badge_no = s.badge_no WHERE s.token = ?1 ORDER BY b.from_ms";
 pub const FORGET_BINDINGS: &str = "DELETE FROM bindings WHERE badge_no = ?1";
@@ -580,7 +583,6 @@ mod tests {
         ATTEMPTS,
         DEAD_LETTERS,
         FORGET_DEAD_LETTERS,
-        NEW_BATCH,
         WALKED_RECORDS,
         WALKED_BATCHES,
         LANE_WITH_TAPS,

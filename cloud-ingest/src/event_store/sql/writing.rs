@@ -15,9 +15,9 @@ pub type Lane = (i64, OrderKey);
 /// One writing transaction, between BEGIN and COMMIT. There is one at a time, on either database: what it reads stays so
 /// until it ends.
 ///
-/// New events, taps and deliveries are collected and inserted many at once, because a server answers one long statement
+/// New events, taps, deliveries and signatures are collected and inserted many at once, because a server answers one long statement
 /// much sooner than a thousand short ones. Whatever else is asked or written sends them off first, so that nobody reads
-/// past them; only statements that have nothing to do with those three tables go [aside](Writing::aside).
+/// past them; only statements that have nothing to do with those tables go [aside](Writing::aside).
 pub struct Writing<'a> {
     session: &'a dyn Session,
     /// Every number that is never counted by a scan.
@@ -27,17 +27,20 @@ pub struct Writing<'a> {
     before: (Totals, u64),
     /// How many more (or fewer) deliveries are in a state.
     moved: BTreeMap<(i64, DeliveryState), i64>,
-    /// Rows of [`sql::EVENTS`], [`sql::TAPS`] and [`sql::DELIVERIES`] that are not inserted yet, one after the other.
-    collected: RefCell<[Vec<Value<'static>>; 3]>,
+    /// Rows of [`COLLECTED`] that are not inserted yet, one after the other.
+    collected: RefCell<[Vec<Value<'static>>; 4]>,
+    /// The numbers of the record keys that signed, as far as they were asked for.
+    signers: RefCell<BTreeMap<[u8; 32], i64>>,
     /// Lanes of which it is known whether something stands in them, and whether.
     occupied: RefCell<BTreeMap<Lane, bool>>,
 }
 
 /// What is collected, in the order in which it must be inserted.
-const COLLECTED: [&Bulk; 3] = [&sql::EVENTS, &sql::TAPS, &sql::DELIVERIES];
+const COLLECTED: [&Bulk; 4] = [&sql::EVENTS, &sql::TAPS, &sql::DELIVERIES, &sql::BATCHES];
 const EVENTS: usize = 0;
 const TAPS: usize = 1;
 const DELIVERIES: usize = 2;
+const BATCHES: usize = 3;
 
 impl<'a> Writing<'a> {
     /// Reads the counters, and keeps every other writer away.
@@ -50,6 +53,7 @@ impl<'a> Writing<'a> {
             before: (totals, last_lease),
             moved: BTreeMap::new(),
             collected: RefCell::default(),
+            signers: RefCell::default(),
             occupied: RefCell::default(),
         })
     }
@@ -99,7 +103,7 @@ impl<'a> Writing<'a> {
         Ok(self.session)
     }
 
-    /// For statements that neither read nor write events, taps or deliveries: what is collected stays collected.
+    /// For statements that neither read nor write events, taps, deliveries or batches: what is collected stays collected.
     pub fn aside(&self) -> &'a dyn Session {
         self.session
     }
@@ -145,6 +149,24 @@ impl<'a> Writing<'a> {
         self.collect(TAPS, columns);
     }
 
+    /// Collects a row of `batches`.
+    pub fn new_batch(&self, columns: impl Params) {
+        self.collect(BATCHES, columns);
+    }
+
+    /// The number of a record key that signs.
+    pub fn signer_no(&self, key: [u8; 32]) -> Result<i64, StoreError> {
+        if let Some(no) = self.signers.borrow().get(&key) {
+            return Ok(*no);
+        }
+        let no = match one(self.session, sql::SIGNER, [key], |row| row.get(0))? {
+            Some(no) => no,
+            None => self.insert(sql::NEW_SIGNER, [key])?,
+        };
+        self.signers.borrow_mut().insert(key, no);
+        Ok(no)
+    }
+
     fn collect(&self, what: usize, columns: impl Params) {
         let rows = &mut self.collected.borrow_mut()[what];
         columns.with(|columns| {
@@ -156,9 +178,8 @@ impl<'a> Writing<'a> {
     /// Finds out at once which of these lanes are occupied, before much is collected for them.
     pub fn look_at_lanes(&self, destination: i64, keys: &BTreeSet<OrderKey>) -> Result<(), StoreError> {
         let values: Vec<Value<'_>> = keys.iter().map(ToValue::to_value).collect();
-        let occupied = all_of(self.snapshot()?, sql::OCCUPIED_LANES, destination, &values, |row| {
-            row.get::<OrderKey>(0)
-        })?;
+        let occupied =
+            all_of(self.snapshot()?, sql::OCCUPIED_LANE, destination, &values, |row| row.get::<OrderKey>(0))?;
         let mut known = self.occupied.borrow_mut();
         known.extend(keys.iter().map(|key| ((destination, key.clone()), false)));
         known.extend(occupied.into_iter().map(|key| ((destination, key), true)));

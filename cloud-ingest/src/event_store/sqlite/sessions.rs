@@ -33,6 +33,24 @@ impl Session for InTransaction<'_> {
         Ok(())
     }
 
+    fn rows_for_keys(
+        &self,
+        sql: &str,
+        first: &Value<'_>,
+        keys: &[Value<'_>],
+        each: &mut dyn FnMut(&Row<'_>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut statement = self.0.prepare_cached(sql)?;
+        for key in keys {
+            bind(&mut statement, &[first.clone(), key.clone()])?;
+            let mut rows = statement.raw_query();
+            while let Some(row) = rows.next()? {
+                each(&Row(row))?;
+            }
+        }
+        Ok(())
+    }
+
     fn rows(
         &self,
         sql: &str,
