@@ -47,10 +47,10 @@ fn clock() -> Clock {
 }
 
 /// Runs a loop for ten minutes without a store: how often it asked in the first minute, and in each later one.
-async fn turns(start: impl AsyncFnOnce(StoreHandle, Stop) -> JoinHandle<()>) -> (u64, Vec<u64>) {
+async fn turns(start: impl FnOnce(StoreHandle, Stop) -> JoinHandle<()>) -> (u64, Vec<u64>) {
     let (store, asked) = away();
     let (stopper, stop) = stop::pair();
-    let running = start(store, stop).await;
+    let running = start(store, stop);
     // Time stands still as long as somebody is busy: nobody's first turn comes late.
     while asked.load(Ordering::SeqCst) == 0 {
         tokio::task::yield_now().await;
@@ -85,7 +85,7 @@ async fn intake_backs_off_and_acknowledges_nothing() {
     };
     let (to_worker, from_broker) = inbox();
     to_worker.try_send(FromBroker::Message(message)).unwrap();
-    let turned = turns(async |store, stop| {
+    let turned = turns(|store, stop| {
         let worker = Worker {
             store,
             link: NoBroker,
@@ -112,7 +112,7 @@ async fn the_drain_backs_off_and_keeps_what_waits() {
     let (spool, _) = Spool::open(dir.path(), 64 * 1024).unwrap();
     spool.put(tap(1)).await.unwrap();
     let waits = spool.clone();
-    let turned = turns(async |store, stop| {
+    let turned = turns(|store, stop| {
         let metrics = Arc::new(Metrics::new(LEGACY));
         let (keys, clock, wake) = (fixture::keys(), clock(), Arc::default());
         tokio::spawn(drain::run(Drain { spool, store, keys, clock, metrics, wake }, stop))
@@ -123,12 +123,12 @@ async fn the_drain_backs_off_and_keeps_what_waits() {
 
 #[tokio::test(start_paused = true)]
 async fn the_keeper_of_api_keys_backs_off() {
-    backs_off(turns(async |store, stop| tokio::spawn(Keeper::of(store).run(stop))).await);
+    backs_off(turns(|store, stop| tokio::spawn(Keeper::of(store).run(stop))).await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_roll_backs_off() {
-    let turned = turns(async |store, stop| {
+    let turned = turns(|store, stop| {
         let calling = Calling {
             store,
             keys: fixture::keys(),
@@ -145,7 +145,7 @@ async fn the_roll_backs_off() {
 
 #[tokio::test(start_paused = true)]
 async fn the_watch_backs_off() {
-    let turned = turns(async |store, stop| {
+    let turned = turns(|store, stop| {
         let watch = Watch {
             writer: store.clone(),
             reader: store,
