@@ -24,7 +24,9 @@ use crate::api::{self, Served};
 use crate::clock::Clock;
 use crate::config::{Config, EnrolmentEntry, Secrets};
 use crate::delivery::dispatch::{self, Dispatcher};
-use crate::destination::http_json::HttpJson;
+use crate::destination::guard::Guard;
+use crate::destination::open::AnyDestination;
+use crate::destination::settings::DestinationSettings;
 use crate::enrolment::listener::TlsListener;
 use crate::enrolment::{self, Enrolling};
 use crate::event_store::handle::StoreHandle;
@@ -84,12 +86,12 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
     let (to_worker, from_broker) = inbox();
     let (connection, link) = mqtt::connection(&config.broker, to_worker, Arc::clone(&health), clock.clone())?;
     let (desk, said) = roster::desk();
-    let destination = HttpJson::new(
-        &config.destination.url,
-        config.destination.timeout(),
-        secrets.authorization.as_deref(),
-        clock.clone(),
-    )?;
+    let settings = DestinationSettings::http_json(&config.destination.url)
+        .context("the [destination] in the configuration cannot be used")?;
+    let settings = DestinationSettings { timeout_ms: config.destination.timeout_ms, ..settings };
+    let guard = Guard::default().named_by(&settings.url);
+    let destination =
+        AnyDestination::open(&settings, secrets.authorization.as_deref(), &guard, clock.clone())?;
     let listener = TcpListener::bind(config.http.listen)
         .await
         .with_context(|| format!("cannot listen on {}", config.http.listen))?;

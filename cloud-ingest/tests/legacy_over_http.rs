@@ -6,7 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use cloud_ingest::clock::Clock;
-use cloud_ingest::destination::http_json::{HttpJson, MAX_BODY_BYTES};
+use cloud_ingest::destination::guard::Guard;
+use cloud_ingest::destination::http_json::{CannotStart, Connection, HttpJson, MAX_BODY_BYTES};
+use cloud_ingest::destination::settings::AfterUnknown;
 use cloud_ingest::destination::{Answered, Destination, Outcome};
 use cloud_ingest::event_store::UtcMs;
 use tap_protocol::ids::{EventId, OutboxId, Seq};
@@ -17,14 +19,25 @@ fn event() -> EventId {
     EventId::new(&"hq-door-12".parse().unwrap(), OutboxId([7; 16]), Seq(258))
 }
 
+/// A destination with these settings for a JSON API, on loopback.
+fn destination(address: SocketAddr, settings: &str) -> HttpJson {
+    let url = format!("http://{address}/attendance").parse().unwrap();
+    let connection = Connection {
+        url: &url,
+        timeout: PATIENCE,
+        after_unknown: AfterUnknown::Repeat,
+        authorization: Some("token secret"),
+        guard: Guard::default().named_by(&url),
+        clock: Clock::from_fn(|| UtcMs(0)),
+    };
+    HttpJson::new(&serde_json::from_str(settings).unwrap(), connection).unwrap()
+}
+
 /// One request to `address`.
 async fn send(address: SocketAddr) -> Answered {
     // Another test may have chosen it already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let url = format!("http://{address}/attendance");
-    let clock = Clock::from_fn(|| UtcMs(0));
-    let destination = HttpJson::new(&url, PATIENCE, Some("token secret"), clock).unwrap();
-    destination.send(event(), "{\"person\":\"E-1\"}".into()).await
+    destination(address, "{}").send(event(), "{\"person\":\"E-1\"}".into()).await
 }
 
 /// A server for one request: hands the request over and says exactly `answer`, then closes, or waits if told to.
@@ -122,4 +135,69 @@ async fn a_redirect_is_not_followed() {
     let (address, _) = server(answer, false);
     assert_eq!(send(address).await.outcome.word(), "not_understood");
     assert!(target.accept().is_err(), "it was followed");
+}
+
+#[tokio::test]
+async fn a_template_decides_method_path_headers_and_body() {
+    let (address, serving) = server(ok("content-length: 14", "{\"saved\":true}"), false);
+    let destination = destination(
+        address,
+        r#"{"template":{"method":"PUT","path":"/people/{person}","idempotency_header":"X-Request-Id",
+                        "headers":[{"name":"X-Source","value":"doors"}],"body":{"who":"{person}"}},
+            "answers":[{"status":[200],"when":[{"at":"/saved","is":true}],"means":"delivered"}]}"#,
+    );
+    let answered = destination.send(event(), "/people/E%201\n{\"who\":\"E-1\"}".into()).await;
+    assert_eq!(answered.outcome, Outcome::Delivered);
+    let request = serving.join().unwrap();
+    assert!(request.starts_with("PUT /attendance/people/E%201 HTTP/1.1\r\n"), "{request}");
+    let key = "x-request-id: 058b8351-c0a3-8a64-a2a3-000000000102";
+    assert!(request.contains(key) && request.contains("x-source: doors"), "{request}");
+    assert!(!request.contains("idempotency-key"), "{request}");
+    assert!(request.ends_with("\r\n\r\n{\"who\":\"E-1\"}"), "{request}");
+}
+
+#[tokio::test]
+async fn what_is_said_cannot_play_with_the_terminal_of_whoever_reads_it() {
+    let (address, _) = server("HTTP/1.1 500 No\r\ncontent-length: 7\r\n\r\n\u{1b}[2J\u{7}!!", false);
+    let answered = send(address).await;
+    assert_eq!(answered.answer, "\u{fffd}[2J\u{fffd}!!");
+}
+
+#[tokio::test]
+async fn nothing_is_decompressed_however_small_it_looks() {
+    // What gzip makes of a mebibyte of zeros starts like this.
+    let bomb = "\u{1f}\u{8b}\u{8}";
+    let (address, serving) = server(ok("content-encoding: gzip\r\ncontent-length: 4", bomb), false);
+    let answered = send(address).await;
+    assert_eq!(answered.outcome, Outcome::NotUnderstood("200 with a body that is no JSON".into()));
+    assert!(!serving.join().unwrap().to_lowercase().contains("accept-encoding"), "it was not even asked for");
+}
+
+#[tokio::test]
+async fn headers_without_end_are_not_read_to_their_end() {
+    let many = (0..10_000).map(|i| format!("x-{i}: y\r\n")).collect::<String>();
+    let (address, _) = server(format!("HTTP/1.1 200 OK\r\n{many}\r\n"), false);
+    assert_eq!(send(address).await.outcome.word(), "broken_off");
+    let long = "y".repeat(1 << 20);
+    let (address, _) = server(format!("HTTP/1.1 200 OK\r\nx: {long}\r\n\r\n"), false);
+    assert_eq!(send(address).await.outcome.word(), "broken_off");
+}
+
+#[tokio::test]
+async fn an_address_that_nobody_allowed_is_not_even_connected_to() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let there = TcpListener::bind("127.0.0.1:0").unwrap();
+    there.set_nonblocking(true).unwrap();
+    let url = format!("http://{}/", there.local_addr().unwrap()).parse().unwrap();
+    let connection = Connection {
+        url: &url,
+        timeout: PATIENCE,
+        after_unknown: AfterUnknown::Repeat,
+        authorization: None,
+        guard: Guard::default(),
+        clock: Clock::from_fn(|| UtcMs(0)),
+    };
+    let refused = HttpJson::new(&Default::default(), connection).err().unwrap();
+    assert!(matches!(refused, CannotStart::Forbidden(_)), "{refused}");
+    assert!(there.accept().is_err());
 }

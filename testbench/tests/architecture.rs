@@ -139,6 +139,14 @@ const PURE: [(&str, &[&str]); 2] = [
             "delivery::order",
             "delivery::retry",
             "destination",
+            "destination::fields",
+            "destination::frappe_hr::answers",
+            "destination::frappe_hr::check_in",
+            "destination::frappe_hr::watermark",
+            "destination::guard",
+            "destination::rules",
+            "destination::settings",
+            "destination::template",
             "event_store",
             "event_store::badges",
             "event_store::boots",
@@ -168,8 +176,18 @@ const PURE: [(&str, &[&str]); 2] = [
     ),
 ];
 
-const PURE_CRATES: [&str; 9] =
-    ["alloc", "core", "data_encoding", "jiff", "serde", "serde_json", "std", "tap_protocol", "thiserror"];
+const PURE_CRATES: [&str; 10] = [
+    "alloc",
+    "core",
+    "data_encoding",
+    "jiff",
+    "serde",
+    "serde_json",
+    "std",
+    "tap_protocol",
+    "thiserror",
+    "url",
+];
 
 /// Parts of `std`, and of `jiff`, that reach outside of the process or read a clock.
 const IMPURE_STD: [&str; 10] = [

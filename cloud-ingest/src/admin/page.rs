@@ -6,7 +6,7 @@ use tap_protocol::hello::ReaderState;
 use tap_protocol::ids::ControllerId;
 
 use super::html::{Html, put};
-use crate::destination::http_json::local_time;
+use crate::destination::fields::local_time;
 use crate::event_store::{
     ControllerState, DeliveryRow, DeliveryState, DestinationState, EventDetail, EventRow, HeldFor, Site,
     TapRow, Totals, UtcMs,

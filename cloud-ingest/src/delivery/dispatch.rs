@@ -19,9 +19,9 @@ use crate::backoff::Backoff;
 use crate::clock::{Clock, Stopwatch};
 use crate::config::MAX_TIMEOUT_MS;
 use crate::crash;
-use crate::destination::{Answered, Destination};
+use crate::destination::{Answered, CannotRender, Destination};
 use crate::event_store::handle::StoreHandle;
-use crate::event_store::{AttemptEnd, Claimed, EventStore, Lease, Next, StoreError, UtcMs};
+use crate::event_store::{AttemptEnd, Claim, Claimed, EventStore, Lease, Next, StoreError, UtcMs};
 use crate::health::{Health, Loop};
 use crate::seldom::Seldom;
 use crate::stop::Stop;
@@ -172,7 +172,10 @@ impl<D: Destination> Dispatcher<D> {
 
     async fn attempt(self: Arc<Self>, claimed: Claimed, lease_until: UtcMs) -> Option<Refusal> {
         let Claimed { claim, event_id, attempts, body, tap } = claimed;
-        let body = body.unwrap_or_else(|| self.destination.render(event_id, &tap));
+        let body = match body.map_or_else(|| self.destination.render(event_id, &tap), Ok) {
+            Ok(body) => body,
+            Err(why) => return self.give_up(claim, event_id, why).await,
+        };
         let started = {
             let (claim, body) = (claim.clone(), body.clone());
             let clock = self.clock.clone();
@@ -233,6 +236,24 @@ impl<D: Destination> Dispatcher<D> {
             Some(Lease::Held) | None => {}
         }
         refusal
+    }
+
+    /// No request can be made of this tap: nothing was sent, and a person has to look.
+    async fn give_up(&self, claim: Claim, event: EventId, why: CannotRender) -> Option<Refusal> {
+        let Answered { outcome, status, answer } = why.into_answered();
+        let finished = self.clock.now();
+        self.metrics.attempt(&self.name, outcome.word(), 0.0);
+        let end = AttemptEnd { finished, outcome: outcome.word(), status, answer };
+        let ended = self
+            .persist("give a tap up", UtcMs(finished.0 + LEASE_MS), move |store| {
+                store.finish(&claim, &end, Next::Dead)
+            })
+            .await;
+        match ended {
+            Some(Lease::Lost) => self.metrics.lost_lease(&self.name),
+            Some(Lease::Held) | None => {}
+        }
+        Some(Refusal { event, status })
     }
 
     /// Asks the store until it answers, or until `give_up`; `None` if it never did or refuses for good.

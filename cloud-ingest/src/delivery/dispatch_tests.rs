@@ -8,11 +8,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::destination::{Outcome, http_json};
+use crate::destination::{CannotRender, Outcome, http_json};
 use crate::event_store::handle::StoreThread;
 use crate::event_store::{DeliverableTap, DeliveryState, EventFilter};
 use crate::fixture::{self, Door, LEGACY, START};
 use crate::stop::{self, Stopper};
+
+/// A person of whose taps no request can be made.
+const UNRENDERABLE: &str = "P-6";
 
 /// A request that waits for the test's answer.
 #[derive(Debug)]
@@ -25,8 +28,11 @@ struct Request {
 struct AskTheTest(mpsc::Sender<Request>);
 
 impl Destination for AskTheTest {
-    fn render(&self, event: EventId, tap: &DeliverableTap) -> String {
-        http_json::render(event, tap)
+    fn render(&self, event: EventId, tap: &DeliverableTap) -> Result<String, CannotRender> {
+        if tap.person.0 == UNRENDERABLE {
+            return Err(CannotRender("nobody can".into()));
+        }
+        Ok(http_json::render(event, tap))
     }
 
     async fn send(&self, event: EventId, body: String) -> Answered {
@@ -240,6 +246,24 @@ async fn a_refused_tap_lets_the_next_of_its_person_pass() {
     world.answer(Outcome::Delivered).await;
     world.until(DeliveryState::Delivered, 1).await;
     assert_eq!(world.count(DeliveryState::Dead).await, 1);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_tap_of_which_no_request_can_be_made_is_dead_at_once_and_holds_nobody_up() {
+    let mut world = world(8);
+    world.taps(&[6, 1]).await;
+    let (event, _) = world.answer(Outcome::Delivered).await;
+    world.until(DeliveryState::Dead, 1).await;
+    world.until(DeliveryState::Delivered, 1).await;
+    assert!(world.requests.try_recv().is_err(), "nothing was sent for it");
+    let filter = EventFilter { state: Some(DeliveryState::Dead), limit: 9, ..EventFilter::default() };
+    let rows = world.store.run(move |store| store.events(&filter)).await.unwrap();
+    let dead = rows[0].event_id;
+    assert_ne!(dead, event);
+    let detail = world.store.run(move |store| store.event(dead)).await.unwrap().unwrap();
+    let told: Vec<_> = detail.attempts.iter().map(|a| (a.outcome.as_deref(), a.answer.as_deref())).collect();
+    assert_eq!(told, [(Some("unrenderable"), Some("no request can be made of this tap: nobody can"))]);
     world.end().await;
 }
 

@@ -40,7 +40,7 @@ pub fn after(outcome: &Outcome, attempts: u32, now: UtcMs, jitter: f64) -> Decis
     let backed_off = || later(now, delay_ms(attempts, jitter));
     match outcome {
         Outcome::Delivered | Outcome::Duplicate => only(Next::Delivered),
-        Outcome::Refused(_) => only(Next::Dead),
+        Outcome::Refused(_) | Outcome::Unrenderable(_) => only(Next::Dead),
         Outcome::RateLimited { retry_after_ms } => {
             let wait = retry_after_ms.unwrap_or(delay_ms(attempts, jitter).max(UNNAMED_LIMIT_HOLD_MS));
             held(now, wait, "the destination says: too many requests (429)")
@@ -56,6 +56,7 @@ pub fn after(outcome: &Outcome, attempts: u32, now: UtcMs, jitter: f64) -> Decis
             UNAUTHORIZED_HOLD_MS,
             "the destination does not let us in (401 or 403): check destination.authorization_file",
         ),
+        Outcome::Misconfigured(why) => held(now, UNAUTHORIZED_HOLD_MS, why),
         Outcome::ServerError { retry_after_ms: None } | Outcome::ErrorInside(_) | Outcome::Unreachable(_) => {
             only(Next::RetryAt(backed_off()))
         }
@@ -110,6 +111,7 @@ mod tests {
         check(Outcome::Delivered, 1, Next::Delivered, None);
         check(Outcome::Duplicate, 9, Next::Delivered, None);
         check(Outcome::Refused(422), 1, Next::Dead, None);
+        check(Outcome::Unrenderable("no zone".into()), 1, Next::Dead, None);
     }
 
     #[test]
@@ -140,6 +142,7 @@ mod tests {
     #[test]
     fn a_closed_door_holds_the_destination_and_kills_nothing() {
         check(Outcome::Unauthorized, 1_000, Next::RetryAt(NOW), Some(60_000));
+        check(Outcome::Misconfigured("private".into()), 1_000, Next::RetryAt(NOW), Some(60_000));
     }
 
     #[test]

@@ -18,146 +18,221 @@
 //! 503 may carry `Retry-After`, in seconds or as a date. Redirects are not followed: the key must not travel to an
 //! address that nobody configured.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use serde::Serialize;
-use serde_json::Value;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Method, Url};
+use serde_json::{Map, Value};
 use tap_protocol::ids::EventId;
 
-use super::{Answered, Destination, Outcome, cut};
+use super::guard::Guard;
+use super::http::{Answer, Http, json, retry_after_ms};
+use super::rules::{self, Meaning, Rule};
+use super::settings::{AfterUnknown, HttpJsonSettings};
+use super::template::{self, Rendered, Template};
+use super::{Answered, CannotRender, Destination, Finding, Outcome, Probe, Sample, cut};
 use crate::clock::Clock;
 use crate::event_store::{DeliverableTap, MAX_ANSWER_BYTES, UtcMs};
-use crate::telemetry::with_causes;
 
-/// So much of an answer's body is read: the documented one has a few dozen bytes.
-pub const MAX_BODY_BYTES: usize = 64 * 1024;
-
-/// Idle connections are dropped before a common server's or firewall's own limit makes them half-open.
-const POOL_IDLE: Duration = Duration::from_secs(20);
+pub use super::http::{CannotStart, MAX_BODY_BYTES};
 
 /// The HTTP client with its destination.
 pub struct HttpJson {
-    client: reqwest::Client,
-    url: reqwest::Url,
-    authorization: Option<HeaderValue>,
+    http: Http,
+    url: Url,
+    template: Template,
+    key_header: Option<HeaderName>,
+    headers: HeaderMap,
+    answers: Vec<Rule>,
+    after_unknown: AfterUnknown,
+    has_credentials: bool,
     clock: Clock,
 }
 
-/// Why no client could be made.
-#[derive(Debug, thiserror::Error)]
-pub enum CannotStart {
-    /// Not an address.
-    #[error("{0:?} is no address of a destination")]
-    Url(String),
-    /// Not a header value.
-    #[error("the authorization file holds characters that a header cannot carry")]
-    Authorization,
-    /// TLS or the system.
-    #[error("cannot make an HTTP client")]
-    Client(#[source] reqwest::Error),
+/// What an API of one's own description needs, beside its description.
+pub struct Connection<'a> {
+    /// Its address, before a template's path.
+    pub url: &'a Url,
+    /// How long one request may take.
+    pub timeout: Duration,
+    /// What follows a request without an answer.
+    pub after_unknown: AfterUnknown,
+    /// The value of the `Authorization` header.
+    pub authorization: Option<&'a str>,
+    /// Where requests may go.
+    pub guard: Guard,
+    /// The time.
+    pub clock: Clock,
 }
 
 impl HttpJson {
-    /// A client for `url`, each request limited to `timeout`.
-    pub fn new(
-        url: &str,
-        timeout: Duration,
-        authorization: Option<&str>,
-        clock: Clock,
-    ) -> Result<HttpJson, CannotStart> {
-        let authorization = match authorization {
-            None => None,
-            Some(value) => {
-                let mut value = HeaderValue::from_str(value).map_err(|_| CannotStart::Authorization)?;
-                value.set_sensitive(true);
-                Some(value)
-            }
+    /// A client for the API.
+    pub fn new(settings: &HttpJsonSettings, connection: Connection<'_>) -> Result<HttpJson, CannotStart> {
+        let Connection { url, timeout, after_unknown, authorization, guard, clock } = connection;
+        let template = settings.template.clone();
+        let name = |name: &str| {
+            HeaderName::from_bytes(name.as_bytes()).expect("names were checked with the settings")
         };
-        let client = reqwest::Client::builder()
-            .timeout(timeout)
-            .redirect(reqwest::redirect::Policy::none())
-            .pool_idle_timeout(POOL_IDLE)
-            .tcp_nodelay(true)
-            .user_agent(concat!("cloud-ingest/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(CannotStart::Client)?;
-        let url = url.parse().map_err(|_| CannotStart::Url(url.to_owned()))?;
-        Ok(HttpJson { client, url, authorization, clock })
+        let value =
+            |value: &str| HeaderValue::from_str(value).expect("values were checked with the settings");
+        Ok(HttpJson {
+            http: Http::new(url, timeout, authorization, guard)?,
+            url: url.clone(),
+            key_header: template.idempotency_header.as_deref().map(name),
+            headers: template.headers.iter().map(|h| (name(&h.name), value(&h.value))).collect(),
+            template,
+            answers: settings.answers.clone(),
+            after_unknown,
+            has_credentials: authorization.is_some(),
+            clock,
+        })
+    }
+
+    fn judged(&self, answer: &Answer) -> Outcome {
+        let now = self.clock.now();
+        if self.answers.is_empty() {
+            judge(answer.status, &answer.headers, &answer.body, now)
+        } else {
+            judge_by(&self.answers, answer, now)
+        }
+    }
+
+    /// The address of a request: the destination's, and after it the path that was rendered, or that of all taps.
+    fn address(&self, rendered: Option<String>) -> Url {
+        let mut url = self.url.clone();
+        if let Some(path) = rendered.or_else(|| self.template.fixed_path()) {
+            url.set_path(&format!("{}{path}", self.url.path().trim_end_matches('/')));
+        }
+        url
     }
 }
 
 impl Destination for HttpJson {
-    fn render(&self, event: EventId, tap: &DeliverableTap) -> String {
-        render(event, tap)
+    fn render(&self, event: EventId, tap: &DeliverableTap) -> Result<String, CannotRender> {
+        self.template.render(event, tap).map(Rendered::into_text)
     }
 
-    async fn send(&self, event: EventId, body: String) -> Answered {
-        let mut request = self
-            .client
-            .post(self.url.clone())
-            .header(CONTENT_TYPE, "application/json")
-            .header(HeaderName::from_static("idempotency-key"), event.to_string())
-            .body(body);
-        if let Some(authorization) = &self.authorization {
-            request = request.header(AUTHORIZATION, authorization.clone());
-        }
-        let mut response = match request.send().await {
-            Ok(response) => response,
-            Err(error) => return no_answer(error, None),
+    async fn send(&self, event: EventId, rendered: String) -> Answered {
+        let Rendered { path, body } = Rendered::from_text(rendered);
+        let method = match self.template.method {
+            template::Method::Post => Method::POST,
+            template::Method::Put => Method::PUT,
+            template::Method::Patch => Method::PATCH,
         };
-        let status = response.status().as_u16();
-        let mut answer = Vec::new();
-        while answer.len() <= MAX_BODY_BYTES {
-            match response.chunk().await {
-                Ok(Some(chunk)) => answer.extend_from_slice(&chunk),
-                Ok(None) => break,
-                Err(error) => return no_answer(error, Some(status)),
+        let mut headers = self.headers.clone();
+        if let Some(name) = &self.key_header {
+            let key =
+                HeaderValue::from_str(&event.to_string()).expect("an id is hexadecimal digits and dashes");
+            headers.insert(name.clone(), key);
+        }
+        match self.http.exchange(method, self.address(path), headers, Some(body)).await {
+            Ok(answer) => answer.meaning(self.judged(&answer)),
+            Err(answered) => answered,
+        }
+    }
+
+    fn after_unknown(&self) -> AfterUnknown {
+        self.after_unknown
+    }
+
+    async fn probe(&self, sample: Option<&Sample>) -> Probe {
+        let mut probe = Probe::default();
+        let address =
+            self.template.path.as_ref().filter(|path| path.fields().next().is_some()).map(|_| "/".into());
+        match self.http.exchange(Method::HEAD, self.address(address), HeaderMap::new(), None).await {
+            Err(answered) => {
+                probe.note("connect", Finding::Bad, answered.answer);
+                return probe;
+            }
+            Ok(answer) if matches!(answer.status, 401 | 403) => {
+                let says =
+                    format!("it answers, and does not let us in ({}): check the credentials", answer.status);
+                probe.note("connect", Finding::Bad, says);
+            }
+            Ok(answer) => {
+                // What HEAD comes to is not documented; that something answers is what it shows.
+                probe.note("connect", Finding::Good, format!("it answers ({})", answer.status));
             }
         }
-        Answered {
-            outcome: judge(status, response.headers(), &answer, self.clock.now()),
-            status: Some(status),
-            answer: cut(&String::from_utf8_lossy(&answer), MAX_ANSWER_BYTES),
+        if self.has_credentials && self.url.scheme() == "http" {
+            let says = "the credentials travel readable for everybody on the way: use https, or a network of your own";
+            probe.note("encryption", Finding::Doubtful, says);
+        }
+        if self.after_unknown == AfterUnknown::AskPerson {
+            let says = "requests carry no key that tells a repetition from a second tap, or are not to be repeated: \
+                        every time-out waits for a person";
+            probe.note("repetition", Finding::Doubtful, says);
+        }
+        if let Some(sample) = sample {
+            self.probe_with(sample, &mut probe).await;
+        }
+        probe
+    }
+}
+
+impl HttpJson {
+    /// Tells it a tap, and the same tap again: the second must be known as a repetition.
+    async fn probe_with(&self, sample: &Sample, probe: &mut Probe) {
+        let rendered = match self.render(sample.event, &sample.tap) {
+            Ok(rendered) => rendered,
+            Err(why) => return probe.note("render", Finding::Bad, why.to_string()),
+        };
+        let first = self.send(sample.event, rendered.clone()).await;
+        match first.outcome {
+            Outcome::Delivered | Outcome::Duplicate => probe.note("send", Finding::Good, "a tap was taken"),
+            outcome => {
+                let says = format!("a tap was not taken ({}): {}", outcome.word(), first.answer);
+                return probe.note("send", Finding::Bad, says);
+            }
+        }
+        if self.after_unknown != AfterUnknown::Repeat {
+            return;
+        }
+        let again = self.send(sample.event, rendered).await;
+        match again.outcome {
+            Outcome::Duplicate => probe.note("repeat", Finding::Good, "its repetition was known as one"),
+            Outcome::Delivered => probe.note(
+                "repeat",
+                Finding::Doubtful,
+                "its repetition was taken and not called one: look whether the tap is there twice",
+            ),
+            outcome => {
+                let says = format!("its repetition was not taken ({}): {}", outcome.word(), again.answer);
+                probe.note("repeat", Finding::Bad, says);
+            }
         }
     }
 }
 
-/// The request's body. Fields in this order, always: the same tap gives the same bytes.
+/// The request's body by default. The same tap gives the same bytes.
 pub fn render(event: EventId, tap: &DeliverableTap) -> String {
-    #[derive(Serialize)]
-    struct Body<'a> {
-        idempotency_key: EventId,
-        event_id: EventId,
-        person: &'a str,
-        direction: &'a str,
-        occurred_at: String,
-        uncertainty_ms: u64,
-        site: &'a str,
-        controller: &'a str,
-        reader: &'a str,
-    }
-    let body = Body {
-        idempotency_key: event,
-        event_id: event,
-        person: &tap.person.0,
-        direction: tap.direction.name(),
-        occurred_at: local_time(tap.occurred, &tap.site.zone),
-        uncertainty_ms: tap.uncertainty_ms,
-        site: &tap.site.id,
-        controller: tap.controller.as_str(),
-        reader: tap.reader.as_str(),
-    };
-    serde_json::to_string(&body).expect("strings and numbers are always JSON")
+    static DEFAULT: LazyLock<Template> = LazyLock::new(Template::default);
+    DEFAULT.render(event, tap).expect("the default has no field that can fail").body
 }
 
-/// RFC 3339 with milliseconds and the zone's offset at that moment; UTC if the zone is not known to this system.
-pub fn local_time(at: UtcMs, zone: &str) -> String {
-    let Ok(at) = Timestamp::from_millisecond(at.0) else { return format!("out of range: {} ms", at.0) };
-    let zone = TimeZone::get(zone).unwrap_or(TimeZone::UTC);
-    at.to_zoned(zone).strftime("%Y-%m-%dT%H:%M:%S.%3f%:z").to_string()
+/// What an answer means by the destination's own rules; those that they leave out are judged by their status, and a
+/// success that no rule speaks of is none.
+fn judge_by(rules: &[Rule], answer: &Answer, now: UtcMs) -> Outcome {
+    let Answer { status, headers, body } = answer;
+    let status = *status;
+    let body_json = answer.json();
+    match rules::meaning(rules, status, body_json.as_ref().ok()) {
+        Some(Meaning::Delivered) => Outcome::Delivered,
+        Some(Meaning::Duplicate) => Outcome::Duplicate,
+        Some(Meaning::Refused) => Outcome::Refused(status),
+        Some(Meaning::Retry) => Outcome::ErrorInside(format!("{status}, which means to try again")),
+        Some(Meaning::Unauthorized) => Outcome::Unauthorized,
+        None if (200..300).contains(&status) => Outcome::NotUnderstood(match body_json {
+            Ok(_) => format!("{status} with a body that no rule speaks of"),
+            Err(why) => format!("{status} with {why}"),
+        }),
+        None => match judge(status, headers, body, now) {
+            // That is the default's way to say it, and not this API's.
+            Outcome::Duplicate => Outcome::Refused(status),
+            outcome => outcome,
+        },
+    }
 }
 
 /// What an answer means. `body` may have been cut after [`MAX_BODY_BYTES`]: a longer one is not understood.
@@ -203,25 +278,11 @@ fn judge_success(status: u16, headers: &HeaderMap, body: &[u8]) -> Outcome {
     }
 }
 
-fn json_object(headers: &HeaderMap, body: &[u8]) -> Result<serde_json::Map<String, Value>, String> {
-    if body.len() > MAX_BODY_BYTES {
-        return Err(format!("more than {} KiB", MAX_BODY_BYTES / 1024));
-    }
-    if let Some(kind) = headers.get(CONTENT_TYPE) {
-        let kind = String::from_utf8_lossy(kind.as_bytes()).to_ascii_lowercase();
-        let essence = kind.split(';').next().unwrap_or_default().trim();
-        if essence != "application/json"
-            && !(essence.starts_with("application/") && essence.ends_with("+json"))
-        {
-            return Err(format!("content of type {:?}", cut(essence, 64)));
-        }
-    }
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(Value::Array(_)) => Err("a JSON array".into()),
-        Ok(_) => Err("a JSON value that is no object".into()),
-        Err(_) if body.is_empty() => Err("an empty body".into()),
-        Err(_) => Err("a body that is no JSON".into()),
+fn json_object(headers: &HeaderMap, body: &[u8]) -> Result<Map<String, Value>, String> {
+    match json(headers, body)? {
+        Value::Object(object) => Ok(object),
+        Value::Array(_) => Err("a JSON array".into()),
+        _ => Err("a JSON value that is no object".into()),
     }
 }
 
@@ -237,37 +298,9 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// RFC 9110 §10.2.3: seconds, or a date. A date that has passed means now; rubbish means that nothing was said.
-fn retry_after_ms(headers: &HeaderMap, now: UtcMs) -> Option<u64> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return text.parse::<u64>().ok()?.checked_mul(1000);
-    }
-    let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
-    Some(u64::try_from(date.as_millisecond().saturating_sub(now.0)).unwrap_or(0))
-}
-
-/// The request failed below HTTP.
-fn no_answer(error: reqwest::Error, status: Option<u16>) -> Answered {
-    // The address is known and may carry what should not be written down; the causes say more.
-    let error = error.without_url();
-    let text = cut(&with_causes(&error), MAX_ANSWER_BYTES);
-    let outcome = if error.is_connect() {
-        Outcome::Unreachable(text.clone())
-    } else if error.is_timeout() {
-        Outcome::TimedOut
-    } else {
-        Outcome::BrokenOff(text.clone())
-    };
-    Answered { outcome, status, answer: text }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event_store::{PersonId, Site};
-    use tap_protocol::ids::{OutboxId, Seq};
-    use tap_protocol::tap::Direction;
 
     /// 2026-03-02 07:00:00.250 UTC.
     const NOW: UtcMs = UtcMs(1_772_434_800_250);
@@ -419,34 +452,34 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_the_same_bytes_for_the_same_tap() {
-        let controller = "hq-door-12".parse().unwrap();
-        let event = EventId::new(&controller, OutboxId([7; 16]), Seq(258));
-        let tap = DeliverableTap {
-            person: PersonId("E-\"1007".into()),
-            controller,
-            site: Site { id: "hq".into(), label: "HQ".into(), zone: "Europe/Berlin".into() },
-            reader: "in".parse().unwrap(),
-            direction: Direction::In,
-            occurred: NOW,
-            uncertainty_ms: 3,
+    fn what_no_rule_speaks_of_is_judged_by_its_status() {
+        let rules: Vec<Rule> = serde_json::from_str(
+            r#"[{"status":[200,201],"when":[{"at":"/saved","is":true}],"means":"delivered"},
+                {"status":[409],"any_body":true,"means":"duplicate"},
+                {"status":[422],"when":[{"at":"/locked","is":true}],"means":"retry"},
+                {"status":[200],"when":[{"at":"/login","exists":true}],"means":"unauthorized"},
+                {"status":[200],"when":[{"at":"/saved","is":false}],"means":"refused"}]"#,
+        )
+        .unwrap();
+        let by = |status: u16, body: &str| {
+            judge_by(&rules, &Answer { status, headers: HeaderMap::new(), body: body.into() }, NOW)
         };
+        assert_eq!(by(201, r#"{"saved":true}"#), Outcome::Delivered);
+        assert_eq!(by(409, "<html>"), Outcome::Duplicate);
         assert_eq!(
-            render(event, &tap),
-            concat!(
-                r#"{"idempotency_key":"058b8351-c0a3-8a64-a2a3-000000000102","#,
-                r#""event_id":"058b8351-c0a3-8a64-a2a3-000000000102","person":"E-\"1007","direction":"in","#,
-                r#""occurred_at":"2026-03-02T08:00:00.250+01:00","uncertainty_ms":3,"#,
-                r#""site":"hq","controller":"hq-door-12","reader":"in"}"#
-            )
+            by(422, r#"{"locked":true}"#),
+            Outcome::ErrorInside("422, which means to try again".into())
         );
-        assert_eq!(render(event, &tap), render(event, &tap.clone()));
-    }
-
-    #[test]
-    fn local_time_follows_the_zone_through_the_year() {
-        assert_eq!(local_time(UtcMs(1_783_000_000_000), "Europe/Berlin"), "2026-07-02T15:46:40.000+02:00");
-        assert_eq!(local_time(UtcMs(0), "Asia/Kolkata"), "1970-01-01T05:30:00.000+05:30");
-        assert_eq!(local_time(UtcMs(1), "Nowhere/Atall"), "1970-01-01T00:00:00.001+00:00");
+        assert_eq!(by(422, r#"{"locked":false}"#), Outcome::Refused(422));
+        assert_eq!(by(200, r#"{"login":"/"}"#), Outcome::Unauthorized);
+        assert_eq!(by(200, r#"{"saved":false}"#), Outcome::Refused(200));
+        let not_understood = |text: &str| Outcome::NotUnderstood(text.into());
+        assert_eq!(by(200, r#"{"status":"ok"}"#), not_understood("200 with a body that no rule speaks of"));
+        assert_eq!(by(200, "<html>"), not_understood("200 with a body that is no JSON"));
+        assert_eq!(by(204, ""), not_understood("204 with an empty body"));
+        assert_eq!(by(429, ""), Outcome::RateLimited { retry_after_ms: None });
+        assert_eq!(by(503, ""), Outcome::ServerError { retry_after_ms: None });
+        assert_eq!(by(401, ""), Outcome::Unauthorized);
+        assert_eq!(by(404, ""), Outcome::Refused(404));
     }
 }
