@@ -136,8 +136,12 @@ const PURE: [(&str, &[&str]); 2] = [
     (
         "cloud-ingest",
         &[
+            "delivery::breaker",
+            "delivery::class",
+            "delivery::limiter",
             "delivery::order",
             "delivery::retry",
+            "delivery::ticks",
             "destination",
             "destination::fields",
             "destination::frappe_hr::answers",
