@@ -21,17 +21,16 @@ use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use crate::api::{self, Served};
-use crate::clock::Clock;
-use crate::config::{Config, EnrolmentEntry, Secrets};
-use crate::delivery::dispatch::{self, Dispatcher};
+use crate::clock::{Clock, Monotonic};
+use crate::config::{self, Config, EnrolmentEntry, Secrets};
+use crate::delivery::supervise::{self, Open, Supervisor};
 use crate::destination::guard::Guard;
 use crate::destination::open::AnyDestination;
-use crate::destination::settings::DestinationSettings;
 use crate::enrolment::listener::TlsListener;
 use crate::enrolment::{self, Enrolling};
 use crate::event_store::handle::StoreHandle;
 use crate::event_store::place::{AnyStore, Place};
-use crate::event_store::{EventStore, UtcMs};
+use crate::event_store::{Change, Deed, EventStore, NewDestination, Since, UtcMs};
 use crate::health::Health;
 use crate::intake::worker::{self, Worker};
 use crate::intake::{inbox, mqtt, roster};
@@ -40,7 +39,7 @@ use crate::lock;
 use crate::roll::{self, Calling};
 use crate::roster::librarian::{self, Librarian};
 use crate::stop;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, with_causes};
 use crate::usher;
 use crate::watch::{self as health_watch, Watch};
 
@@ -80,18 +79,12 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
     // Before the first message is taken, it is known who is revoked.
     calling.call().await.context("cannot find out who is revoked")?;
 
-    let metrics = Arc::new(Metrics::new(&config.destination.name));
+    let metrics = Arc::new(Metrics::new());
     let health = Arc::new(Health::default());
     let wake = Arc::new(Notify::new());
     let (to_worker, from_broker) = inbox();
     let (connection, link) = mqtt::connection(&config.broker, to_worker, Arc::clone(&health), clock.clone())?;
     let (desk, said) = roster::desk();
-    let settings = DestinationSettings::http_json(&config.destination.url)
-        .context("the [destination] in the configuration cannot be used")?;
-    let settings = DestinationSettings { timeout_ms: config.destination.timeout_ms, ..settings };
-    let guard = Guard::default().named_by(&settings.url);
-    let destination =
-        AnyDestination::open(&settings, secrets.authorization.as_deref(), &guard, clock.clone())?;
     let listener = TcpListener::bind(config.http.listen)
         .await
         .with_context(|| format!("cannot listen on {}", config.http.listen))?;
@@ -120,14 +113,13 @@ pub async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<()> {
         from_broker,
         work_stop.clone(),
     ));
-    parts.spawn(dispatch::run(
-        Dispatcher {
-            name: config.destination.name.clone(),
-            destination,
-            timeout: config.destination.timeout(),
-            max_in_flight: config.destination.max_in_flight,
-            store: writer.clone(),
+    parts.spawn(supervise::run(
+        Supervisor {
+            open: opener(&config, &clock),
+            writer: writer.clone(),
+            reader: reader.clone(),
             clock: clock.clone(),
+            monotonic: Monotonic::system(),
             metrics: Arc::clone(&metrics),
             health: Arc::clone(&health),
             wake,
@@ -230,13 +222,13 @@ async fn open_enrolment(
 /// The store, to write and to read, with what the configuration names.
 fn open(place: &Place, config: &Config, now: UtcMs) -> anyhow::Result<(AnyStore, AnyStore)> {
     let mut store = place.open(now).with_context(|| format!("cannot open {place}"))?;
-    introduce(store.as_mut(), config).context("cannot tell the store about the configuration")?;
+    introduce(store.as_mut(), config, now).context("cannot tell the store about the configuration")?;
     let reader = place.open_reader().with_context(|| format!("cannot read {place}"))?;
     Ok((store, reader))
 }
 
 /// What the configuration names is known to the store before anything runs.
-fn introduce(store: &mut dyn EventStore, config: &Config) -> anyhow::Result<()> {
+fn introduce(store: &mut dyn EventStore, config: &Config, now: UtcMs) -> anyhow::Result<()> {
     for site in config.sites() {
         store.put_site(&site)?;
     }
@@ -251,8 +243,40 @@ fn introduce(store: &mut dyn EventStore, config: &Config) -> anyhow::Result<()> 
             store.put_controller(&controller)?;
         }
     }
-    store.put_destination(&config.destination.name)?;
+    match &config.destination {
+        Some(declared) => declare(store, declared, now),
+        None => Ok(()),
+    }
+}
+
+/// The destination that the configuration declares is in the store as it is declared, whoever changed it there.
+fn declare(store: &mut dyn EventStore, declared: &config::Destination, now: UtcMs) -> anyhow::Result<()> {
+    let settings = serde_json::to_string(&declared.settings()?)?;
+    let credentials_file = declared.authorization_file.as_ref().map(|file| file.display().to_string());
+    let (name, deed) = (&declared.name, Deed::by_itself(now, "declare", &declared.name));
+    let known = store.destinations()?.into_iter().find(|known| known.destination == *name);
+    let Some(known) = known else {
+        let new = NewDestination { name: name.clone(), settings, credentials_file, from: Since::Now };
+        store.add_destination(&new, &deed)?;
+        return Ok(());
+    };
+    if known.settings != settings {
+        store.change_destination(name, &Change::Settings(settings), &deed)?;
+    }
+    if known.credentials_file != credentials_file {
+        store.change_destination(name, &Change::Credentials(credentials_file), &deed)?;
+    }
     Ok(())
+}
+
+/// Makes what speaks to a destination. Whoever may write the configuration may name any address in it.
+fn opener(config: &Config, clock: &Clock) -> Box<Open<AnyDestination>> {
+    let declared = config.destination.as_ref().and_then(|declared| declared.settings().ok());
+    let guard = declared.map_or_else(Guard::default, |settings| Guard::default().named_by(&settings.url));
+    let clock = clock.clone();
+    Box::new(move |settings, credentials| {
+        AnyDestination::open(settings, credentials, &guard, clock.clone()).map_err(|error| with_causes(&error))
+    })
 }
 
 async fn wait(task: JoinHandle<()>) {

@@ -8,6 +8,7 @@ use tap_protocol::hello::{ReaderKind, ReaderState};
 use tap_protocol::ids::{ControllerId, EventId, OutboxId, ReaderName, Seq, TraceId};
 
 use crate::event_store::commands::{CommandRow, TroubleKind, TroubleRow, order_text, outcome_name};
+use crate::delivery::class::Class;
 use crate::event_store::{
     ControllerState, DeliveryRow, DeliveryState, DestinationState, EventDetail, EventRow, HeldFor, Member,
     Position, Standing, TapRow, Timeless, UtcMs,
@@ -80,6 +81,8 @@ struct Delivery {
     attempts: u32,
     next_attempt: Option<String>,
     behind: Option<EventId>,
+    blocks_until: Option<String>,
+    class: Class,
 }
 
 impl Event {
@@ -144,6 +147,8 @@ impl Delivery {
             attempts: row.attempts,
             next_attempt: row.next_attempt.map(time),
             behind: row.behind,
+            blocks_until: row.blocks_until.filter(|until| until.0 < i64::MAX).map(time),
+            class: row.class,
         }
     }
 }

@@ -151,11 +151,14 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
             let loaded = config.load()?;
             loaded.secrets(config.path())?;
             println!(
-                "{} is fine: {} sites, {} controllers, destination {}",
+                "{} is fine: {} sites, {} controllers, {}",
                 config.path().display(),
                 loaded.sites.len(),
                 loaded.controllers.len(),
-                loaded.destination.name
+                match &loaded.destination {
+                    Some(declared) => format!("destination {}", declared.name),
+                    None => "no destination declared".to_owned(),
+                }
             );
             Ok(ExitCode::SUCCESS)
         }

@@ -3,7 +3,7 @@
 //!
 //! *Closed*: calls flow; so many failures in a row open it. *Open*: nothing is claimed for a while, longer each time.
 //! *Half-open*: one claim, the probe, over all replicas; nothing else until it is answered or its lease has run out. When
-//! a probe is answered it closes and lets few calls flow at first, one more at once with each that is answered.
+//! a probe is answered it closes and lets one call at once flow at first, and more as time passes.
 //!
 //! Each claim carries the *generation* it was made in, and each change of state begins the next one: the answer to a call
 //! that began before says nothing about the destination of now, and is ignored here (never for its delivery).
@@ -21,6 +21,8 @@ pub struct Settings {
     pub open_ms: u64,
     /// Never for longer.
     pub most_open_ms: u64,
+    /// From an answered probe to as many calls at once as are allowed.
+    pub ramp_ms: u64,
 }
 
 /// Where it stands.
@@ -31,8 +33,8 @@ pub enum State {
     Closed {
         /// Failures since the last answer.
         failures: u32,
-        /// As long as calls are let through slowly again: so many at once.
-        ramp: Option<u32>,
+        /// As long as calls are let through slowly again: since when.
+        ramp: Option<Ticks>,
     },
     /// No calls.
     Open {
@@ -67,9 +69,14 @@ pub enum Sign {
     Answered,
     /// It did not answer, or not sensibly, or it says itself that it is in trouble.
     Failed,
-    /// It asked for patience (429): neither.
+    /// It asked for patience: neither.
     Busy,
+    /// It does not let us in: a person has to do something, and more calls may lock us out.
+    Denied,
 }
+
+/// Whoever does not let us in is asked again after so long, once.
+pub const DENIED_OPEN_MS: u64 = 5 * 60 * 1_000;
 
 /// What a person may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,13 +110,19 @@ impl Breaker {
         self.generation
     }
 
-    /// How many claims may be made, `under_way` being under way over all replicas.
-    pub fn room(&mut self, ticks: Ticks, under_way: u64) -> u32 {
+    /// How many claims may be made of `most` at once, `under_way` being under way over all replicas.
+    pub fn room(&mut self, settings: &Settings, ticks: Ticks, most: u32, under_way: u64) -> u32 {
+        let left = |most: u64| u32::try_from(most.saturating_sub(under_way)).unwrap_or(u32::MAX);
         match self.state {
-            State::Closed { ramp: None, .. } => u32::MAX,
-            State::Closed { ramp: Some(most), .. } => {
-                most.saturating_sub(u32::try_from(under_way).unwrap_or(most))
+            State::Closed { ramp: Some(since), failures } => {
+                let passed_ms = ticks.since(since);
+                if passed_ms >= settings.ramp_ms {
+                    self.state = State::Closed { failures, ramp: None };
+                    return left(most.into());
+                }
+                left((u64::from(most) * passed_ms / settings.ramp_ms).max(1))
             }
+            State::Closed { ramp: None, .. } => left(most.into()),
             State::Open { until: Some(until), times } if ticks >= until => {
                 let why = format!("open for long enough after: {}", self.why);
                 self.change(State::HalfOpen { probe: None, times }, &why);
@@ -160,11 +173,7 @@ impl Breaker {
             return;
         }
         match (self.state, sign) {
-            (State::Closed { ramp, .. }, Sign::Answered) => {
-                // Far beyond what any destination is allowed at once, the ramp has ended.
-                let ramp = ramp.map(|most| most.saturating_add(1)).filter(|most| *most <= 1_024);
-                self.state = State::Closed { failures: 0, ramp };
-            }
+            (State::Closed { ramp, .. }, Sign::Answered) => self.state = State::Closed { failures: 0, ramp },
             (State::Closed { failures, ramp }, Sign::Failed) => {
                 let failures = failures.saturating_add(1);
                 if failures >= settings.failures {
@@ -173,9 +182,13 @@ impl Breaker {
                     self.state = State::Closed { failures, ramp };
                 }
             }
+            (State::Closed { .. } | State::HalfOpen { .. }, Sign::Denied) => {
+                let until = Some(ticks.plus(DENIED_OPEN_MS));
+                self.change(State::Open { until, times: 0 }, why);
+            }
             (State::HalfOpen { probe: Some((probe, _)), .. }, _) if probe != lease => {}
             (State::HalfOpen { .. }, Sign::Answered) => {
-                self.change(State::Closed { failures: 0, ramp: Some(1) }, "a probe was answered");
+                self.change(State::Closed { failures: 0, ramp: Some(ticks) }, "a probe was answered");
             }
             (State::HalfOpen { times, .. }, Sign::Failed) => {
                 self.open(settings, times.saturating_add(1), ticks, why)
@@ -225,7 +238,13 @@ mod tests {
 
     use super::*;
 
-    const SETTINGS: Settings = Settings { failures: 3, open_ms: 1_000, most_open_ms: 3_000 };
+    const SETTINGS: Settings = Settings { failures: 3, open_ms: 1_000, most_open_ms: 3_000, ramp_ms: 10_000 };
+
+    const MOST: u32 = 100;
+
+    fn room(breaker: &mut Breaker, at_ms: u64, under_way: u64) -> u32 {
+        breaker.room(&SETTINGS, Ticks(at_ms), MOST, under_way)
+    }
 
     fn end(breaker: &mut Breaker, sign: Sign, at_ms: u64) {
         let generation = breaker.generation();
@@ -247,28 +266,28 @@ mod tests {
         let mut breaker = Breaker::default();
         for sign in [Sign::Failed, Sign::Failed, Sign::Answered, Sign::Failed, Sign::Busy, Sign::Failed] {
             end(&mut breaker, sign, 0);
-            assert_eq!(breaker.room(Ticks(0), 0), u32::MAX);
+            assert_eq!(room(&mut breaker, 0, 0), MOST);
         }
         end(&mut breaker, Sign::Failed, 500);
         assert_eq!(breaker.state(), State::Open { until: Some(Ticks(1_500)), times: 0 });
-        assert_eq!((breaker.room(Ticks(1_499), 0), breaker.why()), (0, "timed out"));
+        assert_eq!((room(&mut breaker, 1_499, 0), breaker.why()), (0, "timed out"));
     }
 
     #[test]
     fn after_its_time_there_is_one_probe_and_no_more() {
         let mut breaker = opened(0);
-        assert_eq!(breaker.room(Ticks(1_000), 0), 1);
+        assert_eq!(room(&mut breaker, 1_000, 0), 1);
         breaker.claimed(7, Ticks(9_000));
-        assert_eq!(breaker.room(Ticks(1_000), 1), 0);
-        assert_eq!(breaker.room(Ticks(8_999), 1), 0);
-        assert_eq!(breaker.room(Ticks(9_000), 0), 1, "its lease has run out");
+        assert_eq!(room(&mut breaker, 1_000, 1), 0);
+        assert_eq!(room(&mut breaker, 8_999, 1), 0);
+        assert_eq!(room(&mut breaker, 9_000, 0), 1, "its lease has run out");
     }
 
     #[test]
     fn a_probe_that_fails_opens_it_for_longer_up_to_the_most() {
         let mut breaker = opened(0);
         for (at_ms, open_ms) in [(1_000, 2_000), (3_000, 3_000), (6_000, 3_000)] {
-            assert_eq!(breaker.room(Ticks(at_ms), 0), 1);
+            assert_eq!(room(&mut breaker, at_ms, 0), 1);
             breaker.claimed(at_ms, Ticks(at_ms + 100));
             end(&mut breaker, Sign::Failed, at_ms);
             assert_eq!(breaker.again_in_ms(Ticks(at_ms)), Some(open_ms));
@@ -276,16 +295,15 @@ mod tests {
     }
 
     #[test]
-    fn after_an_answered_probe_calls_come_back_one_by_one() {
+    fn after_an_answered_probe_calls_come_back_by_and_by() {
         let mut breaker = opened(0);
-        assert_eq!(breaker.room(Ticks(1_000), 0), 1);
+        assert_eq!(room(&mut breaker, 1_000, 0), 1);
         breaker.claimed(7, Ticks(9_000));
         end(&mut breaker, Sign::Answered, 1_100);
-        for most in 1..=1_024 {
-            assert_eq!(breaker.room(Ticks(1_100), 0), most);
-            end(&mut breaker, Sign::Answered, 1_100);
+        for (after_ms, most) in [(0, 1), (99, 1), (1_000, 10), (9_999, 99), (10_000, 100)] {
+            assert_eq!(room(&mut breaker, 1_100 + after_ms, 0), most);
         }
-        assert_eq!(breaker.room(Ticks(1_100), 0), u32::MAX);
+        assert_eq!(room(&mut breaker, 99_999, 30), 70);
     }
 
     #[test]
@@ -294,43 +312,54 @@ mod tests {
         let before = breaker.generation();
         (0..3).for_each(|_| end(&mut breaker, Sign::Failed, 0));
         breaker.ended(&SETTINGS, before, Sign::Answered, Ticks(10), 1, "");
-        assert_eq!(breaker.room(Ticks(10), 0), 0, "a late success closes nothing");
-        assert_eq!(breaker.room(Ticks(1_000), 0), 1);
+        assert_eq!(room(&mut breaker, 10, 0), 0, "a late success closes nothing");
+        assert_eq!(room(&mut breaker, 1_000, 0), 1);
         breaker.claimed(7, Ticks(9_000));
         breaker.ended(&SETTINGS, before, Sign::Failed, Ticks(1_100), 7, "");
         end(&mut breaker, Sign::Answered, 1_200);
         (0..9).for_each(|_| breaker.ended(&SETTINGS, before, Sign::Failed, Ticks(1_300), 2, ""));
-        assert_eq!(breaker.room(Ticks(1_300), 0), 1, "a late failure opens nothing");
+        assert_eq!(room(&mut breaker, 1_300, 0), 1, "a late failure opens nothing");
     }
 
     #[test]
     fn a_probe_that_was_told_to_be_patient_makes_room_for_another() {
         let mut breaker = opened(0);
-        assert_eq!(breaker.room(Ticks(1_000), 0), 1);
+        assert_eq!(room(&mut breaker, 1_000, 0), 1);
         breaker.claimed(7, Ticks(9_000));
         end(&mut breaker, Sign::Busy, 1_100);
-        assert_eq!(breaker.room(Ticks(1_100), 0), 1);
+        assert_eq!(room(&mut breaker, 1_100, 0), 1);
         breaker.claimed(8, Ticks(9_100));
         breaker.released(7);
-        assert_eq!(breaker.room(Ticks(1_100), 1), 0);
+        assert_eq!(room(&mut breaker, 1_100, 1), 0);
         breaker.released(8);
-        assert_eq!(breaker.room(Ticks(1_100), 0), 1);
+        assert_eq!(room(&mut breaker, 1_100, 0), 1);
+    }
+
+    #[test]
+    fn who_does_not_let_us_in_is_asked_again_once_after_minutes() {
+        let mut breaker = Breaker::default();
+        end(&mut breaker, Sign::Denied, 0);
+        assert_eq!(room(&mut breaker, DENIED_OPEN_MS - 1, 0), 0);
+        assert_eq!(room(&mut breaker, DENIED_OPEN_MS, 0), 1);
+        breaker.claimed(7, Ticks(DENIED_OPEN_MS + 9_000));
+        end(&mut breaker, Sign::Denied, DENIED_OPEN_MS);
+        assert_eq!(breaker.again_in_ms(Ticks(DENIED_OPEN_MS)), Some(DENIED_OPEN_MS));
     }
 
     #[test]
     fn a_person_has_the_last_word() {
         let mut breaker = Breaker::default();
         breaker.force(Force::Open, "the vendor asked");
-        assert_eq!((breaker.room(Ticks(u64::MAX), 0), breaker.again_in_ms(Ticks(0))), (0, None));
+        assert_eq!((room(&mut breaker, u64::MAX, 0), breaker.again_in_ms(Ticks(0))), (0, None));
         breaker.force(Force::Close, "done");
-        assert_eq!(breaker.room(Ticks(0), 0), u32::MAX);
+        assert_eq!(room(&mut breaker, 0, 0), MOST);
     }
 
     /// What replicas do: claim as many as there is room for, answer in any order, die, wait.
     #[derive(Debug, Clone)]
     enum Step {
         Claim,
-        End { which: prop::sample::Index, sign: u8 },
+        End { which: prop::sample::Index, sign: usize },
         Lose { which: prop::sample::Index },
         Wait(u64),
     }
@@ -338,7 +367,7 @@ mod tests {
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             4 => Just(Step::Claim),
-            4 => (any::<prop::sample::Index>(), 0..4u8).prop_map(|(which, sign)| Step::End { which, sign }),
+            4 => (any::<prop::sample::Index>(), 0..5usize).prop_map(|(which, sign)| Step::End { which, sign }),
             1 => any::<prop::sample::Index>().prop_map(|which| Step::Lose { which }),
             3 => (0..2_000u64).prop_map(Step::Wait),
         ]
@@ -355,7 +384,7 @@ mod tests {
                 match step {
                     Step::Claim => {
                         live.retain(|(.., until)| ticks < *until);
-                        for _ in 0..breaker.room(ticks, live.len() as u64).min(4) {
+                        for _ in 0..room(&mut breaker, ticks.0, live.len() as u64).min(4) {
                             leases += 1;
                             let until = ticks.plus(LEASE_MS);
                             breaker.claimed(leases, until);
@@ -368,7 +397,7 @@ mod tests {
                     }
                     Step::End { which, sign } if !live.is_empty() => {
                         let (lease, generation, _) = live.remove(which.index(live.len()));
-                        let sign = [Sign::Answered, Sign::Failed, Sign::Failed, Sign::Busy][sign as usize];
+                        let sign = [Sign::Answered, Sign::Failed, Sign::Failed, Sign::Busy, Sign::Denied][sign];
                         breaker.ended(&SETTINGS, generation, sign, ticks, lease, "");
                     }
                     Step::Lose { which } if !live.is_empty() => {
@@ -379,7 +408,7 @@ mod tests {
                 }
             }
             ticks = ticks.plus(LEASE_MS + SETTINGS.most_open_ms);
-            prop_assert!(breaker.room(ticks, 0) > 0, "{breaker:?}");
+            prop_assert!(room(&mut breaker, ticks.plus(DENIED_OPEN_MS).0, 0) > 0, "{breaker:?}");
         }
     }
 }

@@ -121,6 +121,11 @@ impl Limiter {
         Room { calls: u32::try_from(calls).unwrap_or(u32::MAX), again_in_ms }
     }
 
+    /// Whether anything of what was called still counts: as long as it does, time must be kept.
+    pub fn remembers(&self) -> bool {
+        self.ended.iter().any(|count| *count > 0)
+    }
+
     /// So many calls are claimed.
     pub fn take(&mut self, calls: u32) {
         self.tokens -= f64::from(calls);

@@ -115,7 +115,7 @@ impl Run {
     fn turn(&mut self, who: usize, latencies: &mut dyn FnMut() -> (u64, u64)) -> Room {
         let monotonic_ms = self.now_ms + 1_000_000 * who as u64;
         let passed = self.kept.pass(&self.tickers[who].vouch(monotonic_ms));
-        self.tickers[who].told(&passed, monotonic_ms, monotonic_ms);
+        self.tickers[who].told(&passed);
         let wall = UtcMs(self.now_ms as i64 + self.off_ms[who]);
         self.limiter.pass(&self.limits, passed.ticks, wall);
         let before = self.under_way.len();

@@ -37,7 +37,7 @@ impl Ticks {
 pub struct Kept {
     /// The count.
     pub ticks: Ticks,
-    /// Which process.
+    /// Which visit of which process.
     pub by: i64,
 }
 
@@ -45,8 +45,11 @@ pub struct Kept {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vouch {
     by: i64,
+    /// The last of its visits that it knows of.
+    before: Option<i64>,
     through: Ticks,
     is_fresh: bool,
+    at_ms: u64,
 }
 
 /// The count as it is now, and whether the process was believed.
@@ -54,18 +57,20 @@ pub struct Vouch {
 pub struct Passed {
     /// The count.
     pub ticks: Ticks,
+    by: i64,
     believed: bool,
+    at_ms: u64,
 }
 
 impl Kept {
     /// Moves the count on as far as the process can be believed.
     pub fn pass(&mut self, vouch: &Vouch) -> Passed {
-        let believed = vouch.is_fresh || self.by == vouch.by;
+        let believed = vouch.is_fresh || Some(self.by) == vouch.before;
         if believed {
             self.ticks = self.ticks.max(vouch.through);
         }
         self.by = vouch.by;
-        Passed { ticks: self.ticks, believed }
+        Passed { ticks: self.ticks, by: vouch.by, believed, at_ms: vouch.at_ms }
     }
 }
 
@@ -80,8 +85,9 @@ pub struct Ticker {
 struct Known {
     /// Ticks minus the process's monotonic milliseconds: too small, maybe, and never too large.
     ahead_ms: i64,
-    /// When it last asked.
-    asked_ms: u64,
+    /// When it last vouched, as far as it knows, and under which number.
+    vouched_ms: u64,
+    by: i64,
 }
 
 impl Ticker {
@@ -90,23 +96,26 @@ impl Ticker {
         Ticker { by, known: None }
     }
 
-    /// Up to where this process can swear that time has passed, its monotonic clock showing `monotonic_ms`: asked before
-    /// the store is.
-    pub fn vouch(&self, monotonic_ms: u64) -> Vouch {
-        let Some(Known { ahead_ms, asked_ms }) = self.known else {
-            return Vouch { by: self.by, through: Ticks(0), is_fresh: false };
+    /// Up to where this process can swear that time has passed, its monotonic clock showing `at_ms`. To be asked within
+    /// the transaction that writes it down, when no other writer can come in between any more.
+    pub fn vouch(&self, at_ms: u64) -> Vouch {
+        // No visit has another's number: the answer to one may get lost.
+        let by = self.by.wrapping_add_unsigned(at_ms);
+        let Some(Known { ahead_ms, vouched_ms, by: before }) = self.known else {
+            return Vouch { by, before: None, through: Ticks(0), is_fresh: false, at_ms };
         };
-        let through = Ticks(u64::try_from(ahead_ms.saturating_add_unsigned(monotonic_ms)).unwrap_or(0));
-        Vouch { by: self.by, through, is_fresh: monotonic_ms.saturating_sub(asked_ms) <= SLACK_MS }
+        let through = Ticks(u64::try_from(ahead_ms.saturating_add_unsigned(at_ms)).unwrap_or(0));
+        let is_fresh = at_ms.saturating_sub(vouched_ms) <= SLACK_MS;
+        Vouch { by, before: Some(before), through, is_fresh, at_ms }
     }
 
-    /// The store was asked at `asked_ms` and its answer is here at `answered_ms`. It counted somewhere in between: taken
-    /// for the end, too small is all that can come of it.
-    pub fn told(&mut self, passed: &Passed, asked_ms: u64, answered_ms: u64) {
+    /// It is written down.
+    pub fn told(&mut self, passed: &Passed) {
         let ticks = i64::try_from(passed.ticks.0).unwrap_or(i64::MAX);
-        let at_least = ticks.saturating_sub_unsigned(answered_ms);
+        let seen = ticks.saturating_sub_unsigned(passed.at_ms);
         let before = self.known.filter(|_| passed.believed).map(|known| known.ahead_ms);
-        self.known = Some(Known { ahead_ms: before.map_or(at_least, |known| known.max(at_least)), asked_ms });
+        let ahead_ms = before.map_or(seen, |known| known.max(seen));
+        self.known = Some(Known { ahead_ms, vouched_ms: passed.at_ms, by: passed.by });
     }
 }
 
@@ -116,15 +125,20 @@ mod tests {
 
     use super::*;
 
+    fn visit_of(ticker: &mut Ticker, kept: &mut Kept, at_ms: u64) -> Passed {
+        let passed = kept.pass(&ticker.vouch(at_ms));
+        ticker.told(&passed);
+        passed
+    }
+
     #[test]
-    fn one_process_keeps_pace_with_its_own_clock_however_slow_the_store_and_however_rare_its_visits() {
+    fn one_process_keeps_pace_with_its_own_clock_however_rare_its_visits() {
         let mut ticker = Ticker::new(1);
         let mut kept = Kept { ticks: Ticks(500), by: 7 };
-        ticker.told(&kept.pass(&ticker.vouch(7_000)), 7_000, 7_010);
+        visit_of(&mut ticker, &mut kept, 7_000);
         assert_eq!(kept.ticks, Ticks(500), "who has just come knows nothing");
         for turn in 1..=100 {
-            let asked_ms = 7_010 + turn * 5_000;
-            ticker.told(&kept.pass(&ticker.vouch(asked_ms)), asked_ms, asked_ms + 900);
+            visit_of(&mut ticker, &mut kept, 7_000 + turn * 5_000);
             assert_eq!(kept.ticks, Ticks(500 + turn * 5_000));
         }
     }
@@ -134,26 +148,36 @@ mod tests {
         let mut tickers = [Ticker::new(1), Ticker::new(2), Ticker::new(3)];
         let mut kept = Kept::default();
         for turn in 0..1_000 {
-            let (who, at_ms) = (turn as usize % 3, 1_000 + turn * 100);
-            tickers[who].told(&kept.pass(&tickers[who].vouch(at_ms)), at_ms, at_ms + 5);
+            visit_of(&mut tickers[turn as usize % 3], &mut kept, 1_000 + turn * 100);
         }
         assert!(kept.ticks.0 > 99_000, "{kept:?}");
     }
 
-    /// A process asks the store: it read its clock `early_ms` before the store counted, and had its answer `late_ms` after.
+    #[test]
+    fn whose_answer_was_lost_knows_only_for_a_while() {
+        let mut ticker = Ticker::new(1);
+        let mut kept = Kept::default();
+        visit_of(&mut ticker, &mut kept, 1_000);
+        kept.pass(&ticker.vouch(1_500));
+        assert_eq!(visit_of(&mut ticker, &mut kept, 2_000).ticks, Ticks(1_000));
+        kept.pass(&ticker.vouch(2_500));
+        assert_eq!(visit_of(&mut ticker, &mut kept, 9_000).ticks, Ticks(1_500), "somebody else may have been there");
+        assert_eq!(visit_of(&mut ticker, &mut kept, 9_100).ticks, Ticks(1_600));
+    }
+
+    /// A process asks the store.
     #[derive(Debug, Clone)]
     struct Visit {
         who: usize,
         wait_ms: u64,
-        early_ms: u64,
-        late_ms: u64,
+        answer_is_lost: bool,
         restarts: bool,
     }
 
     fn visit() -> impl Strategy<Value = Visit> {
         let wait_ms = prop_oneof![5 => 0..500u64, 1 => 0..100_000u64];
-        (0..3usize, wait_ms, 0..200u64, 0..200u64, prop::bool::weighted(0.05)).prop_map(
-            |(who, wait_ms, early_ms, late_ms, restarts)| Visit { who, wait_ms, early_ms, late_ms, restarts },
+        (0..3usize, wait_ms, prop::bool::weighted(0.1), prop::bool::weighted(0.05)).prop_map(
+            |(who, wait_ms, answer_is_lost, restarts)| Visit { who, wait_ms, answer_is_lost, restarts },
         )
     }
 
@@ -166,18 +190,16 @@ mod tests {
             let monotonic = |who: usize, real_ms: u64| real_ms + 10_000_000 * (who as u64 + 1);
             let mut tickers = [1, 2, 3].map(Ticker::new);
             let (mut real_ms, mut kept) = (1_000_000, Kept::default());
-            let mut asked = [real_ms; 3];
             let mut seen: Vec<(u64, Ticks)> = vec![];
-            for Visit { who, wait_ms, early_ms, late_ms, restarts } in visits {
+            for Visit { who, wait_ms, answer_is_lost, restarts } in visits {
                 real_ms += wait_ms;
                 if restarts {
                     tickers[who] = Ticker::new(100 + seen.len() as i64);
                 }
-                // One after the other: a process asks again when it has its answer.
-                let asked_ms = real_ms.saturating_sub(early_ms).max(asked[who]).min(real_ms);
-                asked[who] = real_ms + late_ms;
-                let passed = kept.pass(&tickers[who].vouch(monotonic(who, asked_ms)));
-                tickers[who].told(&passed, monotonic(who, asked_ms), monotonic(who, real_ms + late_ms));
+                let passed = kept.pass(&tickers[who].vouch(monotonic(who, real_ms)));
+                if !answer_is_lost {
+                    tickers[who].told(&passed);
+                }
                 for (then_ms, then) in &seen {
                     let (counted, truly) = (passed.ticks.since(*then), real_ms - then_ms);
                     prop_assert!(counted <= truly + SLACK_MS, "{counted} counted in {truly}");

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::event_store::handle::StoreThread;
 use crate::event_store::{Deed, EventFilter, RecordKey, Standing};
-use crate::fixture::{self, Door, LEGACY, START};
+use crate::fixture::{self, Door, START};
 use crate::intake::inbox;
 use crate::stop::{self, Stopper};
 use crate::usher::{self, Calls};
@@ -90,7 +90,7 @@ async fn world(waiting: Vec<(&str, Vec<u8>)>) -> World {
         usher,
         roster: crate::intake::roster::desk().0,
         clock: Clock::from_fn(|| UtcMs(START.0 + 5)),
-        metrics: Arc::new(Metrics::new(LEGACY)),
+        metrics: Arc::new(Metrics::new()),
         health: Arc::default(),
         wake: Arc::default(),
     };

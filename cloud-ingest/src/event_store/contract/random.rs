@@ -12,9 +12,16 @@ use tap_protocol::record::ClockState;
 
 use super::world::{self, Door, HR, hq};
 use super::{InFile, OnServer, UnderTest};
+use crate::delivery::breaker::{self, Sign};
+use crate::delivery::limiter::Limits;
+use crate::delivery::retry::Hold;
+use crate::delivery::rules::Rules;
+use crate::delivery::ticks::{Passed, Ticker};
+use crate::destination::settings::OnDead;
 use crate::event_store::{
-    AttemptEnd, Binding, Claimed, DeadLetter, DeliveryState, EventDetail, EventFilter, EventRow, EventStore,
-    GIVE_UP_ON_TIME_AFTER_MS, Next, Position, StoreError, UtcMs,
+    AttemptEnd, Binding, Change, Claim, Claimed, DeadLetter, Deed, DeliveryState, Ended, EventDetail, EventFilter,
+    EventRow, EventStore, GIVE_UP_ON_TIME_AFTER_MS, NewDestination, Next, Position, Rendered, Since, StoreError, Turn,
+    UtcMs,
 };
 
 const CASES: u32 = 32;
@@ -49,15 +56,11 @@ enum Sent {
 enum Step {
     Append(Vec<(usize, Sent)>),
     Bind(Vec<(u8, usize)>),
-    Claim { destination: usize, limit: usize },
-    Start { claim: Index, body: u8 },
-    Finish { claim: Index, next: u8 },
-    Expire,
-    GiveUp,
+    Turn { destination: usize, room: usize, ends: Vec<(Index, u8)>, beats: bool },
     NewOutbox { door: usize },
     Wait { ms: i64 },
-    Hold { destination: usize, ms: i64 },
-    PutDestination(usize),
+    Change { destination: usize, pause: bool },
+    AddDestination { destination: usize, old: bool },
     Hello { door: usize, last_seq: u64 },
     Gone { door: usize },
     Quarantine,
@@ -96,15 +99,12 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => prop::collection::vec((0..3usize, sent()), 1..4).prop_map(Step::Append),
         3 => prop::collection::vec((1..4u8, 0..2usize), 0..3).prop_map(Step::Bind),
-        6 => (0..2usize, 0..4usize).prop_map(|(destination, limit)| Step::Claim { destination, limit }),
-        5 => any::<(Index, u8)>().prop_map(|(claim, body)| Step::Start { claim, body }),
-        6 => any::<(Index, u8)>().prop_map(|(claim, next)| Step::Finish { claim, next }),
-        2 => Just(Step::Expire),
-        2 => Just(Step::GiveUp),
+        14 => (0..2usize, 0..4usize, prop::collection::vec(any::<(Index, u8)>(), 0..4), any::<bool>())
+            .prop_map(|(destination, room, ends, beats)| Step::Turn { destination, room, ends, beats }),
         1 => (0..3usize).prop_map(|door| Step::NewOutbox { door }),
         3 => wait_ms.prop_map(|ms| Step::Wait { ms }),
-        1 => (0..2usize, 0..20_000i64).prop_map(|(destination, ms)| Step::Hold { destination, ms }),
-        1 => (0..2usize).prop_map(Step::PutDestination),
+        1 => (0..2usize, any::<bool>()).prop_map(|(destination, pause)| Step::Change { destination, pause }),
+        1 => (0..2usize, any::<bool>()).prop_map(|(destination, old)| Step::AddDestination { destination, old }),
         1 => (0..3usize, 0..20u64).prop_map(|(door, last_seq)| Step::Hello { door, last_seq }),
         1 => (0..3usize).prop_map(|door| Step::Gone { door }),
         1 => Just(Step::Quarantine),
@@ -117,12 +117,13 @@ struct Outside {
     doors: Vec<Door>,
     claims: Vec<Claimed>,
     now: UtcMs,
+    ticker: Ticker,
 }
 
 impl Outside {
     fn new() -> Outside {
         let doors = (1..=3).map(Door::new).collect();
-        Outside { doors, claims: Vec::new(), now: UtcMs(world::BOOT_UTC_MS + 3_600_000) }
+        Outside { doors, claims: Vec::new(), now: UtcMs(world::BOOT_UTC_MS + 3_600_000), ticker: Ticker::new(1) }
     }
 
     fn batch(&mut self, (door, sent): &(usize, Sent)) -> Option<VerifiedBatch> {
@@ -153,6 +154,22 @@ impl Outside {
         }
     }
 
+    fn ended(&self, claimed: &Claimed, next: u8) -> Ended {
+        let now = self.now;
+        let then = UtcMs(now.0 + 1_000 * i64::from(next % 16));
+        let (outcome, sign, next) = match next % 8 {
+            0..=2 => ("delivered", Some(Sign::Answered), Next::Delivered),
+            3 => ("timed_out", Some(Sign::Failed), Next::UnknownUntil(then)),
+            4 => ("rate_limited", Some(Sign::Busy), Next::PatientUntil(then)),
+            5 => ("server_error", Some(Sign::Failed), Next::RetryAt(then)),
+            6 => ("not_sent", None, Next::NotSent),
+            _ => ("refused", Some(Sign::Answered), Next::Dead),
+        };
+        let hold = (sign == Some(Sign::Busy)).then_some(Hold { for_ms: 3_000, why: "busy" });
+        let end = AttemptEnd { finished: now, outcome, status: Some(200), answer: format!("{next:?}") };
+        Ended { claim: claimed.claim.clone(), end, next, hold, sign }
+    }
+
     /// Does the step to one store; says what it answered.
     fn take(&self, step: &Step, batches: &[VerifiedBatch], under_test: &mut dyn UnderTest) -> Answer {
         let now = self.now;
@@ -165,36 +182,45 @@ impl Outside {
                     bindings.iter().map(|(card, who)| world::binding(*card, PERSONS[*who])).collect();
                 answer(store.bind_badges(&bindings, now))
             }
-            Step::Claim { destination, limit } => {
-                let until = UtcMs(now.0 + world::LEASE_MS);
-                let claimed = store.claim(DESTINATIONS[*destination], now, until, *limit);
-                let given = claimed.as_deref().unwrap_or_default().to_vec();
-                Answer { given, ..answer(claimed) }
-            }
-            Step::Start { claim: index, body } => claim(index).map_or_else(Answer::default, |claimed| {
-                // Mostly the body of the first attempt, as a worker does; now and then another.
-                let first = claimed.body.as_deref().filter(|_| body % 8 != 0);
-                answer(store.start_attempt(&claimed.claim, first.unwrap_or("{}"), now))
-            }),
-            Step::Finish { claim: index, next } => claim(index).map_or_else(Answer::default, |claimed| {
-                let then = UtcMs(now.0 + 1_000 * i64::from(next % 16));
-                let (outcome, next) = match next % 4 {
-                    0 | 1 => ("delivered", Next::Delivered),
-                    2 if *next > 127 => ("timed_out", Next::UnknownUntil(then)),
-                    2 => ("rate_limited", Next::RetryAt(then)),
-                    _ => ("refused", Next::Dead),
+            Step::Turn { destination, room, ends, beats } => {
+                let name = DESTINATIONS[*destination];
+                let ours = |claimed: &&Claimed| claimed.claim.destination == name;
+                let ended: Vec<Ended> =
+                    ends.iter().filter_map(|(index, next)| Some(self.ended(claim(index).filter(ours)?, *next))).collect();
+                let under_way: Vec<Claim> = match beats {
+                    true => self.claims.iter().filter(ours).map(|claimed| claimed.claim.clone()).collect(),
+                    false => Vec::new(),
                 };
-                let end =
-                    AttemptEnd { finished: now, outcome, status: Some(200), answer: format!("{next:?}") };
-                answer(store.finish(&claimed.claim, &end, next))
-            }),
-            Step::Expire => answer(store.expire_leases(now)),
-            Step::GiveUp => answer(store.give_up_on_time(now)),
-            Step::NewOutbox { .. } | Step::Wait { .. } => Answer::default(),
-            Step::Hold { destination, ms } => {
-                answer(store.hold_destination(DESTINATIONS[*destination], UtcMs(now.0 + ms), "paused"))
+                let rules = rules();
+                let turned = store.turn(&Turn {
+                    destination: name,
+                    version: 1,
+                    rules: &rules,
+                    now,
+                    vouch: &|| self.ticker.vouch(now.0.unsigned_abs()),
+                    ended: &ended,
+                    under_way: &under_way,
+                    room: *room,
+                    render: &|event, tap| match event.seq().0 % 11 {
+                        5 => Rendered::NotWanted("not such".into()),
+                        7 => Rendered::Impossible("nobody can".into()),
+                        _ => Rendered::Body(format!("{} {}", tap.person.0, self.now.0)),
+                    },
+                });
+                let passed = turned.as_ref().ok().and_then(|turned| turned.passed);
+                let given = turned.as_ref().map(|turned| turned.claimed.clone()).unwrap_or_default();
+                Answer { given, passed, ..answer(turned) }
             }
-            Step::PutDestination(destination) => answer(store.put_destination(DESTINATIONS[*destination])),
+            Step::NewOutbox { .. } | Step::Wait { .. } => Answer::default(),
+            Step::Change { destination, pause } => {
+                let change = if *pause { Change::Pause } else { Change::Resume };
+                answer(store.change_destination(DESTINATIONS[*destination], &change, &Deed::by_itself(now, "x", "y")))
+            }
+            Step::AddDestination { destination, old } => {
+                let from = if *old { Since::Beginning } else { Since::Now };
+                let new = NewDestination { from, ..NewDestination::from_now(DESTINATIONS[*destination], "{}") };
+                answer(store.add_destination(&new, &Deed::by_itself(now, "x", "y")))
+            }
             Step::Hello { door, last_seq } => {
                 let door = &self.doors[*door];
                 answer(store.note_hello(&door.hello(&[(door.outbox, *last_seq)]), now))
@@ -212,6 +238,16 @@ impl Outside {
                 Answer::default()
             }
         }
+    }
+}
+
+/// Few calls and short tempers, so that all of it happens.
+fn rules() -> Rules {
+    Rules {
+        limits: Limits { per_second: 0.5, burst: 6, per_day: None, concurrency: 5 },
+        breaker: breaker::Settings { failures: 2, open_ms: 2_000, most_open_ms: 8_000, ramp_ms: 5_000 },
+        on_dead: OnDead::HoldHours(1),
+        ..Rules::default()
     }
 }
 
@@ -237,6 +273,7 @@ fn record(door: &mut Door, one: &Recorded) {
 struct Answer {
     said: String,
     given: Vec<Claimed>,
+    passed: Option<Passed>,
 }
 
 fn answer<T: Debug>(result: Result<T, StoreError>) -> Answer {
@@ -244,7 +281,7 @@ fn answer<T: Debug>(result: Result<T, StoreError>) -> Answer {
         Ok(value) => format!("{value:?}"),
         Err(error) => error.to_string(),
     };
-    Answer { said, given: Vec::new() }
+    Answer { said, given: Vec::new(), passed: None }
 }
 
 /// What a store shows of everything, in lists.
@@ -259,7 +296,6 @@ fn lists(store: &mut dyn EventStore, doors: &[Door]) -> (Vec<EventRow>, Vec<Stri
         format!("{:?}", store.totals().unwrap()),
         format!("{:?}", store.dead_letters(10).unwrap()),
     ];
-    lists.extend(DESTINATIONS.map(|name| answer(store.next_due(name)).said));
     for state in DeliveryState::ALL {
         let before = events.get(1).map(|row| row.position);
         lists.push(positions(store, &EventFilter { state: Some(state), before, limit: 3, ..all.clone() }));
@@ -292,7 +328,7 @@ proptest! {
         for store in &mut stores {
             store.store().put_site(&hq()).unwrap();
             (1..=3).for_each(|n| store.store().put_controller(&world::controller(&format!("hq-door-{n}"))).unwrap());
-            store.store().put_destination(HR).unwrap();
+            crate::fixture::add_destination(store.store(), HR);
         }
         let mut outside = Outside::new();
         for step in &steps {
@@ -312,6 +348,9 @@ proptest! {
             let given = outside.take(step, &batches, memory.as_mut());
             prop_assert_eq!(&given, &outside.take(step, &batches, file.as_mut()), "{:?}", step);
             outside.claims.extend(given.given);
+            if let Some(passed) = given.passed {
+                outside.ticker.told(&passed);
+            }
             world::check(memory.store());
             let expected = lists(memory.store(), &outside.doors);
             prop_assert_eq!(expected, lists(file.store(), &outside.doors), "after {:?}", step);

@@ -9,6 +9,8 @@ use tap_protocol::badge::Token;
 use tap_protocol::time_repair::Witness;
 
 use super::session::{FromCell, Row, ToValue, Value};
+use crate::delivery::class::Class;
+use crate::delivery::ticks::Ticks;
 use crate::event_store::boots::BootNo;
 use crate::event_store::{
     DeliveryState, HeldFor, Occurred, OrderKey, PersonId, Position, StoreError, Timeless, UtcMs,
@@ -31,7 +33,7 @@ macro_rules! as_inside {
     )*};
 }
 
-as_inside!(UtcMs, Position, BootNo);
+as_inside!(UtcMs, Position, BootNo, Ticks);
 
 /// A closed list that stands in a column by its names.
 macro_rules! by_name {
@@ -53,7 +55,7 @@ macro_rules! by_name {
     )*};
 }
 
-by_name!(DeliveryState, HeldFor);
+by_name!(Class, DeliveryState, HeldFor);
 
 pub fn witness_name(witness: Witness) -> &'static str {
     match witness {
