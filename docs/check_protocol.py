@@ -214,6 +214,7 @@ BODIES = {
         "why": r.choice(LOSSES, "why"),
     },
     "config_changed": lambda r: {"digest": r.fixed(16, "digest")},
+    "same_as": lambda r: {"outbox": r.fixed(16, "outbox"), "seq": r.varint(64, "seq")},
 }
 
 
@@ -458,6 +459,7 @@ RECORDS = {
     "record-buffer-high": stamped(60_008, "buffer_high", used_bytes=80, limit_bytes=100),
     "record-lost": stamped(60_009, "lost", outbox=OUTBOX, **{"from": 4, "to": 6}, why="damaged"),
     "record-config-changed": stamped(60_010, "config_changed", digest=b"\xcc" * 16),
+    "record-same-as": stamped(60_011, "same_as", outbox=OUTBOX, seq=4),
 }
 
 HELLO = {

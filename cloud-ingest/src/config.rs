@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -46,6 +47,8 @@ pub struct Config {
     pub keys: KeysFolder,
     /// How controllers come by certificates; without it nobody is enrolled here.
     pub enrolment: Option<EnrolmentEntry>,
+    /// Where taps come in over HTTP; without it none do.
+    pub capture: Option<CaptureEntry>,
     /// Places.
     #[serde(rename = "site", default)]
     pub sites: Vec<SiteEntry>,
@@ -82,6 +85,13 @@ pub struct Broker {
     pub cert_file: Option<PathBuf>,
     /// The key to it, PEM.
     pub key_file: Option<PathBuf>,
+}
+
+impl Broker {
+    /// The session that replicas share: the same for all of them, and for no other.
+    pub fn name(&self) -> String {
+        format!("{} at {}", self.client_id, self.url)
+    }
 }
 
 /// The broker's address.
@@ -168,6 +178,67 @@ impl EnrolmentEntry {
             Some(("certificate_days", format!("use 1 to {MAX_CERTIFICATE_DAYS}")))
         } else if !(1..=90).contains(&self.record_key_overlap_days) {
             Some(("record_key_overlap_days", "use 1 to 90".into()))
+        } else {
+            None
+        }
+    }
+}
+
+/// The `[capture]`: how taps come in over HTTP.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CaptureEntry {
+    /// Address and port of the HTTPS listener.
+    pub listen: SocketAddr,
+    /// Names by which clients reach it: its certificate is made for them by our root.
+    #[serde(default)]
+    pub names: Vec<String>,
+    /// A certificate of somebody else's instead, PEM.
+    pub cert_file: Option<PathBuf>,
+    /// The key to it, PEM.
+    pub key_file: Option<PathBuf>,
+    /// Taps that one API key may bring per second.
+    #[serde(default = "default_capture_per_second")]
+    pub per_second: u32,
+    /// Taps that it may bring at once after a rest.
+    #[serde(default = "default_capture_burst")]
+    pub burst: u32,
+    /// What the spool may take of the disk.
+    #[serde(default = "default_spool_max_bytes")]
+    pub spool_max_bytes: u64,
+}
+
+fn default_capture_per_second() -> u32 {
+    10
+}
+
+fn default_capture_burst() -> u32 {
+    50
+}
+
+/// Some 60,000 taps.
+fn default_spool_max_bytes() -> u64 {
+    16 * 1024 * 1024
+}
+
+/// Room for a few hundred taps, and what memory can hold of them.
+const SPOOL_BYTES: RangeInclusive<u64> = 64 * 1024..=1024 * 1024 * 1024;
+
+impl CaptureEntry {
+    fn complaint(&self) -> Option<(&'static str, String)> {
+        if self.cert_file.is_some() != self.key_file.is_some() {
+            Some(("cert_file", "cert_file and key_file go together".into()))
+        } else if self.cert_file.is_some() != self.names.is_empty() {
+            let why =
+                "say names, for a certificate by our own root, or cert_file and key_file: one of the two";
+            Some(("listen", why.into()))
+        } else if !(1..=1_000).contains(&self.per_second) {
+            Some(("per_second", "use 1 to 1000".into()))
+        } else if !(1..=10_000).contains(&self.burst) {
+            Some(("burst", "use 1 to 10000".into()))
+        } else if !SPOOL_BYTES.contains(&self.spool_max_bytes) {
+            let (least, most) = SPOOL_BYTES.into_inner();
+            Some(("spool_max_bytes", format!("use {least} to {most}")))
         } else {
             None
         }
@@ -286,9 +357,14 @@ impl Config {
         Ok(match &self.store {
             None => Place::File(self.data_dir.join("cloud-ingest.db")),
             Some(StoreEntry { url, password_file, ca_file }) => {
-                Place::Server(Address::new(url, password_file.as_deref(), ca_file.as_deref())?)
+                Place::Server(Box::new(Address::new(url, password_file.as_deref(), ca_file.as_deref())?))
             }
         })
+    }
+
+    /// The folder of taps that came over HTTP while the store was away.
+    pub fn spool(&self) -> PathBuf {
+        self.data_dir.join("capture-spool")
     }
 
     /// The sites as the store has them.
@@ -319,6 +395,16 @@ impl Config {
             let dir = self.keys.dir.display();
             let why = format!("there is no root in {dir}: make it with `cloud-ingest ca init --dir {dir}`");
             return Err(complain("keys.dir", why));
+        }
+        if self.capture.as_ref().is_some_and(|capture| capture.cert_file.is_none())
+            && keys.server_root().is_none()
+        {
+            let dir = self.keys.dir.display();
+            let why = format!(
+                "there is no root in {dir} for the certificate of [capture]: make it with `cloud-ingest ca init --dir \
+                 {dir}`, or give cert_file and key_file"
+            );
+            return Err(complain("capture.listen", why));
         }
         if let Some(file) = self.destination.as_ref().and_then(|known| known.authorization_file.as_ref()) {
             read(file).map_err(|why| complain("destination.authorization_file", why))?;
@@ -371,6 +457,9 @@ impl Config {
         }
         if let Some((key, message)) = self.enrolment.as_ref().and_then(EnrolmentEntry::complaint) {
             return Some((format!("enrolment.{key}"), message));
+        }
+        if let Some((key, message)) = self.capture.as_ref().and_then(CaptureEntry::complaint) {
+            return Some((format!("capture.{key}"), message));
         }
         let complaint = self.destination.as_ref().and_then(Destination::complaint);
         complaint.map(|(key, message)| (format!("destination.{key}"), message))
@@ -575,6 +664,25 @@ url = "http://127.0.0.1:9000/attendance"
             ("client_id = \"cloud-ingest\"", "client_id = \"c\"\nca_file = \"/ca.pem\""),
             "c.toml:5: broker.url: certificates need mqtts://",
         );
+        let capture = |lines: &str| format!("[capture]\nlisten = \"0.0.0.0:8445\"\n{lines}\n[destination]");
+        let both_or_none =
+            "say names, for a certificate by our own root, or cert_file and key_file: one of the two";
+        for (lines, said) in [
+            ("", format!("c.toml:31: capture.listen: {both_or_none}")),
+            (
+                "names = [\"a\"]\ncert_file = \"a\"\nkey_file = \"a\"",
+                format!("c.toml:31: capture.listen: {both_or_none}"),
+            ),
+            ("cert_file = \"a\"", "c.toml:32: capture.cert_file: cert_file and key_file go together".into()),
+            ("names = [\"a\"]\nper_second = 0", "c.toml:33: capture.per_second: use 1 to 1000".into()),
+            ("names = [\"a\"]\nburst = 10001", "c.toml:33: capture.burst: use 1 to 10000".into()),
+            (
+                "names = [\"a\"]\nspool_max_bytes = 1",
+                "c.toml:33: capture.spool_max_bytes: use 65536 to 1073741824".into(),
+            ),
+        ] {
+            check(("[destination]", &capture(lines)), &said);
+        }
         check(("data_dir = \"/var/lib/cloud-ingest\"", ""), "c.toml:1: data_dir is missing");
     }
 

@@ -3,7 +3,7 @@
 //! With the feature `crash-points` and `CRASH_AT=after-puback` (or `after-puback:3` for the third time) the process
 //! aborts there: no destructor, no flush, like `kill -9`. Without the feature, [`point`] compiles to nothing.
 
-/// The places, in the order in which a tap meets them.
+/// The places, in the order in which a tap of a door meets them.
 pub const POINTS: [&str; 9] = [
     "before-append-commit",
     "after-append-commit",
@@ -16,6 +16,10 @@ pub const POINTS: [&str; 9] = [
     "after-finish",
 ];
 
+/// Those that a tap meets which came over HTTP while the store was away.
+pub const SPOOL_POINTS: [&str; 4] =
+    ["before-spool-write", "after-spool-write", "after-drain-commit", "after-spool-done"];
+
 /// Dies here if a test asked for it.
 #[cfg(feature = "crash-points")]
 pub fn point(name: &'static str) {
@@ -26,17 +30,25 @@ pub fn point(name: &'static str) {
     static WANTED: LazyLock<Option<(String, AtomicU32)>> = LazyLock::new(|| {
         let wanted = std::env::var("CRASH_AT").ok()?;
         let (name, nth) = wanted.split_once(':').unwrap_or((wanted.as_str(), "1"));
-        assert!(POINTS.contains(&name), "CRASH_AT names no crash point: {name}; there are {POINTS:?}");
+        assert!(
+            is_known(name),
+            "CRASH_AT names no crash point: {name}; there are {POINTS:?} and {SPOOL_POINTS:?}"
+        );
         let nth = nth.parse().expect("CRASH_AT=name:n needs a number");
         Some((name.to_owned(), AtomicU32::new(nth)))
     });
-    debug_assert!(POINTS.contains(&name), "{name} is not in the list");
+    debug_assert!(is_known(name), "{name} is in no list");
     if let Some((wanted, left)) = &*WANTED
         && wanted == name
         && left.fetch_sub(1, Ordering::Relaxed) == 1
     {
         std::process::abort();
     }
+}
+
+#[cfg(feature = "crash-points")]
+fn is_known(name: &str) -> bool {
+    POINTS.contains(&name) || SPOOL_POINTS.contains(&name)
 }
 
 /// Nothing: this build has no crash points.

@@ -50,7 +50,7 @@ pub fn store() -> SqliteStore {
     }
     add_destination(&mut store, LEGACY);
     let bindings: Vec<Binding> = (0..PERSONS)
-        .map(|n| Binding { seals: vec![token_key().seal(&badge(n))], person: PersonId(format!("P-{n}")) })
+        .map(|n| Binding::new(vec![token_key().seal(&badge(n))], PersonId(format!("P-{n}"))))
         .collect();
     store.bind_badges(&bindings, START).unwrap();
     store

@@ -1,7 +1,7 @@
 //! Beside the line: whether this process does its work. Loops say when they turned; nobody has to ask them.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use serde::Serialize;
 
@@ -39,10 +39,25 @@ impl Loop {
     }
 }
 
+/// What a process is to the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Intake {
+    /// It takes in.
+    Here,
+    /// Another does; this one takes over when that one ends.
+    StandsBy,
+    /// It never does.
+    Elsewhere,
+}
+
 /// What the loops say of themselves.
 #[derive(Debug)]
 pub struct Health {
+    /// Those that run in this process.
+    loops: Vec<Loop>,
     turned: [AtomicI64; Loop::ALL.len()],
+    takes_in: AtomicBool,
     broker: Mutex<Result<(), String>>,
     store: Mutex<Result<(), String>>,
     rewound: Mutex<Option<String>>,
@@ -50,16 +65,23 @@ pub struct Health {
 
 impl Default for Health {
     fn default() -> Health {
+        Health::of(Loop::ALL.into())
+    }
+}
+
+impl Health {
+    /// Of a process that runs these loops.
+    pub fn of(loops: Vec<Loop>) -> Health {
         Health {
+            loops,
             turned: Default::default(),
+            takes_in: AtomicBool::new(false),
             broker: Mutex::new(Err("not connected yet".into())),
             store: Mutex::new(Err("not asked yet".into())),
             rewound: Mutex::default(),
         }
     }
-}
 
-impl Health {
     /// The loop made a turn, or is provably idle.
     pub fn turned(&self, which: Loop, now: UtcMs) {
         self.turned[which as usize].store(now.0, Ordering::Relaxed);
@@ -70,6 +92,20 @@ impl Health {
         match self.turned[which as usize].load(Ordering::Relaxed) {
             0 => None,
             at => Some(UtcMs(at)),
+        }
+    }
+
+    /// It is this process that takes in from the broker, or it only stands by.
+    pub fn takes_in(&self, is_so: bool) {
+        self.takes_in.store(is_so, Ordering::Relaxed);
+    }
+
+    /// What this process is to the broker.
+    pub fn intake(&self) -> Intake {
+        match (self.loops.contains(&Loop::Intake), self.takes_in.load(Ordering::Relaxed)) {
+            (false, _) => Intake::Elsewhere,
+            (true, false) => Intake::StandsBy,
+            (true, true) => Intake::Here,
         }
     }
 
@@ -99,11 +135,13 @@ impl Health {
         if let Err(why) = &*self.store.lock().expect("nobody panics while holding it") {
             complaints.push(format!("the store does not answer: {why}"));
         }
-        if let Err(why) = self.broker_state() {
+        if self.intake() == Intake::Here
+            && let Err(why) = self.broker_state()
+        {
             complaints.push(format!("the broker is not connected: {why}"));
         }
         complaints.extend(self.rewound.lock().expect("nobody panics while holding it").clone());
-        for which in Loop::ALL {
+        for which in self.loops.iter().copied() {
             match self.last_turn(which) {
                 None => complaints.push(format!("the {} loop has not turned yet", which.name())),
                 Some(at) if now.0 - at.0 > STUCK_AFTER_MS => complaints.push(format!(
@@ -125,7 +163,9 @@ mod tests {
     #[test]
     fn readiness_names_what_is_missing() {
         let health = Health::default();
-        assert_eq!(health.complaints(UtcMs(1)).len(), 2 + Loop::ALL.len());
+        assert_eq!(health.complaints(UtcMs(1)).len(), 1 + Loop::ALL.len());
+        health.takes_in(true);
+        assert_eq!(health.complaints(UtcMs(1)).len(), 2 + Loop::ALL.len(), "the broker is to be connected");
 
         health.store(Ok(()));
         health.broker(Ok(()));
@@ -140,5 +180,19 @@ mod tests {
             health.complaints(UtcMs(20_000)),
             ["the broker is not connected: connection refused", "the intake loop has not turned for 19 s"]
         );
+    }
+
+    #[test]
+    fn a_stand_by_and_a_process_without_intake_are_ready_without_the_broker() {
+        let stands_by = Health::default();
+        stands_by.store(Ok(()));
+        Loop::ALL.into_iter().for_each(|which| stands_by.turned(which, UtcMs(1_000)));
+        assert_eq!(stands_by.intake(), Intake::StandsBy);
+        assert!(stands_by.complaints(UtcMs(1_000)).is_empty());
+
+        let elsewhere = Health::of(vec![Loop::Dispatch]);
+        elsewhere.store(Ok(()));
+        assert_eq!(elsewhere.intake(), Intake::Elsewhere);
+        assert_eq!(elsewhere.complaints(UtcMs(1_000)), ["the dispatch loop has not turned yet"]);
     }
 }

@@ -12,11 +12,13 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use tap_protocol::ids::ControllerId;
 
+use crate::capture::spool::Level;
 use crate::delivery::breaker;
 use crate::destination::Outcome;
+use crate::event_store::capture::Captured;
 use crate::event_store::commands::TroubleKind;
 use crate::event_store::{DeliveryState, DestinationState, Totals, UtcMs};
-use crate::health::{Health, Loop};
+use crate::health::{self, Health, Loop};
 use crate::intake::verify::REJECT_KINDS;
 use crate::read_model::lag::{Cause, Lag};
 use crate::roster::rounds;
@@ -73,6 +75,11 @@ pub struct Metrics {
     controllers: Family<Label<1>, Gauge>,
     loop_last_turn: Family<Label<1>, SecondsGauge>,
     broker_connected: Gauge,
+    capture_requests: Family<Label<1>, Counter>,
+    capture_seconds: Histogram,
+    capture_spool_taps: Gauge,
+    capture_spool_bytes: Gauge,
+    intake_active: Gauge,
 }
 
 /// What became of a group's records, for [`Metrics::took_in`].
@@ -138,6 +145,11 @@ impl Metrics {
             controllers: Family::default(),
             loop_last_turn: Family::default(),
             broker_connected: Gauge::default(),
+            capture_requests: Family::default(),
+            capture_seconds: seconds_histogram(),
+            capture_spool_taps: Gauge::default(),
+            capture_spool_bytes: Gauge::default(),
+            intake_active: Gauge::default(),
             registry: Registry::default(),
         };
         let m = &metrics;
@@ -193,9 +205,24 @@ impl Metrics {
             m.loop_last_turn.clone(),
         );
         registry.register("broker_connected", "1 while connected", m.broker_connected.clone());
+        let help = "Requests that bring taps, by the status they were answered with";
+        registry.register("capture_requests", help, m.capture_requests.clone());
+        let help = "Time to answer a request that brings a tap";
+        registry.register("capture_seconds", help, m.capture_seconds.clone());
+        let help = "Taps that wait on the local disk for the store";
+        registry.register("capture_spool_taps", help, m.capture_spool_taps.clone());
+        registry.register("capture_spool_bytes", "Bytes that they take", m.capture_spool_bytes.clone());
+        registry.register(
+            "intake_active",
+            "1 while this process is the one that takes in from the broker: over all replicas the sum is 1",
+            m.intake_active.clone(),
+        );
 
         for result in Intake::ALL {
             m.events.get_or_create(&label([("source", "mqtt"), ("result", result.name())])).inc_by(0);
+        }
+        for result in ["stored", "duplicate", "refused"] {
+            m.events.get_or_create(&label([("source", "http"), ("result", result)])).inc_by(0);
         }
         for kind in REJECT_KINDS {
             m.quarantined.get_or_create(&label([("kind", kind)])).inc_by(0);
@@ -223,6 +250,28 @@ impl Metrics {
     /// So many records of a group came to this.
     pub fn took_in(&self, what: Intake, records: u64) {
         self.events.get_or_create(&label([("source", "mqtt"), ("result", what.name())])).inc_by(records);
+    }
+
+    /// A captured tap came to this.
+    pub fn captured(&self, what: &Captured) {
+        let result = match what {
+            Captured::Stored(_) | Captured::Both { .. } => "stored",
+            Captured::Before(_) | Captured::SameAs { .. } => "duplicate",
+            Captured::OtherBefore(_) | Captured::Refused => "refused",
+        };
+        self.events.get_or_create(&label([("source", "http"), ("result", result)])).inc();
+    }
+
+    /// A request that brings a tap was answered.
+    pub fn capture_request(&self, status: u16, seconds: f64) {
+        self.capture_requests.get_or_create(&label([("status", &status.to_string())])).inc();
+        self.capture_seconds.observe(seconds);
+    }
+
+    /// So much waits in the spool.
+    pub fn spool(&self, level: Level) {
+        self.capture_spool_taps.set(i64::try_from(level.taps).unwrap_or(i64::MAX));
+        self.capture_spool_bytes.set(i64::try_from(level.bytes).unwrap_or(i64::MAX));
     }
 
     /// A message was put aside.
@@ -330,6 +379,7 @@ impl Metrics {
             self.loop_last_turn.get_or_create(&label([("loop", which.name())])).set(at.0 as f64 / 1000.0);
         }
         self.broker_connected.set(health.broker_state().is_ok().into());
+        self.intake_active.set((health.intake() == health::Intake::Here).into());
         let mut text = String::new();
         if encode(&mut text, &self.registry).is_err() {
             // Writing to a String does not fail; were it to, an empty scrape would look like a restart.
@@ -371,6 +421,8 @@ mod tests {
         let text = metrics.render(&Health::default());
         for line in [
             r#"cloud_ingest_events_total{source="mqtt",result="stored"} 0"#,
+            r#"cloud_ingest_events_total{source="http",result="duplicate"} 0"#,
+            r#"cloud_ingest_capture_spool_taps 0"#,
             r#"cloud_ingest_quarantined_total{kind="unauthentic"} 0"#,
             r#"cloud_ingest_contradictions_total{kind="twins"} 0"#,
             r#"cloud_ingest_attempts_total{destination="legacy",outcome="timed_out"} 0"#,
@@ -385,6 +437,7 @@ mod tests {
             r#"cloud_ingest_controllers{cause="stuck"} 0"#,
             r#"cloud_ingest_loop_last_turn_timestamp_seconds{loop="intake"} 0.0"#,
             r#"cloud_ingest_broker_connected 0"#,
+            r#"cloud_ingest_intake_active 0"#,
             "# EOF",
         ] {
             assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");

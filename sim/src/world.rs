@@ -398,7 +398,7 @@ impl World {
         let person = PersonId(format!("E-{}", badge % PERSONS));
         let stage = &mut self.stage;
         stage.say(format_args!("directory"), format_args!("badge {badge} is {}'s", person.0));
-        let binding = Binding { seals: vec![sealed], person: person.clone() };
+        let binding = Binding::new(vec![sealed], person.clone());
         let bound = self.vault.store.bind_badges(&[binding], stage.utc()).expect("it never fails");
         stage.tally.add("deliveries released by a binding", bound.released as u64);
         stage.oracle.bound(token, person, stage.now_ms);

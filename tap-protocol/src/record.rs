@@ -130,6 +130,14 @@ pub enum Body {
         /// The first 16 bytes of the SHA-256 of the effective configuration.
         digest: [u8; 16],
     },
+    /// What was promised this number is the tap at that place: it was brought twice, to two who could not ask each other.
+    /// No tap of its own. Only the cloud writes it, for what comes over HTTP.
+    SameAs {
+        /// The outbox of the tap, of the same source.
+        outbox: OutboxId,
+        /// The tap.
+        seq: Seq,
+    },
 }
 
 impl Body {
@@ -145,6 +153,7 @@ impl Body {
             Body::BufferHigh { .. } => "buffer_high",
             Body::Lost { .. } => "lost",
             Body::ConfigChanged { .. } => "config_changed",
+            Body::SameAs { .. } => "same_as",
         }
     }
 }

@@ -103,6 +103,7 @@ fn records() -> Vec<(&'static str, Record)> {
         ("record-buffer-high", Body::BufferHigh { used_bytes: 80, limit_bytes: 100 }),
         ("record-lost", Body::Lost { outbox: OUTBOX, from: Seq(4), to: Seq(6), why: LossReason::Damaged }),
         ("record-config-changed", Body::ConfigChanged { digest: [0xcc; 16] }),
+        ("record-same-as", Body::SameAs { outbox: OUTBOX, seq: Seq(4) }),
     ];
     bodies
         .into_iter()

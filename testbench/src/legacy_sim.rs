@@ -20,7 +20,7 @@
 mod ledger;
 mod reply;
 mod script;
-mod wire;
+pub(crate) mod wire;
 
 use std::{
     io,

@@ -20,6 +20,7 @@ pub mod authority;
 pub mod bench;
 pub mod enrolment_server;
 pub mod fault_proxy;
+pub mod frappe_sim;
 pub mod legacy_sim;
 pub mod oracle;
 pub mod rig;

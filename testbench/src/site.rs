@@ -3,6 +3,8 @@
 //! what is done to them is the test's business.
 
 mod lines;
+mod replicas;
+mod store;
 
 use std::{
     net::SocketAddr,
@@ -30,6 +32,8 @@ use crate::{
 };
 
 use lines::Lines;
+pub use replicas::Replica;
+pub use store::{StoreKind, StoreServer};
 
 /// The one controller's id.
 pub const CONTROLLER: &str = "hq-door-1";
@@ -63,6 +67,8 @@ pub struct SiteOptions {
     pub tls: bool,
     /// The same broker, with certificates and keys as cloud-ingest hands them out: the controller is enrolled.
     pub enrolled: bool,
+    /// Where cloud-ingest stores.
+    pub store: StoreKind,
 }
 
 /// The running site.
@@ -82,6 +88,8 @@ pub struct Site {
     pub edge: Option<Running>,
     /// edge-agent's clock, if it is another than the machine's.
     pub clock: Option<FakeClock>,
+    /// The store's server, if it is on one.
+    pub store: Option<StoreServer>,
     cloud_program: Program,
     edge_program: Program,
     http: SocketAddr,
@@ -168,8 +176,12 @@ impl Site {
         let legacy = LegacySim::start(any).await?;
         let legacy_line = FaultProxy::start(any, legacy.addr()).await?;
         let http = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let store = match options.store {
+            StoreKind::Sqlite => None,
+            StoreKind::Postgres => Some(StoreServer::start().await?),
+        };
 
-        write_configs(&dir, &options, &lines, &uplink, &legacy_line, http, &record_key)?;
+        write_configs(&dir, &options, &lines, &uplink, &legacy_line, store.as_ref(), http, &record_key)?;
         let cloud_program = Program::new("cloud-ingest")?
             .args(["serve", "--config"])
             .args([dir.join("cloud-ingest.toml")])
@@ -202,6 +214,7 @@ impl Site {
             cloud: Some(cloud),
             edge: Some(edge),
             clock,
+            store,
             cloud_program,
             edge_program,
             http,
@@ -406,7 +419,17 @@ impl Site {
         Ok(())
     }
 
-    /// cloud-ingest's database.
+    /// One more cloud-ingest on the same store, number `n`; not started yet.
+    ///
+    /// # Errors
+    ///
+    /// When its configuration cannot be written.
+    pub fn replica(&self, n: usize) -> anyhow::Result<Replica> {
+        ensure!(self.store.is_some(), "the store is on a server");
+        Replica::new(&self.dir, n)
+    }
+
+    /// cloud-ingest's database, if it is a file.
     pub fn store_path(&self) -> PathBuf {
         self.dir.join("cloud/cloud-ingest.db")
     }
@@ -504,6 +527,7 @@ fn write_configs(
     lines: &Lines,
     uplink: &FaultProxy,
     legacy_line: &FaultProxy,
+    store: Option<&StoreServer>,
     http: SocketAddr,
     record_key: &str,
 ) -> anyhow::Result<()> {
@@ -533,6 +557,7 @@ crl_file = "{at}/{FILES}/crl.pem"
     let cloud = format!(
         r#"data_dir = "{at}/cloud"
 
+{store}
 [broker]
 url = "{scheme}://{broker}"
 client_id = "cloud-ingest"
@@ -555,6 +580,7 @@ name = "legacy"
 url = "http://{legacy_line}/checkins"
 {timeout}
 "#,
+        store = store::section(store),
         scheme = lines.scheme,
         broker = lines.for_cloud,
         files = lines.clouds_files,

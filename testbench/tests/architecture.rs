@@ -136,6 +136,10 @@ const PURE: [(&str, &[&str]); 2] = [
     (
         "cloud-ingest",
         &[
+            "capture::allowance",
+            "capture::key",
+            "capture::reading",
+            "capture::spool::frames",
             "delivery::breaker",
             "delivery::class",
             "delivery::limiter",
@@ -143,6 +147,11 @@ const PURE: [(&str, &[&str]); 2] = [
             "delivery::retry",
             "delivery::ticks",
             "destination",
+            "directory::direction",
+            "directory::moment",
+            "directory::printed",
+            "directory::profile",
+            "directory::timeline",
             "destination::fields",
             "destination::frappe_hr::answers",
             "destination::frappe_hr::check_in",
@@ -154,12 +163,15 @@ const PURE: [(&str, &[&str]); 2] = [
             "event_store",
             "event_store::badges",
             "event_store::boots",
+            "event_store::capture",
             "event_store::fleet",
+            "event_store::leases",
             "event_store::meaning",
             "event_store::commands",
             "event_store::meaning",
             "event_store::proof",
             "intake::admit",
+            "intake::lease",
             "intake::revoked",
             "intake::verify",
             "keyring::ring",
@@ -180,11 +192,12 @@ const PURE: [(&str, &[&str]); 2] = [
     ),
 ];
 
-const PURE_CRATES: [&str; 10] = [
+const PURE_CRATES: [&str; 11] = [
     "alloc",
     "core",
     "data_encoding",
     "jiff",
+    "ring",
     "serde",
     "serde_json",
     "std",
@@ -193,8 +206,8 @@ const PURE_CRATES: [&str; 10] = [
     "url",
 ];
 
-/// Parts of `std`, and of `jiff`, that reach outside of the process or read a clock.
-const IMPURE_STD: [&str; 10] = [
+/// Parts of `std`, of `jiff` and of `ring` that reach outside of the process, read a clock or make randomness.
+const IMPURE_STD: [&str; 11] = [
     "std::env",
     "std::fs",
     "std::io",
@@ -205,6 +218,7 @@ const IMPURE_STD: [&str; 10] = [
     "SystemTime",
     "Timestamp::now",
     "Zoned::now",
+    "ring::rand",
 ];
 
 #[test]

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command as Tool;
 
-use cloud_ingest::event_store::{Commands, EventStore, UtcMs, sqlite::SqliteStore};
+use cloud_ingest::event_store::{Commands, UtcMs, sqlite::SqliteStore};
 use data_encoding::HEXLOWER_PERMISSIVE;
 use edge_agent::control::{Request, Response, question};
 use serde_json::Value;

@@ -46,13 +46,27 @@ pub fn router(served: Served) -> Router {
         .route("/api/v1/controllers", read(controllers))
         .route("/api/v1/controllers/{id}", read(controller))
         .route("/api/v1/ledger", read(the_ledger))
-        .route("/health/live", read(live))
-        .route("/health/ready", read(ready))
-        .route("/metrics", read(metrics))
         .merge(crate::admin::routes())
+        .merge(monitored())
         .fallback(async || Problem::not_found("there is nothing under this path"))
         .layer(axum::middleware::map_response(harden))
         .with_state(served)
+}
+
+/// What a process answers that leaves people and their questions to another one.
+pub fn monitoring(served: Served) -> Router {
+    monitored()
+        .fallback(async || Problem::not_found("this process answers no questions: ask one with --role api"))
+        .layer(axum::middleware::map_response(harden))
+        .with_state(served)
+}
+
+/// For monitoring and for whoever starts and stops processes.
+fn monitored() -> Router<Served> {
+    Router::new()
+        .route("/health/live", read(live))
+        .route("/health/ready", read(ready))
+        .route("/metrics", read(metrics))
 }
 
 /// GET and HEAD; anything else is answered with 405 and what is allowed.
@@ -124,7 +138,7 @@ async fn live() -> Response {
 async fn ready(State(served): State<Served>) -> Response {
     let complaints = served.health.complaints(served.clock.now());
     if complaints.is_empty() {
-        axum::Json(json!({ "status": "ready" })).into_response()
+        axum::Json(json!({ "status": "ready", "intake": served.health.intake() })).into_response()
     } else {
         let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, complaints.join("; "));
         problem.with("reasons", json!(complaints)).into_response()

@@ -93,7 +93,7 @@ async fn an_event_tells_its_story_and_no_clear_badge() {
     let event = world.json(&path).await;
     assert_eq!(
         event["explain"],
-        "Waiting until somebody says whose badge it is (cloud-ingest badges import)."
+        "Waiting until somebody says whose badge it is (cloud-ingest badges assign)."
     );
     assert_eq!(event["steps"][0]["step"], "recorded");
     assert_eq!(event["steps"][1]["step"], "stored");
@@ -166,6 +166,7 @@ async fn every_route_takes_get_alone_and_carries_the_policy() {
 async fn readiness_says_why_not() {
     let world = world().await;
     assert_eq!(world.json("/health/live").await["status"], "live");
+    world.health.takes_in(true);
     let answer = world.get("/health/ready").await;
     assert_eq!(answer.status(), 503);
     let problem: Value = answer.json().await.unwrap();
@@ -174,7 +175,8 @@ async fn readiness_says_why_not() {
     world.health.store(Ok(()));
     world.health.broker(Ok(()));
     Loop::ALL.into_iter().for_each(|which| world.health.turned(which, UtcMs(START.0 + 60_000)));
-    assert_eq!(world.json("/health/ready").await["status"], "ready");
+    let ready = world.json("/health/ready").await;
+    assert_eq!((&ready["status"], &ready["intake"]), (&Value::from("ready"), &Value::from("here")));
 }
 
 #[tokio::test]

@@ -7,8 +7,10 @@ use serde::Serialize;
 use tap_protocol::hello::{ReaderKind, ReaderState};
 use tap_protocol::ids::{ControllerId, EventId, OutboxId, ReaderName, Seq, TraceId};
 
+use crate::directory::direction::{Decided, WORKED_OUT_BY};
 use crate::event_store::commands::{CommandRow, TroubleKind, TroubleRow, order_text, outcome_name};
 use crate::delivery::class::Class;
+use crate::event_store::people::{self, What};
 use crate::event_store::{
     ControllerState, DeliveryRow, DeliveryState, DestinationState, EventDetail, EventRow, HeldFor, Member,
     Position, Standing, TapRow, Timeless, UtcMs,
@@ -153,6 +155,61 @@ impl Delivery {
     }
 }
 
+/// What a destination was told of a tap and came out otherwise.
+#[derive(Debug, Serialize)]
+pub struct Difference {
+    position: Position,
+    event_id: EventId,
+    controller: ControllerId,
+    occurred_at: Option<String>,
+    destination: String,
+    what: What,
+    told: String,
+    is: Option<String>,
+    noted_at: String,
+}
+
+impl Difference {
+    /// In the API's words.
+    pub fn of(one: &people::Difference) -> Difference {
+        Difference {
+            position: one.position,
+            event_id: one.event_id,
+            controller: one.controller.clone(),
+            occurred_at: one.occurred.map(time),
+            destination: one.destination.clone(),
+            what: one.what,
+            told: one.told.clone(),
+            is: one.is.clone(),
+            noted_at: time(one.noted),
+        }
+    }
+
+    /// Column by column, for people.
+    pub fn in_words(&self) -> [String; 8] {
+        [
+            self.position.0.to_string(),
+            self.occurred_at.clone().unwrap_or_default(),
+            self.controller.to_string(),
+            self.destination.clone(),
+            self.what.name().to_owned(),
+            self.told.clone(),
+            self.is.clone().unwrap_or_else(|| "nobody's".into()),
+            self.event_id.to_string(),
+        ]
+    }
+}
+
+/// Which way a tap goes by what is known now.
+#[derive(Debug, Serialize)]
+struct Decision {
+    #[serde(flatten)]
+    decided: Decided,
+    explain: String,
+    /// The version of the way in which it is worked out.
+    worked_out_by: u32,
+}
+
 /// One event with its story.
 #[derive(Debug, Serialize)]
 pub struct Detail {
@@ -162,6 +219,8 @@ pub struct Detail {
     steps: Vec<Step>,
     attempts: Vec<Attempt>,
     bodies: Vec<Body>,
+    decided: Option<Decision>,
+    differences: Vec<Difference>,
     hash: String,
     trace_id: TraceId,
 }
@@ -216,6 +275,12 @@ impl Detail {
                 .iter()
                 .map(|(destination, body)| Body { destination: destination.clone(), body: body.clone() })
                 .collect(),
+            decided: detail.decided.map(|decided| Decision {
+                decided,
+                explain: explain::direction(&decided),
+                worked_out_by: WORKED_OUT_BY,
+            }),
+            differences: detail.differences.iter().map(Difference::of).collect(),
             hash: detail.hash.to_string(),
             trace_id: detail.row.event_id.trace_id(),
         }

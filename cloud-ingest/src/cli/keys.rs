@@ -21,7 +21,7 @@ use crate::keyring::{make_files, read_or_begin, read_ring, write_ring};
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Make the first receipt, control and token key
+    /// Make the first receipt, control, token and capture key
     Create {
         #[command(flatten)]
         dir: KeysDir,
@@ -35,14 +35,14 @@ pub enum Verb {
     },
     /// Make the next key of a kind; controllers that are connected fetch it within two minutes
     Rotate {
-        /// receipt, control or token
+        /// receipt, control, token or capture
         kind: Kind,
         #[command(flatten)]
         config: ConfigFile,
     },
     /// Let the next key take over, once every active controller has it
     Activate {
-        /// receipt, control or token
+        /// receipt, control, token or capture
         kind: Kind,
         #[command(flatten)]
         insist: Insist,
@@ -51,7 +51,7 @@ pub enum Verb {
     },
     /// Tell controllers of an old key no more
     Retire {
-        /// receipt, control or token
+        /// receipt, control, token or capture
         kind: Kind,
         /// Which of them
         number: u16,
@@ -84,19 +84,25 @@ pub struct Insist {
 pub fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Create { dir } => {
-            create(&dir.dir, &[Kind::Receipt, Kind::Control, Kind::Token], Clock::system().now())?;
+            create(&dir.dir, &KEYS, Clock::system().now())?;
             let dir = dir.dir.display();
-            println!("made receipt-1, control-1 and token-1 in {dir}");
+            println!("made receipt-1, control-1, token-1 and capture-1 in {dir}");
             println!("next, for controllers with certificates: cloud-ingest ca init --dir {dir}");
         }
         Verb::Status { config, output } => return status(&config, output.output, &KEYS),
         Verb::Rotate { kind, config } => {
             let made = rotate(&config, kind)?;
-            println!("made {}: controllers that are connected fetch it within two minutes", made.name());
-            println!(
-                "when `cloud-ingest keys status` says all have it: cloud-ingest keys activate {}",
-                kind.name()
-            );
+            if kind.is_told() {
+                println!("made {}: controllers that are connected fetch it within two minutes", made.name());
+                println!(
+                    "when `cloud-ingest keys status` says all have it: cloud-ingest keys activate {kind}"
+                );
+            } else {
+                println!(
+                    "made {}: no controller need know it; cloud-ingest keys activate {kind}",
+                    made.name()
+                );
+            }
         }
         Verb::Activate { kind, insist, config } => {
             let active = activate(&config, kind, insist)?;
@@ -110,7 +116,7 @@ pub fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-const KEYS: [Kind; 3] = [Kind::Receipt, Kind::Control, Kind::Token];
+const KEYS: [Kind; 4] = [Kind::Receipt, Kind::Control, Kind::Token, Kind::Capture];
 
 /// Makes the first key of each of these kinds, or none.
 pub fn create(dir: &Path, kinds: &[Kind], now: UtcMs) -> anyhow::Result<()> {
@@ -133,8 +139,8 @@ struct Row {
     number: u16,
     state: ring::State,
     since: String,
-    /// How many active controllers have it.
-    reach: Reach,
+    /// How many active controllers have it; none of them need have one that signs for others.
+    reach: Option<Reach>,
 }
 
 pub fn status(config: &ConfigFile, form: Form, kinds: &[Kind]) -> anyhow::Result<ExitCode> {
@@ -150,7 +156,7 @@ pub fn status(config: &ConfigFile, form: Form, kinds: &[Kind]) -> anyhow::Result
         number: key.number,
         state: key.state,
         since: view::time(UtcMs(key.since_ms)),
-        reach: ring::reach(&key.name(), &fleet),
+        reach: key.kind.is_told().then(|| ring::reach(&key.name(), &fleet)),
     };
     let rows: Vec<Row> = kinds.iter().flat_map(|kind| ring.of(*kind)).map(row).collect();
     if form == Form::Json {
@@ -160,8 +166,11 @@ pub fn status(config: &ConfigFile, form: Form, kinds: &[Kind]) -> anyhow::Result
     let mut table =
         table(["key", "state", "since", "active controllers that have it", "not yet, among them"]);
     for row in rows {
-        let lacking = row.reach.lacking.join(" ");
-        table.add_row([row.key, row.state.name().into(), row.since, row.reach.to_string(), lacking]);
+        let (reach, lacking) = match row.reach {
+            Some(reach) => (reach.to_string(), reach.lacking.join(" ")),
+            None => ("need not".into(), String::new()),
+        };
+        table.add_row([row.key, row.state.name().into(), row.since, reach, lacking]);
     }
     println!("{table}");
     Ok(ExitCode::SUCCESS)
@@ -206,7 +215,9 @@ fn change(
     // The log first: a step that nobody can account for is worse than an account of one that failed.
     store.note_deed(&deed::deed(now, what, &entry.name(), Why(reason)))?;
     write_ring(&loaded.keys.dir, &ring)?;
-    tell(store.as_mut(), &format!("{what} {}", entry.name()), now)?;
+    if entry.kind.is_told() {
+        tell(store.as_mut(), &format!("{what} {}", entry.name()), now)?;
+    }
     Ok(entry)
 }
 
@@ -234,6 +245,6 @@ mod tests {
         create(dir.path(), &[Kind::Root], now).unwrap();
         assert!(create(dir.path(), &[Kind::Root], now).is_err());
         assert_eq!(std::fs::read_to_string(dir.path().join("token-1.key")).unwrap(), before);
-        assert_eq!(read_ring(dir.path()).unwrap().keys.len(), 4);
+        assert_eq!(read_ring(dir.path()).unwrap().keys.len(), 5);
     }
 }

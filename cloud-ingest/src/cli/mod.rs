@@ -8,20 +8,26 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, ConfigError, EXIT_CONFIG};
+use crate::roles::{Role, Roles};
 use crate::telemetry::with_causes;
 
+mod api_keys;
+mod assign;
 mod badges;
 mod ca;
 mod commands;
 mod deed;
+mod differences;
 mod enroll_token;
 mod fleet;
 mod import;
 mod keys;
 mod logging;
+mod printed;
 mod progress;
 mod proof;
 mod reading;
+mod sites;
 mod store;
 mod verify;
 
@@ -38,6 +44,9 @@ enum Verb {
     Serve {
         #[command(flatten)]
         config: ConfigFile,
+        /// Do only this part of the work, with other processes on the same PostgreSQL doing the rest
+        #[arg(long, value_delimiter = ',', default_value = "all")]
+        role: Vec<Role>,
         /// Log more
         #[arg(short, long)]
         verbose: bool,
@@ -48,12 +57,18 @@ enum Verb {
     /// Vouch for controllers and servers
     #[command(subcommand)]
     Ca(ca::Verb),
+    /// Say who may bring taps over HTTP
+    #[command(subcommand)]
+    ApiKeys(api_keys::Verb),
     /// Let controllers in
     #[command(subcommand)]
     EnrollToken(enroll_token::Verb),
     /// Say whose badge is whose
     #[command(subcommand)]
     Badges(badges::Verb),
+    /// Say of places what they are called, which way taps go there, and how numbers are printed on their cards
+    #[command(subcommand)]
+    Sites(sites::Verb),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -135,18 +150,20 @@ pub fn main() -> ExitCode {
 
 fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
-        Verb::Serve { config, verbose } => {
+        Verb::Serve { config, role, verbose } => {
             logging::start(verbose);
             let loaded = config.load()?;
             let secrets = loaded.secrets(config.path())?;
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-            runtime.block_on(crate::serve::serve(loaded, secrets))?;
+            runtime.block_on(crate::serve::serve(loaded, secrets, Roles::new(&role)))?;
             Ok(ExitCode::SUCCESS)
         }
         Verb::Keys(verb) => keys::run(verb),
         Verb::Ca(verb) => ca::run(verb),
+        Verb::ApiKeys(verb) => api_keys::run(verb),
         Verb::EnrollToken(verb) => enroll_token::run(verb),
         Verb::Badges(verb) => badges::run(verb),
+        Verb::Sites(verb) => sites::run(verb),
         Verb::Config(ConfigVerb::Check { config }) => {
             let loaded = config.load()?;
             loaded.secrets(config.path())?;

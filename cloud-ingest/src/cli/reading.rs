@@ -30,6 +30,8 @@ pub enum EventsVerb {
         #[command(flatten)]
         output: Output,
     },
+    /// What destinations were told and came out otherwise later: whose a tap was, or which way it went
+    Differences(super::differences::Differences),
     /// Prove every record again: chains, signatures, marks, totals; exit code 1 if something does not hold
     Verify(super::verify::VerifyArgs),
 }
@@ -93,6 +95,7 @@ pub fn events(verb: EventsVerb) -> anyhow::Result<ExitCode> {
     match verb {
         EventsVerb::List(args) => list(args),
         EventsVerb::Get { id, config, output } => get(id, &config, output.output),
+        EventsVerb::Differences(args) => super::differences::list(args),
         EventsVerb::Verify(args) => super::verify::verify(args),
     }
 }
@@ -139,6 +142,8 @@ fn get(id: EventId, config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode>
         return Ok(ExitCode::SUCCESS);
     }
     println!("{}", explain::sentence(&detail, &destinations, now));
+    detail.decided.iter().for_each(|decided| println!("{}", explain::direction(decided)));
+    explain::differences(&detail).iter().for_each(|said| println!("{said}"));
     let mut table = table(["step", "when", "what"]);
     for step in explain::steps(&detail) {
         table.add_row([step.step.to_owned(), view::time(step.at), step.what]);

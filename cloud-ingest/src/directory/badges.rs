@@ -1,7 +1,7 @@
 //! Beside the line: the list of who holds which badge, as HR exports it. Knows no store: it turns a file into bindings.
 //!
-//! The file is CSV with a header that names the columns `badge` and `person`; others may stand beside them. It comes
-//! out of spreadsheets, so a semicolon separates as well as a comma, a byte order mark is no part of the header, and
+//! The file is CSV with a header that names the columns `badge` and `person`, and `from` and `to` if it says when;
+//! others may stand beside them. It comes out of spreadsheets, so a semicolon separates as well as a comma, a byte order mark is no part of the header, and
 //! rows without content do not count. Nothing is imported unless every line is good: half a list is worse than none,
 //! because nobody knows which half. So all that is wrong is told at once, each with its line. The badge itself is
 //! never repeated in a message.
@@ -10,8 +10,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use csv::{ByteRecord, ReaderBuilder};
+use jiff::tz::TimeZone;
 use tap_protocol::badge::{BadCredential, Credential, SealedBadge, Token, TokenKey};
 
+use super::moment::{self, BadMoment, End};
+use super::printed::NotFound;
+use super::timeline::{EVER, FOR_EVER, Stretch, When};
 use crate::event_store::{Binding, PersonId};
 
 /// A person's id goes into every request; legacy systems allow far less than this.
@@ -77,8 +81,17 @@ pub enum Problem {
     /// A line break or the like.
     #[error("the person has a line break or another character that cannot be seen")]
     ControlCharacter,
-    /// One badge, two persons.
-    #[error("the same badge is given to another person in line {first}")]
+    /// No card has that number printed on it.
+    #[error("the number cannot be told from others: {0}")]
+    Printed(NotFound),
+    /// No moment.
+    #[error("the column {0:?}: {1}")]
+    Moment(&'static str, BadMoment),
+    /// It ends before it begins.
+    #[error("\"to\" is not after \"from\"")]
+    Backwards,
+    /// One badge, two persons at one time.
+    #[error("the same badge is given to another person at that time in line {first}")]
     GivenTwice {
         /// Where it was given before.
         first: u64,
@@ -88,9 +101,27 @@ pub enum Problem {
     TooMany,
 }
 
-/// Reads the whole file and seals every badge under each of `keys`. One binding per badge, in the order of the file; a line that
-/// says again what another said is no error.
-pub fn read_badges(file: &[u8], keys: &[TokenKey]) -> Result<Vec<Binding>, BadBadges> {
+/// How to read what the columns say.
+pub struct Columns<'a> {
+    /// Under each of these every badge is sealed.
+    pub keys: &'a [TokenKey],
+    /// Where those live who wrote `from` and `to`.
+    pub zone: Option<&'a TimeZone>,
+    /// Which card `badge` means.
+    pub card: &'a mut dyn FnMut(&str) -> Result<Credential, Problem>,
+}
+
+/// The card, where the column has what readers read.
+pub fn as_read(badge: &str) -> Result<Credential, Problem> {
+    badge.parse().map_err(|bad| match is_spreadsheet_number(badge) {
+        true => Problem::SpreadsheetNumber,
+        false => Problem::Badge(bad),
+    })
+}
+
+/// Reads the whole file. The bindings are in the order of the file; a line that says again what another said is no error.
+pub fn read_badges(file: &[u8], how: Columns<'_>) -> Result<Vec<Binding>, BadBadges> {
+    let Columns { keys, zone, card } = how;
     if file.starts_with(&[0xff, 0xfe]) || file.starts_with(&[0xfe, 0xff]) {
         return Err(BadBadges { lines: vec![BadLine { line: 1, problem: Problem::Utf16 }] });
     }
@@ -111,11 +142,11 @@ pub fn read_badges(file: &[u8], keys: &[TokenKey]) -> Result<Vec<Binding>, BadBa
             continue;
         }
         match &columns {
-            None => match Columns::find(&record) {
+            None => match Places::find(&record) {
                 Ok(found) => columns = Some(found),
                 Err(problem) => return Err(BadBadges { lines: vec![BadLine { line, problem }] }),
             },
-            Some(columns) => match columns.read(&record, keys) {
+            Some(columns) => match columns.read(&record, zone, card).map(|line| line.binding(keys)) {
                 Ok(binding) => list.add(line, binding),
                 Err(problem) => list.bad.push(BadLine { line, problem }),
             },
@@ -144,41 +175,83 @@ fn separator(file: &[u8]) -> u8 {
     if header.is_some_and(|line| line.contains(&b';')) { b';' } else { b',' }
 }
 
-/// Where the two columns are.
-struct Columns {
+/// Where the columns are.
+struct Places {
     badge: usize,
     person: usize,
+    from: Option<usize>,
+    to: Option<usize>,
 }
 
-impl Columns {
-    fn find(header: &ByteRecord) -> Result<Columns, Problem> {
-        let find = |name: &'static str| {
-            let column = header.iter().position(|cell| cell.eq_ignore_ascii_case(name.as_bytes()));
-            column.ok_or(Problem::MissingColumn(name))
-        };
-        Ok(Columns { badge: find("badge")?, person: find("person")? })
+/// What a line says.
+struct Line {
+    credential: Credential,
+    person: PersonId,
+    when: When,
+}
+
+impl Line {
+    fn binding(self, keys: &[TokenKey]) -> Binding {
+        Binding { seals: seals(&self.credential, keys), person: Some(self.person), when: self.when }
+    }
+}
+
+impl Places {
+    fn find(header: &ByteRecord) -> Result<Places, Problem> {
+        let find = |name: &str| header.iter().position(|cell| cell.eq_ignore_ascii_case(name.as_bytes()));
+        Ok(Places {
+            badge: find("badge").ok_or(Problem::MissingColumn("badge"))?,
+            person: find("person").ok_or(Problem::MissingColumn("person"))?,
+            from: find("from"),
+            to: find("to"),
+        })
     }
 
-    fn read(&self, record: &ByteRecord, keys: &[TokenKey]) -> Result<Binding, Problem> {
-        let cell = |name: &'static str, column: usize| {
+    fn read(
+        &self,
+        record: &ByteRecord,
+        zone: Option<&TimeZone>,
+        card: &mut dyn FnMut(&str) -> Result<Credential, Problem>,
+    ) -> Result<Line, Problem> {
+        let cell = |column: usize| {
             let text = std::str::from_utf8(record.get(column).unwrap_or_default());
-            let text = text.map_err(|_| Problem::NotUtf8)?;
-            if text.is_empty() { Err(Problem::Empty(name)) } else { Ok(text) }
+            text.map_err(|_| Problem::NotUtf8)
         };
-        let badge = cell("badge", self.badge)?;
-        let person = cell("person", self.person)?;
-        if person.len() > MAX_PERSON_BYTES {
-            return Err(Problem::LongPerson(person.len()));
+        let filled = |name: &'static str, column: usize| match cell(column)? {
+            "" => Err(Problem::Empty(name)),
+            text => Ok(text),
+        };
+        let moment = |name: &'static str, column: Option<usize>, end: End| {
+            let Some(text) = column.map(cell).transpose()?.filter(|text| !text.is_empty()) else {
+                return Ok(None);
+            };
+            moment::read(text, zone, end).map(Some).map_err(|bad| Problem::Moment(name, bad))
+        };
+        let badge = filled("badge", self.badge)?;
+        let person = person_id(filled("person", self.person)?)?;
+        let credential = card(badge)?;
+        let when =
+            When { from: moment("from", self.from, End::From)?, until: moment("to", self.to, End::To)? };
+        if said(when).from >= said(when).until {
+            return Err(Problem::Backwards);
         }
-        if person.contains(char::is_control) {
-            return Err(Problem::ControlCharacter);
-        }
-        let credential: Credential = badge.parse().map_err(|bad| match is_spreadsheet_number(badge) {
-            true => Problem::SpreadsheetNumber,
-            false => Problem::Badge(bad),
-        })?;
-        Ok(Binding { seals: seals(&credential, keys), person: PersonId(person.to_owned()) })
+        Ok(Line { credential, person, when })
     }
+}
+
+/// What may stand for a person.
+pub fn person_id(text: &str) -> Result<PersonId, Problem> {
+    match text {
+        "" => Err(Problem::Empty("person")),
+        _ if text.len() > MAX_PERSON_BYTES => Err(Problem::LongPerson(text.len())),
+        _ if text.contains(char::is_control) => Err(Problem::ControlCharacter),
+        _ => Ok(PersonId(text.to_owned())),
+    }
+}
+
+/// The stretch that a line speaks of: all of time where it says nothing.
+fn said(When { from, until }: When) -> Stretch {
+    Stretch { from: from.unwrap_or(EVER), until: until.unwrap_or(FOR_EVER) }
 }
 
 /// The badge under each of these keys.
@@ -197,23 +270,29 @@ fn is_spreadsheet_number(badge: &str) -> bool {
 #[derive(Default)]
 struct List {
     bindings: Vec<Binding>,
-    /// Line and place in `bindings` of each badge.
-    given: BTreeMap<Token, (u64, usize)>,
+    /// Line and place in `bindings` of all that is said of each badge.
+    given: BTreeMap<Token, Vec<(u64, usize)>>,
     bad: Vec<BadLine>,
 }
 
 impl List {
     fn add(&mut self, line: u64, binding: Binding) {
-        let token = binding.seals[0].token;
-        match self.given.get(&token) {
-            Some((first, place)) if self.bindings[*place].person != binding.person => {
-                self.bad.push(BadLine { line, problem: Problem::GivenTwice { first: *first } });
-            }
-            Some(_) => {}
-            None => {
-                self.given.insert(token, (line, self.bindings.len()));
-                self.bindings.push(binding);
-            }
+        let given = self.given.entry(binding.seals[0].token).or_default();
+        let before = |place: usize| &self.bindings[place];
+        if given.iter().any(|(_, place)| *before(*place) == binding) {
+            return;
+        }
+        let stretch = said(binding.when);
+        let contradicts = |other: &Binding| {
+            let other_stretch = said(other.when);
+            let overlap = stretch.from < other_stretch.until && other_stretch.from < stretch.until;
+            overlap && other.person != binding.person
+        };
+        if let Some((first, _)) = given.iter().find(|(_, place)| contradicts(before(*place))) {
+            self.bad.push(BadLine { line, problem: Problem::GivenTwice { first: *first } });
+        } else {
+            given.push((line, self.bindings.len()));
+            self.bindings.push(binding);
         }
     }
 }
@@ -223,24 +302,30 @@ mod tests {
     use tap_protocol::badge::TokenKeyId;
 
     use super::*;
+    use crate::event_store::UtcMs;
 
     fn key() -> TokenKey {
         TokenKey::new(TokenKeyId(1), [0x42; 32])
     }
 
     fn binding(badge: &str, person: &str) -> Binding {
-        Binding { seals: seals(&badge.parse().unwrap(), &[key()]), person: PersonId(person.into()) }
+        Binding::new(seals(&badge.parse().unwrap(), &[key()]), PersonId(person.into()))
+    }
+
+    fn read(file: &[u8]) -> Result<Vec<Binding>, BadBadges> {
+        let zone = TimeZone::get("Europe/Berlin").unwrap();
+        read_badges(file, Columns { keys: &[key()], zone: Some(&zone), card: &mut as_read })
     }
 
     #[track_caller]
     fn reads(file: &[u8], expected: &[(&str, &str)]) {
         let expected: Vec<Binding> = expected.iter().map(|(badge, person)| binding(badge, person)).collect();
-        assert_eq!(read_badges(file, &[key()]), Ok(expected));
+        assert_eq!(read(file), Ok(expected));
     }
 
     #[track_caller]
     fn refuses(file: &[u8], expected: &[(u64, Problem)]) {
-        let bad = read_badges(file, &[key()]).unwrap_err();
+        let bad = read(file).unwrap_err();
         let got: Vec<_> = bad.lines.into_iter().map(|bad| (bad.line, bad.problem)).collect();
         assert_eq!(got, expected);
     }
@@ -318,6 +403,36 @@ mod tests {
         refuses(b"", &[(1, Problem::MissingColumn("badge"))]);
     }
 
+    /// 2026-03-02 08:00 in Berlin.
+    const MONDAY_AT_EIGHT: UtcMs = UtcMs(1_772_434_800_000);
+
+    #[test]
+    fn a_line_may_say_when() {
+        let file = b"badge,person,to,from\n04A224B1C2D380,E-1001,2026-03-02 08:00,\n\
+            04A224B1C2D380,E-1002,,2026-03-02T08:00:00+01:00\n";
+        let anna =
+            Binding { when: When { from: None, until: Some(MONDAY_AT_EIGHT) }, ..binding(ANNA.0, "E-1001") };
+        let ben =
+            Binding { when: When { from: Some(MONDAY_AT_EIGHT), until: None }, ..binding(ANNA.0, "E-1002") };
+        assert_eq!(read(file), Ok(vec![anna, ben]));
+    }
+
+    #[test]
+    fn two_persons_cannot_hold_a_badge_at_once() {
+        let file = b"badge,person,from,to\n04A224B1C2D380,E-1,2026-03-02,2026-03-06\n\
+            04A224B1C2D380,E-2,2026-03-07,\n04A224B1C2D380,E-3,2026-03-06,2026-03-06\n\
+            04A224B1C2D380,E-4,,2026-03-06\n04A224B1C2D380,E-1,2026-03-04,2026-03-05\n";
+        refuses(file, &[(4, Problem::GivenTwice { first: 2 }), (5, Problem::GivenTwice { first: 2 })]);
+    }
+
+    #[test]
+    fn a_time_that_is_none_is_told_with_its_column() {
+        let file = b"badge,person,from,to\n04A224B1C2D380,E-1,02.03.2026,\n\
+            04A224B1C2D380,E-1,2026-03-05,2026-03-04\n";
+        let bad = Problem::Moment("from", BadMoment::Text("02.03.2026".into()));
+        refuses(file, &[(2, bad), (3, Problem::Backwards)]);
+    }
+
     #[test]
     fn other_encodings_are_named() {
         refuses(b"badge,person\n04A224B1C2D380,M\xfcller\n", &[(2, Problem::NotUtf8)]);
@@ -326,7 +441,7 @@ mod tests {
 
     #[test]
     fn the_message_names_lines_and_never_a_badge() {
-        let message = read_badges(b"badge,person\n04A224,E-1\n", &[key()]).unwrap_err().to_string();
+        let message = read(b"badge,person\n04A224,E-1\n").unwrap_err().to_string();
         assert!(message.starts_with("nothing was imported: 1 line is wrong\n  line 2: "), "{message}");
         assert!(!message.contains("04A224,"), "{message}");
     }

@@ -86,9 +86,8 @@ mod tests {
     }
 
     fn bind(store: &mut dyn EventStore, numbers: std::ops::Range<u32>, keys: &[TokenKey]) {
-        let bindings: Vec<Binding> = numbers
-            .map(|n| Binding { seals: seals(&badge(n), keys), person: PersonId(format!("E-{n}")) })
-            .collect();
+        let bindings: Vec<Binding> =
+            numbers.map(|n| Binding::new(seals(&badge(n), keys), PersonId(format!("E-{n}")))).collect();
         store.bind_badges(&bindings, NOW).unwrap();
     }
 
@@ -112,7 +111,7 @@ mod tests {
             let row =
                 store.badges(&BadgeFilter { which: Some(under_new), limit: 2, ..BadgeFilter::default() });
             let row = row.unwrap().remove(0);
-            assert_eq!(row.person, PersonId("E-7".into()));
+            assert_eq!(row.timeline.at(NOW).unwrap().person, PersonId("E-7".into()));
             for seal in &row.seals {
                 let key = keys.iter().find(|key| key.id() == seal.key_id).unwrap();
                 assert_eq!(key.open(seal).unwrap(), badge(7), "what was sealed long ago stays readable");

@@ -6,11 +6,11 @@
 
 pub mod bundle;
 pub mod challenge;
-pub mod listener;
 pub mod pace;
 pub mod proof;
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -22,13 +22,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use data_encoding::BASE32_NOPAD;
 use ring::digest::{SHA256, digest};
+use rustls::SupportedProtocolVersion;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tap_protocol::enrolment::{Bundle, Challenge, ENROLL_LABEL, EnrollRequest, RENEW_LABEL, RenewRequest};
 
 use self::bundle::Made;
 use self::challenge::{Challenges, NotGood};
-use self::listener::{Peer, TlsListener};
 use self::pace::Pace;
 use crate::api::problem::Problem;
 use crate::api::view;
@@ -39,6 +39,7 @@ use crate::event_store::{Enrolment, Refusal, Renewal, Standing, UtcMs, good_keys
 use crate::keyring::live::LiveKeys;
 use crate::keyring::{Keys, random};
 use crate::telemetry::with_causes;
+use crate::tls_listener::{Certificate, Listening, Peer, TlsListener};
 
 /// A request has two keys and their proofs: under 2 KiB.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -47,6 +48,22 @@ pub const MAX_BODY_BYTES: usize = 64 * 1024;
 const MAX_VERSION_BYTES: usize = 64;
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+
+/// A whole conversation, challenge and bundle, takes seconds.
+const LIFETIME: Duration = Duration::from_secs(60);
+
+/// Our own agents speak it.
+static VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+
+/// What its listener is.
+pub fn listening(names: Vec<String>, keys: LiveKeys) -> Listening {
+    Listening {
+        what: "enrolment",
+        certificate: Certificate::OfOurRoot { names, keys },
+        lifetime: LIFETIME,
+        versions: VERSIONS,
+    }
+}
 
 /// What the handlers share.
 #[derive(Clone)]

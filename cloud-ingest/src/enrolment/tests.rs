@@ -95,7 +95,8 @@ impl Cloud {
             record_key_overlap_days: 7,
             crl_file: None,
         };
-        let listener = TlsListener::new(tcp, settings.all_names(), keys.clone(), clock.clone()).unwrap();
+        let listener =
+            TlsListener::new(tcp, listening(settings.all_names(), keys.clone()), clock.clone()).unwrap();
         let enrolling = Enrolling::new(store.clone(), keys.clone(), settings, clock).unwrap();
         let (end, ended) = oneshot::channel();
         let serving = tokio::spawn(serve(listener, enrolling, async move {

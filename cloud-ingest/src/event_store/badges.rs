@@ -7,11 +7,15 @@ use serde::Serialize;
 use tap_protocol::badge::{SealedBadge, Token, TokenKeyId};
 
 use super::{Binding, Bound, PersonId, StoreError, UtcMs};
+use crate::directory::timeline::Timeline;
 
 /// Whose badge is whose, and the roster.
 pub trait Directory {
-    /// Binds badges to persons (one that was bound before is re-bound for taps to come) and releases what was held for
-    /// them, re-keyed to the person, in one transaction. A badge that was revoked stays so.
+    /// Says who held badges when ([`When`] says what goes without saying), all in one transaction with what follows: what
+    /// was held for a person to be named is released, what is not sent yet stands in the line of whoever held the badge at
+    /// the tap's time, and what was told otherwise before is written down. A badge that was revoked stays so.
+    ///
+    /// [`When`]: crate::directory::timeline::When
     fn bind_badges(&mut self, bindings: &[Binding], now: UtcMs) -> Result<Bound, StoreError>;
 
     /// Gives badges, each named by a token that it has, another seal, and releases what was held under that. Seals of
@@ -48,7 +52,7 @@ const BELIEVED_AHEAD_MS: u64 = 24 * 60 * 60 * 1_000;
 pub enum Which {
     /// The one with any of these tokens.
     Badge(Vec<Token>),
-    /// All of a person's.
+    /// All of a person's: to list, that they ever had; to revoke, that they have.
     Person(PersonId),
 }
 
@@ -70,10 +74,8 @@ pub struct BadgeFilter {
 pub struct BadgeRow {
     /// Its number here, for pages.
     pub no: u64,
-    /// Whose.
-    pub person: PersonId,
-    /// Since when.
-    pub since: UtcMs,
+    /// Whose it was and is, and when.
+    pub timeline: Timeline,
     /// If it was revoked.
     pub revoked: Option<Revocation>,
     /// Under every key under which it was sealed, by token.

@@ -6,10 +6,14 @@
 
 mod badges;
 mod binding;
+mod capture;
 mod commands;
 mod delivery;
+mod direction;
 mod fleet;
+mod history;
 mod intake;
+mod leases;
 mod proof;
 mod random;
 mod reading;
@@ -65,6 +69,23 @@ impl UnderTest for OnServer {
         self.store = None;
         self.store = Some(PostgresStore::open(self.address.clone(), UtcMs(CREATED.0 + 1)).unwrap());
     }
+}
+
+/// A database in memory survives nothing; what a restart must keep is kept by doing nothing.
+struct InMemory(SqliteStore);
+
+impl InMemory {
+    fn new() -> InMemory {
+        InMemory(SqliteStore::in_memory(CREATED))
+    }
+}
+
+impl UnderTest for InMemory {
+    fn store(&mut self) -> &mut dyn EventStore {
+        &mut self.0
+    }
+
+    fn restart(&mut self) {}
 }
 
 struct InFile {
@@ -171,6 +192,31 @@ macro_rules! contract_tests {
             binding::a_late_binding_stays_behind_what_was_sent,
             binding::a_retry_steps_back_behind_what_a_late_binding_brought,
             binding::what_waits_for_its_time_moves_to_the_person_and_waits_on,
+            history::a_badge_that_was_handed_on_gives_each_the_taps_of_their_time_however_late_they_come,
+            history::what_is_not_sent_yet_goes_to_who_holds_the_badge_by_now,
+            history::what_was_sent_stays_and_is_listed_as_long_as_it_is_otherwise,
+            history::what_is_under_way_while_the_badge_is_handed_on_stays_and_is_listed,
+            history::what_was_refused_for_good_was_told_to_nobody,
+            history::a_badge_that_is_taken_back_holds_its_taps_until_it_is_given_again,
+            history::taking_back_what_nobody_has_changes_nothing,
+            history::a_binding_that_would_end_before_it_begins_is_left_out,
+            history::a_tap_without_time_is_theirs_who_can_alone_have_made_it,
+            history::a_tap_between_two_times_is_theirs_who_held_the_badge_all_the_while,
+            history::only_badges_that_somebody_holds_are_revoked_with_the_person,
+            history::a_badge_of_nobody_any_more_is_not_on_the_roster,
+            history::two_badges_that_turn_out_to_be_one_have_one_history,
+            history::many_waiting_taps_are_released_in_the_order_in_which_they_were_stored,
+            history::differences_are_paged_the_newest_taps_first,
+            direction::without_a_rule_a_tap_goes_as_its_reader_is_placed,
+            direction::taps_of_a_person_alternate_where_the_site_wants_it,
+            direction::a_tap_that_comes_late_changes_those_after_it_and_what_was_told_is_listed,
+            direction::a_lease_that_ran_out_unsent_is_decided_anew,
+            direction::a_badge_that_is_handed_on_takes_its_taps_out_of_the_turns,
+            direction::a_tap_whose_time_becomes_known_takes_its_turn,
+            direction::what_counts_is_the_rule_at_the_taps_own_time_and_site,
+            direction::a_long_gap_starts_over_and_a_second_tap_is_the_same_again,
+            direction::cards_that_a_tap_or_a_list_named_are_seen,
+            direction::a_site_has_the_card_profiles_that_were_said_last,
             delivery::only_heads_are_claimed_the_longest_due_first,
             delivery::a_claim_takes_no_more_than_its_limit,
             delivery::a_claim_has_all_that_a_request_needs,
@@ -244,6 +290,25 @@ macro_rules! contract_tests {
             commands::places_are_told_up_to_the_mark_and_for_that_outbox_alone,
             commands::contradictions_are_counted_and_the_latest_come_first,
             commands::only_the_latest_contradictions_are_kept,
+            capture::a_captured_tap_is_an_event_with_time_and_delivery_like_any_other,
+            capture::batches_and_captured_taps_share_a_group,
+            capture::the_same_under_the_same_key_is_answered_the_same_and_stored_once,
+            capture::what_a_request_meant_is_compared_under_the_token_key_of_then,
+            capture::one_idempotency_key_of_two_sources_is_two_taps,
+            capture::an_idempotency_key_is_forgotten_after_its_time_and_not_before,
+            capture::a_key_that_ended_or_was_revoked_brings_nothing,
+            capture::keys_are_listed_with_their_last_use_to_the_hour_and_every_deed_is_logged,
+            capture::a_door_is_no_source_and_a_source_no_door,
+            capture::what_was_promised_is_stored_at_its_place_and_once,
+            capture::two_promises_to_one_request_become_one_tap,
+            capture::two_promises_to_two_requests_under_one_key_are_both_kept,
+            capture::promises_that_are_gone_leave_a_record_that_says_so,
+            capture::more_than_a_batch_is_signed_in_several,
+            capture::a_source_that_is_not_known_leaves_nothing_of_what_was_promised,
+            capture::another_capture_key_takes_over_and_the_old_records_stay_proved,
+            leases::whoever_takes_in_changes_the_row_until_another_has_taken_over,
+            leases::nobody_takes_over_from_a_row_that_has_changed_since_it_was_seen,
+            leases::whoever_ends_in_order_leaves_the_row_to_the_next,
         }
     };
     (@of $new:path; $($module:ident::$case:ident),* $(,)?) => {

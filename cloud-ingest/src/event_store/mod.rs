@@ -8,11 +8,14 @@
 
 pub mod badges;
 mod boots;
+pub mod capture;
 pub mod commands;
 mod deliveries;
 mod fleet;
 pub mod handle;
+mod leases;
 mod meaning;
+pub mod people;
 pub mod place;
 pub mod postgres;
 mod proof;
@@ -22,7 +25,7 @@ pub mod sqlite;
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tap_protocol::badge::{SealedBadge, Token};
 use tap_protocol::chain::ChainHash;
 use tap_protocol::envelope::VerifiedBatch;
@@ -32,12 +35,18 @@ use tap_protocol::keys::PublicKey;
 use tap_protocol::tap::{Direction, Verdict};
 
 pub use self::badges::{BadgeFilter, BadgeRow, Directory, Revocation, RosterState, Snapshot, Stood, Which};
+pub use self::capture::Capture;
 pub use self::commands::Commands;
 pub use self::deliveries::{
     Change, Deliveries, DestinationState, Ended, Hindrance, MAX_MADE_AT_ONCE, NewDestination, Paused, Render, Rendered, Since,
     Turn, Turned,
 };
 use crate::delivery::class::Class;
+pub use self::leases::Leases;
+pub use self::people::People;
+use crate::directory::direction::Decided;
+use crate::directory::timeline::When;
+use crate::event_store::people::Difference;
 use crate::intake::admit::Admission;
 
 pub use self::proof::{Proof, SignedBatch, StoredRecord, Walked};
@@ -49,7 +58,7 @@ pub use fleet::{
 };
 
 /// Milliseconds since 1970-01-01 UTC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct UtcMs(pub i64);
 
@@ -78,7 +87,7 @@ pub type DestinationName = String;
 pub struct PersonId(pub String);
 
 /// What a store can do. Every method that changes something is one transaction, durable when it returns.
-pub trait EventStore: Commands + Deliveries + Directory + Fleet + Proof {
+pub trait EventStore: Capture + Commands + Deliveries + Directory + Fleet + Leases + People + Proof {
     /// Which life of the store this is; receipts carry it.
     fn store_epoch(&mut self) -> Result<StoreEpoch, StoreError>;
 
@@ -251,28 +260,60 @@ pub struct DeadLetter {
     pub bytes: Vec<u8>,
 }
 
-/// A badge and whose it is.
+/// A badge and whose it is, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binding {
     /// Which badge: its seal under every token key in use, at least one.
     pub seals: Vec<SealedBadge>,
-    /// Whose.
-    pub person: PersonId,
+    /// Whose; `None` that it is nobody's.
+    pub person: Option<PersonId>,
+    /// When.
+    pub when: When,
+}
+
+impl Binding {
+    /// A badge as a list says it that knows no times.
+    pub fn new(seals: Vec<SealedBadge>, person: PersonId) -> Binding {
+        Binding { seals, person: Some(person), when: When::default() }
+    }
 }
 
 /// What an import did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Bound {
-    /// Bindings that are new.
+    /// Bindings of badges that nobody had known.
     pub new: usize,
-    /// Bindings that changed their person.
+    /// Bindings that changed the history of a badge.
     pub changed: usize,
     /// Bindings that were there already.
     pub unchanged: usize,
+    /// Bindings that would end before they begin: left out.
+    pub backwards: usize,
     /// Bindings, among all these, of badges that were revoked before and stay so.
     pub revoked: usize,
     /// Deliveries that were held for a binding and are not any more.
     pub released: usize,
+    /// Deliveries that stood in one person's line, not sent yet, and stand in another's or in nobody's.
+    pub moved: usize,
+    /// Deliveries that were sent and told of another person than who held the badge then.
+    pub told_otherwise: usize,
+}
+
+impl Bound {
+    /// All that several changes did.
+    #[must_use]
+    pub fn and(self, more: Bound) -> Bound {
+        Bound {
+            new: self.new + more.new,
+            changed: self.changed + more.changed,
+            unchanged: self.unchanged + more.unchanged,
+            backwards: self.backwards + more.backwards,
+            revoked: self.revoked + more.revoked,
+            released: self.released + more.released,
+            moved: self.moved + more.moved,
+            told_otherwise: self.told_otherwise + more.told_otherwise,
+        }
+    }
 }
 
 /// Where a delivery is: the closed list. Stored, counted, served and shown under these names and no others.
@@ -606,6 +647,10 @@ pub struct EventDetail {
     pub attempts: Vec<AttemptRow>,
     /// Per destination, the rendered body.
     pub bodies: Vec<(DestinationName, String)>,
+    /// If it is a tap: which way it goes, by what is known now.
+    pub decided: Option<Decided>,
+    /// What destinations were told of it and came out otherwise.
+    pub differences: Vec<Difference>,
 }
 
 /// One attempt, as written down.

@@ -16,7 +16,7 @@ pub enum Place {
     /// In this file; its folder is made if it is not there.
     File(PathBuf),
     /// On this server.
-    Server(Address),
+    Server(Box<Address>),
 }
 
 impl Place {
@@ -29,7 +29,7 @@ impl Place {
                 }
                 Box::new(SqliteStore::open(path, now)?)
             }
-            Place::Server(address) => Box::new(PostgresStore::open(address.clone(), now)?),
+            Place::Server(address) => Box::new(PostgresStore::open(Address::clone(address), now)?),
         })
     }
 
@@ -37,7 +37,7 @@ impl Place {
     pub fn open_reader(&self) -> Result<AnyStore, StoreError> {
         Ok(match self {
             Place::File(path) => Box::new(SqliteStore::open_reader(path)?),
-            Place::Server(address) => Box::new(PostgresStore::open_reader(address.clone())?),
+            Place::Server(address) => Box::new(PostgresStore::open_reader(Address::clone(address))?),
         })
     }
 

@@ -10,6 +10,7 @@ mod sessions;
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
@@ -28,7 +29,7 @@ const MIGRATIONS: &[&str] = &[include_str!("sqlite/schema.sql")];
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// More than all statements there are, so that each is parsed once.
-const CACHED_STATEMENTS: usize = 128;
+const CACHED_STATEMENTS: usize = 512;
 
 /// 64 MiB in KiB, negative as SQLite wants it: the newest part of every index stays in memory.
 const CACHE_KIB: i32 = -65_536;
@@ -53,7 +54,7 @@ impl SqliteStore {
     pub fn open(path: &Path, now: UtcMs) -> Result<SqliteStore, StoreError> {
         let mut conn = Connection::open(path)?;
         conn.busy_timeout(BUSY_TIMEOUT)?;
-        conn.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+        keep_statements(&conn)?;
         refuse_foreign_files(&conn)?;
         set_and_read_back(&conn, "journal_mode", "wal".to_owned())?;
         set_and_read_back(&conn, "synchronous", 2)?;
@@ -68,7 +69,7 @@ impl SqliteStore {
     /// A store in memory, for tests and for the simulator: all is as in a file, but that nothing outlives the process.
     pub fn in_memory(now: UtcMs) -> SqliteStore {
         let opened = Connection::open_in_memory().map_err(StoreError::from).and_then(|mut conn| {
-            conn.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+            keep_statements(&conn)?;
             set_and_read_back(&conn, "foreign_keys", 1)?;
             migrate(&mut conn, now)?;
             Ok(conn)
@@ -79,7 +80,7 @@ impl SqliteStore {
     /// A copy of a store in memory, as a backup is one.
     pub fn copy(&self) -> Result<SqliteStore, StoreError> {
         let mut conn = Connection::open_in_memory()?;
-        conn.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+        keep_statements(&conn)?;
         let backup = rusqlite::backup::Backup::new(&self.database.conn, &mut conn)?;
         backup.run_to_completion(std::ffi::c_int::MAX, Duration::ZERO, None)?;
         drop(backup);
@@ -94,7 +95,7 @@ impl SqliteStore {
             OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
         )?;
         conn.busy_timeout(BUSY_TIMEOUT)?;
-        conn.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+        keep_statements(&conn)?;
         refuse_foreign_files(&conn)?;
         match user_version(&conn)? {
             version if version == MIGRATIONS.len() => Ok(SqlStore { database: SqliteFile { conn } }),
@@ -125,6 +126,14 @@ impl Database for SqliteFile {
     fn read<T>(&mut self, job: impl FnOnce(&dyn Session) -> Result<T, StoreError>) -> Result<T, StoreError> {
         job(&InTransaction(&self.conn.transaction_with_behavior(TransactionBehavior::Deferred)?))
     }
+}
+
+/// Parses each statement once. By default SQLite plans a statement again whenever another value is bound to it, in the hope
+/// of a better plan from statistics; we have no statistics, and say by `INDEXED BY` which plan we want.
+fn keep_statements(conn: &Connection) -> Result<(), StoreError> {
+    conn.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
 }
 
 /// Says no to a database of another program and to one of a newer Tapline, before anything is changed in it.

@@ -3,6 +3,8 @@
 use tokio::sync::mpsc;
 
 pub mod admit;
+pub mod holding;
+pub mod lease;
 pub mod mqtt;
 mod revoked;
 pub mod roster;

@@ -25,6 +25,7 @@ use tap_protocol::topic::Channel;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use super::holding::Hold;
 use super::{BrokerLink, FromBroker, MAX_WAITING, Message, Ticket};
 use crate::backoff::Backoff;
 use crate::clock::Clock;
@@ -93,6 +94,12 @@ pub struct Link {
     current: Arc<Mutex<Current>>,
 }
 
+/// Why nothing more is read.
+enum Ended {
+    Stopped,
+    HoldLost,
+}
+
 #[derive(Debug, Default)]
 struct Current {
     connection: u64,
@@ -151,22 +158,50 @@ fn read(path: &Path) -> Result<Vec<u8>, CannotStart> {
 }
 
 impl Connection {
-    /// Connects, again and again, until told to stop; then says goodbye.
-    pub async fn run(mut self, mut stop: Stop) {
+    /// Connects, again and again, while this replica takes in, and stands by while it does not. Ends with a goodbye when
+    /// told to stop.
+    pub async fn run(mut self, mut hold: Hold, mut stop: Stop) {
+        while self.stand_by(&mut hold, &mut stop).await {
+            self.health.takes_in(true);
+            if let Ended::Stopped = self.take_in(&mut hold, &mut stop).await {
+                break;
+            }
+            // The session is another's: to connect again would take it away from that one.
+            self.lost();
+            self.health.takes_in(false);
+            self.health.broker(Err("another process takes in".into()));
+        }
+        self.goodbye().await;
+    }
+
+    /// Whether to take in now; `false` when told to stop.
+    async fn stand_by(&mut self, hold: &mut Hold, stop: &mut Stop) -> bool {
+        let mut tick = interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.said() => return false,
+                _ = hold.granted() => return true,
+                _ = tick.tick() => self.health.turned(Loop::Broker, self.clock.now()),
+            }
+        }
+    }
+
+    async fn take_in(&mut self, hold: &mut Hold, stop: &mut Stop) -> Ended {
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         let mut said_down = false;
-        while let Some(event) = self.next(&mut stop).await {
-            match event {
-                Ok(Event::Incoming(packet)) => {
+        loop {
+            match self.next(hold, stop).await {
+                Ok(Ok(Event::Incoming(packet))) => {
                     if matches!(packet, Packet::ConnAck(_)) {
                         backoff.reset();
                         said_down = false;
                     }
                     self.came(packet).await;
                 }
-                Ok(Event::Outgoing(rumqttc::Outgoing::PubAck(_))) => crash::point("after-puback"),
-                Ok(Event::Outgoing(_)) => {}
-                Err(error) => {
+                Ok(Ok(Event::Outgoing(rumqttc::Outgoing::PubAck(_)))) => crash::point("after-puback"),
+                Ok(Ok(Event::Outgoing(_))) => {}
+                Ok(Err(error)) => {
                     self.lost();
                     let why = telemetry::with_causes(&error);
                     if !std::mem::replace(&mut said_down, true) {
@@ -175,26 +210,33 @@ impl Connection {
                     self.health.broker(Err(why));
                     tokio::select! {
                         () = sleep(backoff.wait()) => {}
-                        () = stop.said() => break,
+                        () = hold.lost() => return Ended::HoldLost,
+                        () = stop.said() => return Ended::Stopped,
                     }
                     self.health.turned(Loop::Broker, self.clock.now());
                 }
+                Err(ended) => return ended,
             }
         }
-        self.goodbye().await;
     }
 
-    /// The next event; `None` when told to stop. Polling is not interrupted but for that: a cancelled write would lose
-    /// a packet that the library takes for sent.
-    async fn next(&mut self, stop: &mut Stop) -> Option<Result<Event, ConnectionError>> {
+    /// The next event. Polling is not interrupted but for an end: a cancelled write would lose a packet that the library
+    /// takes for sent.
+    async fn next(
+        &mut self,
+        hold: &mut Hold,
+        stop: &mut Stop,
+    ) -> Result<Result<Event, ConnectionError>, Ended> {
         let mut tick = interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut poll = pin!(self.events.poll());
         loop {
             tokio::select! {
                 biased;
-                event = &mut poll => return Some(event),
-                () = stop.said() => return None,
+                // Before the poll, which would connect again when another has the session.
+                () = hold.lost() => return Err(Ended::HoldLost),
+                event = &mut poll => return Ok(event),
+                () = stop.said() => return Err(Ended::Stopped),
                 _ = tick.tick() => self.health.turned(Loop::Broker, self.clock.now()),
             }
         }

@@ -2,7 +2,8 @@
 //! this order. Knows messages and the store; the connection is behind [`BrokerLink`].
 //!
 //! **Invariant**: nothing is acknowledged before it is committed: as records, or in quarantine with its reason. While
-//! the store cannot, the worker waits and the broker keeps.
+//! the store cannot, the worker waits and the broker keeps. Nothing is acknowledged, and no receipt goes out, while another
+//! replica takes in.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,14 +19,17 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use super::admit::Admission;
+use super::holding::Hold;
 use super::revoked;
 use super::roster::RosterDesk;
 use super::twins::Twins;
 use super::verify::{Arrival, Reject, verify};
 use super::{BrokerLink, FromBroker, Message, Ticket};
 use crate::backoff::Backoff;
+use crate::capture::desk::{Arrived, StoreSays};
 use crate::clock::{Clock, Stopwatch};
 use crate::crash;
+use crate::event_store::capture::{CapturedTap, Sitting, ToCapture};
 use crate::event_store::handle::StoreHandle;
 use crate::event_store::{
     Appended, DeadLetter, EventStore, MAX_DEAD_LETTER_BYTES, OutboxMark, RecordKey, StoreError, UtcMs,
@@ -43,6 +47,9 @@ use crate::usher::Bell;
 /// One group has at most so many messages …
 pub const MAX_GROUP_MESSAGES: usize = 64;
 
+/// … so many taps that came over HTTP …
+pub const MAX_GROUP_CAPTURES: usize = 256;
+
 /// … and about so many records: a commit of these takes well under a second on slow disks.
 pub const MAX_GROUP_RECORDS: usize = 8_192;
 
@@ -52,6 +59,8 @@ pub struct Worker<L> {
     pub store: StoreHandle,
     /// The broker.
     pub link: L,
+    /// Whether it is ours to take in from.
+    pub hold: Hold,
     /// Signs receipts, rosters and commands.
     pub keys: LiveKeys,
     /// Who is revoked, as far as this process has noticed.
@@ -68,10 +77,17 @@ pub struct Worker<L> {
     pub health: Arc<Health>,
     /// Wakes the dispatcher.
     pub wake: Arc<Notify>,
+    /// Where the taps stand that come over HTTP, until this process ends.
+    pub sitting: Sitting,
 }
 
 /// Runs until told to stop, or until the connection's side is gone.
-pub async fn run<L: BrokerLink>(worker: Worker<L>, mut inbox: mpsc::Receiver<FromBroker>, stop: Stop) {
+pub async fn run<L: BrokerLink>(
+    worker: Worker<L>,
+    mut inbox: mpsc::Receiver<FromBroker>,
+    mut captured: mpsc::Receiver<Arrived>,
+    stop: Stop,
+) {
     let mut running = Running {
         backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(10)),
         worker,
@@ -80,8 +96,9 @@ pub async fn run<L: BrokerLink>(worker: Worker<L>, mut inbox: mpsc::Receiver<Fro
         complaints: Seldom::new(),
         epoch: None,
         twins: Twins::default(),
+        captured: Vec::new(),
     };
-    while let Some(group) = running.next_group(&mut inbox).await {
+    while let Some(group) = running.next_group(&mut inbox, &mut captured).await {
         match running.work_off(group).await {
             Ok(()) => {}
             Err(Stopped) => break,
@@ -103,6 +120,8 @@ struct Running<L> {
     complaints: Seldom<(&'static str, Option<ControllerId>)>,
     epoch: Option<StoreEpoch>,
     twins: Twins,
+    /// Taps over HTTP that wait for the group's commit. Their clients wait, so they are told as soon as the store cannot.
+    captured: Vec<Arrived>,
 }
 
 /// A group, sorted by what is to be done.
@@ -120,26 +139,36 @@ struct Group {
 
 impl<L: BrokerLink> Running<L> {
     /// Waits for something, then takes what else is there.
-    async fn next_group(&mut self, inbox: &mut mpsc::Receiver<FromBroker>) -> Option<Vec<FromBroker>> {
+    async fn next_group(
+        &mut self,
+        inbox: &mut mpsc::Receiver<FromBroker>,
+        captured: &mut mpsc::Receiver<Arrived>,
+    ) -> Option<Vec<FromBroker>> {
+        let mut group = Vec::new();
         loop {
             self.worker.health.turned(Loop::Intake, self.worker.clock.now());
             tokio::select! {
                 biased;
                 () = self.stop.said() => return None,
+                // Where nothing is captured, nobody holds the other end.
+                Some(first) = captured.recv() => self.captured.push(first),
                 first = timeout(Duration::from_secs(1), inbox.recv()) => match first {
-                    Err(_idle) => {}
+                    Err(_idle) => continue,
                     Ok(None) => return None,
-                    Ok(Some(first)) => {
-                        let mut group = vec![first];
-                        while group.len() < MAX_GROUP_MESSAGES
-                            && let Ok(next) = inbox.try_recv()
-                        {
-                            group.push(next);
-                        }
-                        return Some(group);
-                    }
+                    Ok(Some(first)) => group.push(first),
                 },
             }
+            while group.len() < MAX_GROUP_MESSAGES
+                && let Ok(next) = inbox.try_recv()
+            {
+                group.push(next);
+            }
+            while self.captured.len() < MAX_GROUP_CAPTURES
+                && let Ok(next) = captured.try_recv()
+            {
+                self.captured.push(next);
+            }
+            return Some(group);
         }
     }
 
@@ -263,6 +292,9 @@ impl<L: BrokerLink> Running<L> {
                 .persist("note a lost connection", move |store| store.note_gone(&controller, received))
                 .await?;
         }
+        if !self.may_acknowledge().await? {
+            return Ok(());
+        }
         self.acknowledge(&tickets);
         for report in reports {
             self.reported(report).await?;
@@ -274,25 +306,31 @@ impl<L: BrokerLink> Running<L> {
         Ok(())
     }
 
-    /// Stores all batches in one transaction. A batch that the store refuses for good keeps nobody else's from it.
+    /// Stores all batches and captured taps in one transaction. A batch that the store refuses for good keeps nobody
+    /// else's from it.
     async fn append(
         &mut self,
         batches: Vec<(VerifiedBatch, Message)>,
         received: UtcMs,
     ) -> Result<Vec<Appended>, Stopped> {
-        if batches.is_empty() {
+        if batches.is_empty() && self.captured.is_empty() {
             return Ok(Vec::new());
         }
         let (batches, messages): (Vec<_>, Vec<_>) = batches.into_iter().unzip();
         let shared: Arc<[VerifiedBatch]> = batches.into();
         crash::point("before-append-commit");
         let watch = Stopwatch::start();
-        let group = Arc::clone(&shared);
-        let appended =
-            match self.persist("store a group", move |store| store.append(&group, received)).await? {
-                Ok(appended) => appended.into_iter().map(Some).collect(),
-                Err(_) => self.append_one_by_one(&shared, received).await?,
-            };
+        let appended: Vec<Option<Appended>> = match self.take_in(&shared, received).await {
+            Ok(appended) => appended.into_iter().map(Some).collect(),
+            Err(error) if error.is_retryable() => {
+                let group = Arc::clone(&shared);
+                match self.persist("store a group", move |store| store.append(&group, received)).await? {
+                    Ok(appended) => appended.into_iter().map(Some).collect(),
+                    Err(_) => self.append_one_by_one(&shared, received).await?,
+                }
+            }
+            Err(_) => self.append_one_by_one(&shared, received).await?,
+        };
         self.worker.metrics.committed(watch.seconds());
         crash::point("after-append-commit");
         for ((batch, message), appended) in shared.iter().zip(messages).zip(&appended) {
@@ -307,6 +345,45 @@ impl<L: BrokerLink> Running<L> {
         }
         self.worker.wake.notify_one();
         Ok(appended.into_iter().flatten().collect())
+    }
+
+    /// The first try, with what came over HTTP.
+    async fn take_in(
+        &mut self,
+        batches: &Arc<[VerifiedBatch]>,
+        received: UtcMs,
+    ) -> Result<Vec<Appended>, StoreError> {
+        let mut captured = std::mem::take(&mut self.captured);
+        // Who does not wait any more has its tap in the spool.
+        captured.retain(|one| !one.answer.is_closed());
+        let (sitting, key) = (self.worker.sitting, self.worker.keys.now().capture());
+        let to_capture = |tap: CapturedTap| ToCapture { tap, sitting, promised: None };
+        let (taps, answers): (Vec<_>, Vec<_>) =
+            captured.into_iter().map(|Arrived { tap, answer }| (to_capture(tap), answer)).unzip();
+        let batches = Arc::clone(batches);
+        let job = move |store: &mut dyn EventStore| store.take_in(&batches, &taps, &key, received);
+        let taken = self.worker.store.run(job).await;
+        for (index, answer) in answers.into_iter().enumerate() {
+            let said = match &taken {
+                Ok(taken) => {
+                    self.worker.metrics.captured(&taken.captured[index]);
+                    StoreSays::Is(taken.captured[index])
+                }
+                Err(_) => StoreSays::CannotNow,
+            };
+            // Who waits no more repeats the request, or is in the spool: the idempotency key makes it one tap.
+            let _ = answer.send(said);
+        }
+        if let Err(error) = &taken {
+            self.worker.metrics.store_error(Loop::Intake);
+            if self.complaints.speaks(("store", None), received) {
+                tracing::warn!(
+                    why = with_causes(error),
+                    "a group cannot be stored as it is (said once a minute)"
+                );
+            }
+        }
+        taken.map(|taken| taken.appended)
     }
 
     async fn append_one_by_one(
@@ -355,6 +432,15 @@ impl<L: BrokerLink> Running<L> {
         // What the store refuses for good was logged: then it is lost, and counted as quarantined all the same.
         let _ = self.persist("quarantine a message", move |store| store.quarantine(&letter)).await?;
         Ok(())
+    }
+
+    /// Whether this process still is who takes in. If not, whoever is will be sent all of it again, and answers.
+    async fn may_acknowledge(&mut self) -> Result<bool, Stopped> {
+        if let Hold::Alone = self.worker.hold {
+            return Ok(true);
+        }
+        let is_good = self.worker.hold.is_good();
+        Ok(self.persist("see who takes in", is_good).await?.unwrap_or(false))
     }
 
     fn acknowledge(&self, tickets: &[Ticket]) {
@@ -438,6 +524,10 @@ impl<L: BrokerLink> Running<L> {
                 Err(error) => error,
             };
             self.worker.metrics.store_error(Loop::Intake);
+            for Arrived { answer, .. } in self.captured.drain(..) {
+                // They go to the spool, and wait no longer for what may take hours.
+                let _ = answer.send(StoreSays::CannotNow);
+            }
             if !error.is_retryable() {
                 tracing::error!(why = with_causes(&error), "the store refuses to {what}");
                 return Ok(Err(error));

@@ -8,10 +8,17 @@ use tap_protocol::keys::{PublicKey, SigningKey};
 use tap_protocol::report::Outcome;
 use tokio::task::JoinHandle;
 
+use tap_protocol::badge::TokenKeyId;
+use tap_protocol::record::{Body, ClockState, Record, Stamp};
+use tap_protocol::tap::{Direction, Tap, Verdict};
+use tokio::sync::oneshot;
+
 use super::*;
+use crate::event_store::capture::{Captured, NewApiKey, Print, Source};
 use crate::event_store::handle::StoreThread;
 use crate::event_store::{Deed, EventFilter, RecordKey, Standing};
 use crate::fixture::{self, Door, START};
+use crate::intake::holding::holding;
 use crate::intake::inbox;
 use crate::stop::{self, Stopper};
 use crate::usher::{self, Calls};
@@ -56,6 +63,8 @@ impl BrokerLink for Remembering {
 
 struct World {
     inbox: mpsc::Sender<FromBroker>,
+    captures: mpsc::Sender<Arrived>,
+    metrics: Arc<Metrics>,
     told: Arc<Mutex<Vec<Told>>>,
     store: StoreHandle,
     thread: StoreThread,
@@ -68,6 +77,15 @@ struct World {
 /// A worker that finds these messages waiting; packet ids count from 1.
 async fn world(waiting: Vec<(&str, Vec<u8>)>) -> World {
     let (store, thread) = StoreHandle::spawn("store", Box::new(fixture::store())).unwrap();
+    world_that_holds(Hold::Alone, (store, thread), waiting).await
+}
+
+/// The same with a store at hand, by which it may or may not take in.
+async fn world_that_holds(
+    hold: Hold,
+    (store, thread): (StoreHandle, StoreThread),
+    waiting: Vec<(&str, Vec<u8>)>,
+) -> World {
     let (inbox, from_broker) = inbox();
     for (i, (topic, payload)) in waiting.into_iter().enumerate() {
         let ticket = Some(Ticket { connection: 1, packet_id: i as u16 + 1 });
@@ -77,9 +95,11 @@ async fn world(waiting: Vec<(&str, Vec<u8>)>) -> World {
     let (roll, rolled) = watch::channel(Arc::default());
     let (usher, calls) = usher::bell();
     let told = Arc::default();
+    let metrics = Arc::new(Metrics::new());
     let (stopper, stop) = stop::pair();
     let worker = Worker {
         store: store.clone(),
+        hold,
         link: Remembering {
             told: Arc::clone(&told),
             receipt_key: keys.now().receipt().public(),
@@ -90,12 +110,14 @@ async fn world(waiting: Vec<(&str, Vec<u8>)>) -> World {
         usher,
         roster: crate::intake::roster::desk().0,
         clock: Clock::from_fn(|| UtcMs(START.0 + 5)),
-        metrics: Arc::new(Metrics::new()),
+        metrics: Arc::clone(&metrics),
         health: Arc::default(),
         wake: Arc::default(),
+        sitting: Sitting([9; 16]),
     };
-    let running = tokio::spawn(run(worker, from_broker, stop));
-    World { inbox, told, store, thread, stopper, running, roll, calls }
+    let (captures, captured) = mpsc::channel(MAX_GROUP_CAPTURES);
+    let running = tokio::spawn(run(worker, from_broker, captured, stop));
+    World { inbox, captures, metrics, told, store, thread, stopper, running, roll, calls }
 }
 
 impl World {
@@ -133,6 +155,35 @@ async fn a_group_is_stored_then_acknowledged_in_order_then_answered_once() {
     assert_eq!(told, [Acknowledged(1), Acknowledged(2), Acknowledged(3), Receipt(1, 6, false, None)]);
     assert_eq!(store.run(|store| store.totals()).await.unwrap().records, 6);
     thread.close().await;
+}
+
+/// It was stopped, and another took over: what it has in its hands is the other one's to answer. What is stored stays.
+#[tokio::test]
+async fn nothing_is_acknowledged_or_answered_once_another_takes_in() {
+    let door = door_with(5);
+    for is_taken in [false, true] {
+        let (store, thread) = StoreHandle::spawn("store", Box::new(fixture::store())).unwrap();
+        let (holding, mut hold) = holding(store.clone(), "broker".into(), "this one".into());
+        let (stopper, stop) = stop::pair();
+        let holding = tokio::spawn(holding.run(stop));
+        hold.granted().await;
+        if is_taken {
+            let take_over = |store: &mut dyn EventStore| {
+                let seen = store.intake_claim("broker")?;
+                store.take_intake("broker", "another one", seen.as_ref())
+            };
+            assert!(store.run(take_over).await.unwrap().is_some());
+        }
+        let waiting = vec![(RECORDS, door.message(1, 6)), (HELLO, door.hello())];
+        let (told, store, thread) = world_that_holds(hold, (store, thread), waiting).await.told().await;
+        assert_eq!(told.is_empty(), is_taken, "{told:?}");
+        assert_eq!(store.run(|store| store.totals()).await.unwrap().records, 6);
+        stopper.stop();
+        holding.await.unwrap();
+        let claim = store.run(|store| store.intake_claim("broker")).await.unwrap().unwrap();
+        assert_eq!(claim.holder.as_deref(), is_taken.then_some("another one"), "an end leaves only its own");
+        thread.close().await;
+    }
 }
 
 #[tokio::test]
@@ -459,4 +510,79 @@ async fn a_key_that_ended_is_not_taken_from_memory() {
     let letters = store.run(|store| store.dead_letters(9)).await.unwrap();
     assert_eq!(letters[0].kind, "unauthentic");
     thread.close().await;
+}
+
+/// The kiosk's tap under the `n`th idempotency key.
+fn captured(n: u8) -> (Arrived, oneshot::Receiver<StoreSays>) {
+    let at = Stamp { boot: 1, boottime_ms: 0, wall_ms: START.0, clock: ClockState::Synced };
+    let badge = fixture::token_key().seal(&"04A224B1C2D380".parse().unwrap());
+    let reader = "api".parse().unwrap();
+    let body = Body::Tap(Tap { reader, badge, direction: Direction::In, verdict: Verdict::NoRoster });
+    let tap = CapturedTap {
+        source: "api-kiosk".parse().unwrap(),
+        api_key: [1; 5],
+        key_sha256: [n; 32],
+        prints: vec![Print { token_key: TokenKeyId(1), sha256: [n; 32] }],
+        received: START,
+        record: Record { at, body }.encode(),
+    };
+    let (answer, said) = oneshot::channel();
+    (Arrived { tap, answer }, said)
+}
+
+async fn put_kiosk(store: &StoreHandle) {
+    let source = Source { id: "api-kiosk".parse().unwrap(), label: "Kiosk".into(), site: "hq".into() };
+    let key = NewApiKey { id: [1; 5], secret_sha256: [1; 32], source: source.id.clone(), expires: None };
+    let deed = Deed::by_itself(START, "create_api_key", "api-kiosk");
+    store.run(move |store| store.put_api_key(&key, &source, &deed)).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_comes_over_http_shares_the_commit_of_what_the_broker_brings() {
+    let world = world(vec![]).await;
+    put_kiosk(&world.store).await;
+    let (first, first_said) = captured(1);
+    let (second, second_said) = captured(2);
+    // It came too late: its client is answered from the spool.
+    let (third, _) = captured(3);
+    let payload = door_with(1).message(1, 2);
+    let message =
+        Message { topic: RECORDS.into(), payload, ticket: Some(Ticket { connection: 1, packet_id: 7 }) };
+    world.inbox.try_send(FromBroker::Message(message)).unwrap();
+    for arrived in [first, second, third] {
+        world.captures.try_send(arrived).unwrap_or_else(|_| panic!("there is room"));
+    }
+    let saying = |said: StoreSays| match said {
+        StoreSays::Is(Captured::Stored(id)) => id,
+        other => panic!("{other:?}"),
+    };
+    let ids = [saying(first_said.await.unwrap()), saying(second_said.await.unwrap())];
+    assert_eq!(ids.map(|id| id.seq().0), [1, 2]);
+    let metrics = Arc::clone(&world.metrics);
+    let (told, store, thread) = world.told().await;
+    assert_eq!(told, [Told::Acknowledged(7), Told::Receipt(1, 2, false, None)], "a source gets no receipt");
+    assert_eq!(store.run(|store| store.totals()).await.unwrap().taps, 3);
+    let text = metrics.render(&Health::default());
+    assert!(text.contains("cloud_ingest_commit_seconds_count 1\n"), "one group, one commit: {text}");
+    assert!(text.contains("events_total{source=\"http\",result=\"stored\"} 2\n"), "{text}");
+    thread.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_store_is_away_http_is_told_at_once_and_the_broker_waits() {
+    let World { inbox, captures, told, thread, stopper, running, .. } = world(vec![]).await;
+    thread.close().await;
+    let payload = door_with(1).message(1, 2);
+    let message =
+        Message { topic: RECORDS.into(), payload, ticket: Some(Ticket { connection: 1, packet_id: 1 }) };
+    let (tap, said) = captured(1);
+    captures.try_send(tap).unwrap_or_else(|_| panic!("there is room"));
+    inbox.try_send(FromBroker::Message(message)).unwrap();
+    let asked = tokio::time::Instant::now();
+    assert_eq!(said.await, Ok(StoreSays::CannotNow));
+    assert!(asked.elapsed() < Duration::from_millis(100), "whoever waits over HTTP goes to the spool");
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(*told.lock().unwrap(), [], "what the broker brought is not acknowledged");
+    stopper.stop();
+    running.await.unwrap();
 }

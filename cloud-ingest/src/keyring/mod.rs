@@ -39,6 +39,7 @@ pub struct Keys {
     pub ring: Ring,
     receipt: Arc<SigningKey>,
     control: Arc<SigningKey>,
+    capture: Arc<SigningKey>,
     /// All there ever were, the active one first: the others open old taps.
     token: Vec<TokenKey>,
     /// The token keys' bytes that bundles carry.
@@ -104,7 +105,7 @@ impl Keys {
             match entry.kind {
                 Kind::Root if entry.state == State::Retired => {}
                 Kind::Root => roots.push(Arc::new(read_root(dir, entry)?)),
-                Kind::Receipt | Kind::Control | Kind::Token => {
+                Kind::Receipt | Kind::Control | Kind::Token | Kind::Capture => {
                     // A signer that nobody believes any more need not be there; a token key still opens old taps.
                     if entry.state != State::Retired || entry.kind == Kind::Token {
                         keys.push((entry.clone(), read_secret(&dir.join(format!("{}.key", entry.name())))?));
@@ -125,6 +126,7 @@ impl Keys {
         Ok(Keys {
             receipt: Arc::new(SigningKey::from_seed(active(Kind::Receipt)?)),
             control: Arc::new(SigningKey::from_seed(active(Kind::Control)?)),
+            capture: Arc::new(SigningKey::from_seed(active(Kind::Capture)?)),
             token: sealing.chain(opening).map(|(entry, key)| TokenKey::new(id(entry), *key)).collect(),
             token_secrets: of(Kind::Token)
                 .filter(|(entry, _)| entry.state != State::Retired)
@@ -145,6 +147,11 @@ impl Keys {
     /// Signs rosters and commands.
     pub fn control(&self) -> Arc<SigningKey> {
         Arc::clone(&self.control)
+    }
+
+    /// Signs the taps that come over HTTP.
+    pub fn capture(&self) -> Arc<SigningKey> {
+        Arc::clone(&self.capture)
     }
 
     /// All token keys there ever were; the first one seals.
@@ -225,7 +232,7 @@ pub fn make_files(dir: &Path, entry: &Entry) -> Result<(), KeyringError> {
             write_new(&file("key"), SECRET, &key)?;
             write_new(&file("crt"), PUBLIC, &certificate)
         }
-        Kind::Receipt | Kind::Control => {
+        Kind::Receipt | Kind::Control | Kind::Capture => {
             let seed: [u8; 32] = random()?;
             let public = SigningKey::from_seed(&seed).public();
             write_new(&file("key"), SECRET, &format!("{}\n", HEXLOWER.encode(&seed)))?;

@@ -24,11 +24,13 @@ pub enum Kind {
     Control,
     /// Seals badges; the secret itself is on every controller.
     Token,
+    /// Signs the taps that come over HTTP, for their sources; no controller need know it.
+    Capture,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 4] = [Kind::Root, Kind::Receipt, Kind::Control, Kind::Token];
+    pub const ALL: [Kind; 5] = [Kind::Root, Kind::Receipt, Kind::Control, Kind::Token, Kind::Capture];
 
     /// The name in files and on the command line.
     pub fn name(self) -> &'static str {
@@ -37,7 +39,13 @@ impl Kind {
             Kind::Receipt => "receipt",
             Kind::Control => "control",
             Kind::Token => "token",
+            Kind::Capture => "capture",
         }
+    }
+
+    /// Whether controllers are told of it: of one that they need not know, none waits for them.
+    pub fn is_told(self) -> bool {
+        self != Kind::Capture
     }
 
     /// What a controller shows that has a bundle from after this key was activated; for kinds where that must be so
@@ -46,8 +54,14 @@ impl Kind {
         match self {
             Kind::Root => Some(format!("signed-by-root-{number}")),
             Kind::Token => Some(format!("seals-with-token-{number}")),
-            Kind::Receipt | Kind::Control => None,
+            Kind::Receipt | Kind::Control | Kind::Capture => None,
         }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -186,7 +200,8 @@ impl Ring {
 
     /// What is written down of a bundle that is made now.
     pub fn holdings(&self) -> Vec<String> {
-        let told = Kind::ALL.into_iter().flat_map(|kind| self.told(kind)).map(Entry::name);
+        let kinds = Kind::ALL.into_iter().filter(|kind| kind.is_told());
+        let told = kinds.flat_map(|kind| self.told(kind)).map(Entry::name);
         let in_use = [Kind::Root, Kind::Token].into_iter().filter_map(|kind| {
             let active = self.active(kind)?;
             kind.proof_of_use(active.number)
@@ -227,7 +242,7 @@ impl Ring {
             let number = self.of(kind).map(|key| key.number).max().unwrap_or(0) + 1;
             return Err(RingError::NoSuchKey(format!("{}-{number}", kind.name())));
         };
-        require(&next.name(), fleet, whatever)?;
+        require(&next.name(), fleet, whatever || !kind.is_told())?;
         for key in self.keys.iter_mut().filter(|key| key.kind == kind) {
             match key.state {
                 State::Active => (key.state, key.since_ms) = (State::Old, now.0),
@@ -295,7 +310,7 @@ pub fn reach(what: &str, fleet: &[Member]) -> Reach {
 
 /// Text that names no kind of key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("use receipt, control or token; for the root see `cloud-ingest ca`")]
+#[error("use receipt, control, token or capture; for the root see `cloud-ingest ca`")]
 pub struct NoKind;
 
 impl FromStr for Kind {
@@ -349,7 +364,7 @@ mod tests {
             let mut ring = ring();
             assert_eq!(ring.rotate(kind, NOW).unwrap().number, 2);
             assert_eq!(states(&ring, kind), [(1, State::Active), (2, State::Next)]);
-            assert!(ring.holdings().contains(&format!("{}-2", kind.name())));
+            assert_eq!(ring.holdings().contains(&format!("{}-2", kind.name())), kind.is_told());
             ring.activate(kind, &[], NOW, false).unwrap();
             assert_eq!(states(&ring, kind), [(1, State::Old), (2, State::Active)]);
             ring.retire(kind, 1, &[], NOW, false).unwrap();
@@ -372,6 +387,16 @@ mod tests {
              would be left out, among them door-2"
         );
         ring.activate(Kind::Receipt, &[knows, revoked], NOW, false).unwrap();
+    }
+
+    #[test]
+    fn a_key_that_no_controller_needs_waits_for_none() {
+        let mut ring = ring();
+        ring.rotate(Kind::Capture, NOW).unwrap();
+        let knows_nothing = [member(1, Standing::Active, &[])];
+        ring.activate(Kind::Capture, &knows_nothing, NOW, false).unwrap();
+        ring.retire(Kind::Capture, 1, &knows_nothing, NOW, false).unwrap();
+        assert_eq!(states(&ring, Kind::Capture), [(1, State::Retired), (2, State::Active)]);
     }
 
     #[test]

@@ -35,7 +35,7 @@ fn change(dir: &Path, change: impl FnOnce(&mut Ring)) -> Keys {
 fn keys_are_made_once_and_secrets_are_their_owners() {
     let dir = folder();
     let mode = |name: &str| std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777;
-    for secret in ["receipt-1.key", "control-1.key", "token-1.key", "root-1.key"] {
+    for secret in ["receipt-1.key", "control-1.key", "token-1.key", "root-1.key", "capture-1.key"] {
         assert_eq!(mode(secret), SECRET, "{secret}");
     }
     let keys = Keys::load(dir.path()).unwrap();

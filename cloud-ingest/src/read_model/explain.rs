@@ -2,7 +2,10 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
+use tap_protocol::tap::Direction;
 
+use crate::directory::direction::{Decided, Why};
+use crate::event_store::people::What;
 use crate::event_store::{
     AttemptRow, DeliveryRow, DeliveryState, DestinationState, Hindrance, EventDetail, HeldFor, TapRow, Timeless, UtcMs,
 };
@@ -88,6 +91,45 @@ fn answer(attempt: &AttemptRow) -> String {
     }
 }
 
+/// One sentence that says which way a tap goes, and how that came about.
+pub fn direction(decided: &Decided) -> String {
+    let way = match decided.direction {
+        Direction::In => "In",
+        Direction::Out => "Out",
+        Direction::Unspecified => "No direction",
+    };
+    let why = match decided.why {
+        Why::Placed => "as its reader is placed".to_owned(),
+        Why::Unplaced => "its reader serves both ways, and the site does not have taps alternate".to_owned(),
+        Why::NotTold => "the site tells none".to_owned(),
+        Why::First => "the person's first tap at the site, or the first after a long gap".to_owned(),
+        Why::Follows { previous } => {
+            format!("the other way than the person's tap before it (position {})", previous.0)
+        }
+        Why::Again { previous } => format!("shown again right after position {}", previous.0),
+        Why::NotYet => {
+            "so far as its reader says, until it is known whose tap it is and when it was".to_owned()
+        }
+    };
+    match decided.rule {
+        0 => format!("{way}: {why}."),
+        rule => format!("{way}: {why} (rule {rule} of the site)."),
+    }
+}
+
+/// What destinations were told of an event and came out otherwise, a sentence each.
+pub fn differences(detail: &EventDetail) -> Vec<String> {
+    let said = detail.differences.iter().map(|one| {
+        let is = one.is.as_deref().unwrap_or("nobody");
+        let (told, destination) = (&one.told, &one.destination);
+        match one.what {
+            What::Person => format!("{destination} was told that it is {told}'s; it is {is}'s."),
+            What::Direction => format!("{destination} was told that it goes {told}; it goes {is}."),
+        }
+    });
+    said.collect()
+}
+
 /// One sentence that says where the event is and what it waits for.
 pub fn sentence(detail: &EventDetail, destinations: &[DestinationState], now: UtcMs) -> String {
     let Some(tap) = &detail.row.tap else {
@@ -163,7 +205,7 @@ fn of_delivery(
             _ => format!("A person took it out of the queue for {to}."),
         },
         (DeliveryState::Held, Some(HeldFor::Binding)) => {
-            "Waiting until somebody says whose badge it is (cloud-ingest badges import).".into()
+            "Waiting until somebody says whose badge it is (cloud-ingest badges assign).".into()
         }
         (DeliveryState::Held, _) => format!("Waiting for its true time: {}.", instead(timeless)),
         (DeliveryState::Parked, Some(HeldFor::TimeUnresolved)) => format!(
@@ -199,7 +241,7 @@ mod tests {
     use tap_protocol::badge::{SealedBadge, Token, TokenKeyId};
     use tap_protocol::chain::ChainHash;
     use tap_protocol::ids::{EventId, OutboxId, Seq};
-    use tap_protocol::tap::{Direction, Verdict};
+    use tap_protocol::tap::Verdict;
 
     fn detail(state: DeliveryState, attempts: Vec<AttemptRow>) -> EventDetail {
         let controller = "door-1".parse().unwrap();
@@ -237,6 +279,8 @@ mod tests {
             hash: ChainHash([0; 32]),
             attempts,
             bodies: vec![],
+            decided: None,
+            differences: vec![],
         }
     }
 

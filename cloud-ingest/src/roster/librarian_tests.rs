@@ -89,8 +89,7 @@ fn world() -> World {
 impl World {
     async fn bind(&self, numbers: std::ops::Range<u8>) {
         let keys = self.keys.now();
-        let bind =
-            |n| Binding { seals: seals(&badge(n), keys.token_keys()), person: PersonId(format!("E-{n}")) };
+        let bind = |n| Binding::new(seals(&badge(n), keys.token_keys()), PersonId(format!("E-{n}")));
         let bindings: Vec<Binding> = numbers.map(bind).collect();
         self.store.run(move |store| store.bind_badges(&bindings, START)).await.unwrap();
     }

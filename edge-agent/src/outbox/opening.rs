@@ -34,6 +34,8 @@ pub fn configure(db: &Connection, path: &Path) -> Result<(), OutboxError> {
     db.pragma_update(None, "journal_size_limit", i64::from(WAL_PAGES) * i64::from(PAGE_BYTES)).map_err(at)?;
     db.pragma_update(None, "temp_store", "memory").map_err(at)?;
     db.pragma_update(None, "cell_size_check", true).map_err(at)?;
+    // Otherwise a statement is planned again whenever another value is bound to it.
+    db.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(at)?;
     db.busy_timeout(std::time::Duration::from_secs(5)).map_err(at)?;
     let journal: String = db.pragma_query_value(None, "journal_mode", |row| row.get(0)).map_err(at)?;
     let synchronous: i64 = db.pragma_query_value(None, "synchronous", |row| row.get(0)).map_err(at)?;

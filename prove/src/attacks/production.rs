@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloud_ingest::directory::badges::BadBadges;
+use cloud_ingest::directory::badges::{self, BadBadges};
 use cloud_ingest::event_store::sqlite::SqliteStore;
 use cloud_ingest::event_store::{Binding, Controller, EventStore, RecordKey, Site, UtcMs};
 use cloud_ingest::intake::admit::Admission;
@@ -62,7 +62,8 @@ pub fn verify(topic: &str, message: &[u8], keys_of: impl FnOnce(&ControllerId) -
 
 /// What the cloud makes of a list of badges.
 pub fn read_badges(file: &[u8]) -> Result<Vec<Binding>, BadBadges> {
-    cloud_ingest::directory::badges::read_badges(file, &[TokenKey::new(TokenKeyId(1), [0x33; 32])])
+    let keys = [TokenKey::new(TokenKeyId(1), [0x33; 32])];
+    badges::read_badges(file, badges::Columns { keys: &keys, zone: None, card: &mut badges::as_read })
 }
 
 /// Intake and an event store in a file of its own.

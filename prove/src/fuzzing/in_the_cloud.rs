@@ -38,11 +38,25 @@ pub fn legacy_answer(bytes: &[u8]) {
 
 pub fn badge_list(bytes: &[u8]) {
     if let Ok(bindings) = production::read_badges(bytes) {
-        let mut tokens: Vec<_> =
-            bindings.iter().flat_map(|binding| &binding.seals).map(|seal| seal.token).collect();
-        tokens.sort();
-        tokens.dedup();
-        assert_eq!(tokens.len(), bindings.len(), "one badge is bound once");
+        let said = bindings.iter().map(|binding| (binding.seals[0].token, binding.when, &binding.person));
+        let mut said: Vec<_> = said.map(|(token, when, who)| (token, when.from, when.until, who)).collect();
+        said.sort();
+        said.dedup();
+        assert_eq!(said.len(), bindings.len(), "nothing is said twice");
+        let bounds = |from: Option<UtcMs>, until: Option<UtcMs>| {
+            (from.unwrap_or(UtcMs(i64::MIN)), until.unwrap_or(UtcMs(i64::MAX)))
+        };
+        for (place, (token, from, until, who)) in said.iter().enumerate() {
+            let (from, until) = bounds(*from, *until);
+            assert!(from < until, "no binding ends before it begins");
+            for (_, other_from, other_until, other) in
+                said[place + 1..].iter().take_while(|other| other.0 == *token)
+            {
+                let (other_from, other_until) = bounds(*other_from, *other_until);
+                let overlap = from < other_until && other_from < until;
+                assert!(!overlap || who == other, "a badge is one person's at a time");
+            }
+        }
     }
 }
 

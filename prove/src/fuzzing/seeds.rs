@@ -38,6 +38,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
             golden!("record-clock-anchor-receipt"),
             golden!("record-clock-anchor-step"),
             golden!("record-config-changed"),
+            golden!("record-same-as"),
             golden!("record-lost"),
             golden!("record-reader-down"),
             golden!("record-reader-up"),

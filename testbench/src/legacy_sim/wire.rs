@@ -21,19 +21,21 @@ use tokio::{
 
 /// The handler's end of a connection.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Wire(Arc<OnceLock<Order>>);
+pub(crate) struct Wire(Arc<OnceLock<Order>>);
 
 /// What happens in place of the answer. The connection doesn't survive either.
 #[derive(Debug)]
-pub(super) enum Order {
+pub(crate) enum Order {
     /// RST, without a byte of answer.
     Reset,
     /// Exactly these bytes, and then FIN.
     SendAndClose(Vec<u8>),
+    /// Exactly these bytes, and then silence until the client gives up.
+    SendAndHold(Vec<u8>),
 }
 
 impl Wire {
-    pub(super) fn give(&self, order: Order) {
+    pub(crate) fn give(&self, order: Order) {
         self.0.set(order).expect("a connection ends with its first order");
     }
 }
@@ -45,7 +47,7 @@ impl Connected<IncomingStream<'_, WireListener>> for Wire {
 }
 
 /// Accepts connections that take orders.
-pub(super) struct WireListener(pub(super) TcpListener);
+pub(crate) struct WireListener(pub(crate) TcpListener);
 
 impl Listener for WireListener {
     type Io = WiredStream;
@@ -65,7 +67,7 @@ impl Listener for WireListener {
 }
 
 /// The server's end of a connection.
-pub(super) struct WiredStream {
+pub(crate) struct WiredStream {
     stream: TcpStream,
     wire: Wire,
     /// How many of the ordered bytes are out.
@@ -88,6 +90,13 @@ impl AsyncWrite for WiredStream {
                 }
                 // The error makes the HTTP server drop the connection, which closes it.
                 Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
+            }
+            Some(Order::SendAndHold(ordered)) => {
+                while this.sent < ordered.len() {
+                    this.sent += ready!(Pin::new(&mut this.stream).poll_write(cx, &ordered[this.sent..]))?;
+                }
+                // Nothing to wake up for: the read side sees the client go.
+                Poll::Pending
             }
         }
     }

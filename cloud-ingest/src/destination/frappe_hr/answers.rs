@@ -45,6 +45,13 @@ pub enum Verdict {
     Is(Outcome),
     /// If the log is there, a duplicate; otherwise this.
     AskWhetherItIsThere(Outcome),
+    /// A log of this name was stored, at another time than was sent.
+    StoredAtAnotherTime {
+        /// Its name in Frappe.
+        name: String,
+        /// At this time.
+        at: String,
+    },
 }
 
 /// An answer, read as far as it can be.
@@ -63,7 +70,7 @@ pub fn judge(said: &Said, sent: &CheckIn, believes_duplicates: bool) -> Verdict 
     use Verdict::{AskWhetherItIsThere, Is};
     let Said { status, retry_after_ms, .. } = *said;
     match status {
-        200..=299 => Is(judge_success(said, sent)),
+        200..=299 => judge_success(said, sent),
         409 => AskWhetherItIsThere(Outcome::ServerError { retry_after_ms: None }),
         417 => match said.class() {
             Some("RateLimitExceededError") => Is(Outcome::RateLimited { retry_after_ms }),
@@ -104,26 +111,21 @@ pub fn judge_failure(said: &Said) -> Outcome {
     }
 }
 
-fn judge_success(said: &Said, sent: &CheckIn) -> Outcome {
+fn judge_success(said: &Said, sent: &CheckIn) -> Verdict {
     let status = said.status;
     let body = match &said.body {
         Ok(body) => body,
-        Err(why) => return Outcome::NotUnderstood(format!("{status} with {why}")),
+        Err(why) => return Verdict::Is(Outcome::NotUnderstood(format!("{status} with {why}"))),
     };
     if let Some(class) = said.class() {
-        return Outcome::ErrorInside(cut(&format!("{class}: {}", said.text()), MAX_ANSWER_BYTES));
+        let why = cut(&format!("{class}: {}", said.text()), MAX_ANSWER_BYTES);
+        return Verdict::Is(Outcome::ErrorInside(why));
     }
     let told = |key: &str| body.pointer(key).and_then(Value::as_str).filter(|text| !text.is_empty());
     match (told("/message/name"), told("/message/time")) {
-        (Some(_), Some(time)) if sent.is_at(time) => Outcome::Delivered,
-        (Some(name), Some(time)) => Outcome::Misconfigured(format!(
-            "{} was stored at {} instead of {}: the user has no right to set the time of a check-in, and Frappe puts the \
-             present in silence. Give the user the role HR User, delete that check-in, and resume",
-            cut(name, 140),
-            cut(time, 40),
-            sent.timestamp
-        )),
-        _ => Outcome::NotUnderstood(format!("{status} without a check-in's name and time")),
+        (Some(_), Some(time)) if sent.is_at(time) => Verdict::Is(Outcome::Delivered),
+        (Some(name), Some(at)) => Verdict::StoredAtAnotherTime { name: cut(name, 140), at: cut(at, 40) },
+        _ => Verdict::Is(Outcome::NotUnderstood(format!("{status} without a check-in's name and time"))),
     }
 }
 
@@ -209,12 +211,9 @@ mod tests {
         let stored = |time: &str| json!({ "message": { "name": "EMP-CKIN-03-2026-000123", "time": time } });
         is(200, stored("2026-03-02 08:00:00"), Outcome::Delivered);
         is(200, stored("2026-03-02 08:00:00.000000"), Outcome::Delivered);
-        let Verdict::Is(Outcome::Misconfigured(why)) =
-            judge(&said(200, stored("2026-03-02 11:17:09.123456")), &sent(), true)
-        else {
-            panic!("that is not what was sent")
-        };
-        assert!(why.contains("EMP-CKIN-03-2026-000123") && why.contains("role HR User"), "{why}");
+        let elsewhen = judge(&said(200, stored("2026-03-02 11:17:09.123456")), &sent(), true);
+        let (name, at) = ("EMP-CKIN-03-2026-000123".to_owned(), "2026-03-02 11:17:09.123456".to_owned());
+        assert_eq!(elsewhen, Verdict::StoredAtAnotherTime { name, at });
     }
 
     #[test]

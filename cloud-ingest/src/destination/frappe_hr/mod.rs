@@ -169,6 +169,7 @@ impl FrappeHr {
         let believes_duplicates = self.settings.app == FrappeApp::Hrms && !check_in.ambiguous;
         let otherwise = match answers::judge(&self.said(&answer), check_in, believes_duplicates) {
             Verdict::Is(outcome) => return answer.meaning(outcome),
+            Verdict::StoredAtAnotherTime { name, at } => return self.take_back(&name, &at, check_in).await,
             Verdict::AskWhetherItIsThere(otherwise) => otherwise,
         };
         match self.find(check_in).await {
@@ -176,6 +177,29 @@ impl FrappeHr {
             Ok(None) => answer.meaning(otherwise),
             Err(unclear) => unclear_after(answer.status, unclear),
         }
+    }
+}
+
+impl FrappeHr {
+    /// A log was stored at a time that was not sent, which no second try makes better: it goes, so that nobody is paid by
+    /// it, and everything waits for a person.
+    async fn take_back(&self, name: &str, at: &str, check_in: &CheckIn) -> Answered {
+        let deleted = match self.delete(name).await {
+            Ok(answer) => (200..300).contains(&answer.status),
+            Err(_) => false,
+        };
+        let became = if deleted { "was deleted again" } else { "could not be deleted: delete it by hand" };
+        let why = format!(
+            "{name} was stored at {at} instead of {}, and {became}. The user has no right to set the time of a check-in, \
+             and Frappe puts the present in silence: give the user the role HR User, then resume",
+            check_in.timestamp
+        );
+        let answer = super::readable(why.as_bytes());
+        Answered { outcome: Outcome::Misconfigured(why), status: Some(200), answer }
+    }
+
+    async fn delete(&self, log: &str) -> Result<Answer, Answered> {
+        self.call(Method::DELETE, &["api", "resource", "Employee Checkin", log], &[], None).await
     }
 }
 

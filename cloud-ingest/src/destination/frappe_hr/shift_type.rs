@@ -70,7 +70,7 @@ impl FrappeHr {
             Ok((moved, answered)) => {
                 let at = moved.last_sync.as_deref().unwrap_or("nothing");
                 let why = format!(
-                    "asked to move {shift_type} to {to}, Frappe shows {at}: the user needs HR Manager"
+                    "asked to move {shift_type} to {to}, Frappe shows {at}: the user needs the role HR User"
                 );
                 Pushed::Failed(Answered { outcome: Outcome::Misconfigured(why), ..answered })
             }

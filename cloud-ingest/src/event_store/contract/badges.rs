@@ -3,6 +3,7 @@
 use tap_protocol::roster::{ENTRY_BYTES, Standing};
 
 use super::world::{Door, NEW, OLD, World, person, sealed, token};
+use crate::directory::timeline::EVER;
 use crate::event_store::{BadgeFilter, BadgeRow, Binding, Bound, RosterState, Snapshot, Stood, Which};
 
 const BOTH: [tap_protocol::badge::TokenKeyId; 2] = [OLD, NEW];
@@ -29,7 +30,7 @@ impl World {
     fn bind_under_both(&mut self, card: u8, who: &str) -> Bound {
         let seals = BOTH.map(|key| sealed(card, key)).to_vec();
         let now = self.now;
-        self.store().bind_badges(&[Binding { seals, person: person(who) }], now).unwrap()
+        self.store().bind_badges(&[Binding::new(seals, person(who))], now).unwrap()
     }
 }
 
@@ -128,11 +129,13 @@ pub fn a_tap_of_a_revoked_badge_is_delivered_all_the_same(world: &mut World) {
 
 pub fn badges_are_listed_in_pages_by_person_and_by_number(world: &mut World) {
     world.bind(&[(9, "anna"), (3, "ben"), (5, "anna")]);
-    let whose = |rows: &[BadgeRow]| rows.iter().map(|row| row.person.0.clone()).collect::<Vec<_>>();
+    let whose = |rows: &[BadgeRow]| {
+        rows.iter().map(|row| row.timeline.spans().last().unwrap().person.0.clone()).collect::<Vec<_>>()
+    };
     let all = world.badges(BadgeFilter::default());
     assert_eq!(whose(&all), ["anna", "ben", "anna"]);
     assert_eq!(all[1].seals, [sealed(3, OLD)]);
-    assert_eq!((all[1].since, &all[1].revoked), (world.now, &None));
+    assert_eq!((all[1].timeline.spans()[0].from, &all[1].revoked), (EVER, &None));
     let page = BadgeFilter { after: Some(all[0].no), limit: 1, ..BadgeFilter::default() };
     assert_eq!(world.store().badges(&page).unwrap(), all[1..2]);
     let of = |which| BadgeFilter { which: Some(which), ..BadgeFilter::default() };
@@ -193,7 +196,7 @@ pub fn seals_of_unknown_badges_and_taken_tokens_count_for_nothing(world: &mut Wo
 pub fn a_badge_that_became_known_under_each_key_alone_becomes_one(world: &mut World) {
     world.bind(&[(1, "anna")]);
     let now = world.now;
-    let under_new = Binding { seals: vec![sealed(1, NEW)], person: person("ben") };
+    let under_new = Binding::new(vec![sealed(1, NEW)], person("ben"));
     world.store().bind_badges(&[under_new], now).unwrap();
     world.revoke(&Which::Badge(vec![sealed(1, NEW).token]), "lost");
     assert_eq!(world.store().totals().unwrap().badges, 2);

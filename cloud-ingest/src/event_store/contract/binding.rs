@@ -43,10 +43,13 @@ pub fn binding_to_another_person_concerns_taps_to_come(world: &mut World) {
     let mut door = Door::new(1);
     let before = world.tap(&mut door, 1);
     world.bind(&[(1, "ben")]);
+    let late = world.tap(&mut door, 1);
+    assert_eq!(world.delivery(late).person, Some(person("anna")), "it was before");
+    door.boottime_ms += 7_200_000;
     let after = world.tap(&mut door, 1);
     assert_eq!(world.delivery(before).person, Some(person("anna")));
     assert_eq!(world.delivery(after).person, Some(person("ben")));
-    assert_eq!(world.states(), ["pending", "pending"]);
+    assert_eq!(world.states(), ["pending", "parked", "pending"]);
 }
 
 pub fn two_badges_of_one_person_stand_in_one_line(world: &mut World) {

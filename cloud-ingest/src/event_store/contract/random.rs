@@ -1,30 +1,37 @@
-//! All stores are one: whatever is done to them in whatever order, they answer the same and show the same.
+//! All stores are one: whatever is done to them in whatever order, they answer the same and show the same. And whatever
+//! was told of a tap and is otherwise by now is listed, and nothing else.
 //!
 //! A failing sequence is printed in its shortest form, and kept in `proptest-regressions/`, from where it is run first
 //! ever after: `cargo test -p cloud-ingest random`.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use proptest::prelude::*;
 use proptest::sample::Index;
 use tap_protocol::envelope::VerifiedBatch;
 use tap_protocol::record::ClockState;
+use tap_protocol::tap::Direction;
 
 use super::world::{self, Door, HR, hq};
-use super::{InFile, OnServer, UnderTest};
+use super::{InFile, InMemory, OnServer, UnderTest};
 use crate::delivery::breaker::{self, Sign};
 use crate::delivery::limiter::Limits;
 use crate::delivery::retry::Hold;
 use crate::delivery::rules::Rules;
 use crate::delivery::ticks::{Passed, Ticker};
 use crate::destination::settings::OnDead;
+use crate::directory::direction::{Policy, Rule, Why};
+use crate::directory::timeline::When;
+use crate::event_store::people::{DifferenceFilter, What};
 use crate::event_store::{
-    AttemptEnd, Binding, Change, Claim, Claimed, DeadLetter, Deed, DeliveryState, Ended, EventDetail, EventFilter,
-    EventRow, EventStore, GIVE_UP_ON_TIME_AFTER_MS, NewDestination, Next, Position, Rendered, Since, StoreError, Turn,
-    UtcMs,
+    AttemptEnd, BadgeFilter, Binding, Change, Claim, Claimed, DeadLetter, Deed, DeliveryState, Ended, EventDetail,
+    EventFilter, EventRow, EventStore, GIVE_UP_ON_TIME_AFTER_MS, NewDestination, Next, Position, Rendered, Since,
+    StoreError, Turn, UtcMs,
 };
 
 const CASES: u32 = 32;
+const TOLD_CASES: u32 = 128;
 const STEPS: std::ops::Range<usize> = 1..40;
 const DESTINATIONS: [&str; 2] = [HR, "payroll"];
 const PERSONS: [&str; 2] = ["anna", "ben"];
@@ -40,6 +47,8 @@ enum Recorded {
     Opaque,
     Boot { dark_s: u8, id: u8, synced: bool },
     Start(u8),
+    Placed(Direction),
+    Later { h: u8 },
 }
 
 /// How a door's batch relates to what is stored.
@@ -57,6 +66,7 @@ enum Step {
     Append(Vec<(usize, Sent)>),
     Bind(Vec<(u8, usize)>),
     Turn { destination: usize, room: usize, ends: Vec<(Index, u8)>, beats: bool },
+    Give { card: u8, who: usize, from_s: Option<i64>, for_s: Option<i64> },
     NewOutbox { door: usize },
     Wait { ms: i64 },
     Change { destination: usize, pause: bool },
@@ -68,6 +78,8 @@ enum Step {
 }
 
 fn recorded() -> impl Strategy<Value = Recorded> {
+    let placed =
+        prop_oneof![4 => Just(Direction::Unspecified), 1 => Just(Direction::In), 1 => Just(Direction::Out)];
     prop_oneof![
         4 => (1..4u8).prop_map(Recorded::Tap),
         3 => (1..4u8).prop_map(Recorded::UnsyncedTap),
@@ -77,6 +89,8 @@ fn recorded() -> impl Strategy<Value = Recorded> {
         1 => Just(Recorded::Opaque),
         2 => (0..50u8, 1..6u8, any::<bool>()).prop_map(|(dark_s, id, synced)| Recorded::Boot { dark_s, id, synced }),
         1 => (1..6u8).prop_map(Recorded::Start),
+        1 => placed.prop_map(Recorded::Placed),
+        1 => (1..3u8).prop_map(|h| Recorded::Later { h }),
     ]
 }
 
@@ -101,6 +115,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => prop::collection::vec((1..4u8, 0..2usize), 0..3).prop_map(Step::Bind),
         14 => (0..2usize, 0..4usize, prop::collection::vec(any::<(Index, u8)>(), 0..4), any::<bool>())
             .prop_map(|(destination, room, ends, beats)| Step::Turn { destination, room, ends, beats }),
+        3 => (1..4u8, 0..3usize, prop::option::of(-5..30i64), prop::option::of(1..20i64))
+            .prop_map(|(card, who, from_s, for_s)| Step::Give { card, who, from_s, for_s }),
         1 => (0..3usize).prop_map(|door| Step::NewOutbox { door }),
         3 => wait_ms.prop_map(|ms| Step::Wait { ms }),
         1 => (0..2usize, any::<bool>()).prop_map(|(destination, pause)| Step::Change { destination, pause }),
@@ -170,6 +186,28 @@ impl Outside {
         Ended { claim: claimed.claim.clone(), end, next, hold, sign }
     }
 
+    /// What a store gave out.
+    fn heard(&mut self, answer: Answer) {
+        self.claims.extend(answer.given);
+        if let Some(passed) = answer.passed {
+            self.ticker.told(&passed);
+        }
+    }
+
+    /// What happens outside of all stores; gives what is sent to them.
+    fn prepare(&mut self, step: &Step) -> Vec<VerifiedBatch> {
+        match step {
+            Step::Append(sent) => return sent.iter().filter_map(|one| self.batch(one)).collect(),
+            Step::Wait { ms } => self.now.0 += ms,
+            Step::NewOutbox { door } => {
+                let door = &mut self.doors[*door];
+                *door = door.new_outbox(door.outbox.0[0] + 10);
+            }
+            _ => {}
+        }
+        Vec::new()
+    }
+
     /// Does the step to one store; says what it answered.
     fn take(&self, step: &Step, batches: &[VerifiedBatch], under_test: &mut dyn UnderTest) -> Answer {
         let now = self.now;
@@ -181,6 +219,13 @@ impl Outside {
                 let bindings: Vec<Binding> =
                     bindings.iter().map(|(card, who)| world::binding(*card, PERSONS[*who])).collect();
                 answer(store.bind_badges(&bindings, now))
+            }
+            Step::Give { card, who, from_s, for_s } => {
+                let from = from_s.map(|s| UtcMs(world::BOOT_UTC_MS + s * 1_000 + 500));
+                let until = for_s.map(|s| UtcMs(from.unwrap_or(now).0 + s * 1_000));
+                let when = When { from, until };
+                let person = PERSONS.get(*who).map(|who| world::person(who));
+                answer(store.bind_badges(&[Binding { person, when, ..world::binding(*card, "") }], now))
             }
             Step::Turn { destination, room, ends, beats } => {
                 let name = DESTINATIONS[*destination];
@@ -264,6 +309,8 @@ fn record(door: &mut Door, one: &Recorded) {
             door.reboot(i64::from(*dark_s) * 1_000, *id, clock);
         }
         Recorded::Start(id) => door.start(*id, ClockState::Unsynced),
+        Recorded::Placed(placed) => door.placed = *placed,
+        Recorded::Later { h } => door.boottime_ms += u64::from(*h) * 3_600_000,
     }
 }
 
@@ -295,6 +342,8 @@ fn lists(store: &mut dyn EventStore, doors: &[Door]) -> (Vec<EventRow>, Vec<Stri
         format!("{:?}", store.destinations().unwrap()),
         format!("{:?}", store.totals().unwrap()),
         format!("{:?}", store.dead_letters(10).unwrap()),
+        format!("{:?}", store.badges(&BadgeFilter { limit: 100, ..BadgeFilter::default() }).unwrap()),
+        format!("{:?}", store.differences(&DifferenceFilter { before: None, limit: 100 }).unwrap()),
     ];
     for state in DeliveryState::ALL {
         let before = events.get(1).map(|row| row.position);
@@ -319,38 +368,89 @@ fn positions(store: &mut dyn EventStore, filter: &EventFilter) -> String {
     format!("{:?}", rows.iter().map(|row| row.position).collect::<Vec<Position>>())
 }
 
+/// A store as all of them begin: with one site, whose taps alternate if there is a rule.
+fn prepared(under_test: &mut dyn UnderTest, rule: Option<Rule>) {
+    let store = under_test.store();
+    store.put_site(&hq()).unwrap();
+    (1..=3).for_each(|n| store.put_controller(&world::controller(&format!("hq-door-{n}"))).unwrap());
+    crate::fixture::add_destination(store, HR);
+    rule.iter().for_each(|rule| {
+        store.put_rule("hq", rule).unwrap();
+    });
+}
+
+/// Taps are told to go as their readers are placed, or in turns; and a short gap starts over now and then.
+fn rule() -> impl Strategy<Value = Option<Rule>> {
+    let alternating = |(reset_after_h, double_within_s)| Rule {
+        from: UtcMs(0),
+        policy: Policy::Alternating,
+        reset_after_h,
+        double_within_s,
+        ..Rule::UNSAID
+    };
+    prop_oneof![1 => Just(None), 3 => (1..4u32, 0..3u32).prop_map(move |rule| Some(alternating(rule)))]
+}
+
+/// Which way each delivery was told to go when its body was fixed.
+type Told = BTreeMap<(String, Position), Direction>;
+
+/// That what is listed as told otherwise is just what was told otherwise.
+fn check_told(store: &mut dyn EventStore, told: &Told) {
+    for detail in details(store).into_iter().flatten() {
+        let Some(tap) = &detail.row.tap else { continue };
+        let decided = detail.decided.unwrap();
+        for delivery in &tap.deliveries {
+            let key = (delivery.destination.clone(), detail.row.position);
+            let Some(told) = told.get(&key).filter(|_| !matches!(delivery.state, DeliveryState::Dead)) else {
+                continue;
+            };
+            let is_otherwise = decided.why != Why::NotYet && decided.direction != *told;
+            let listed = detail.differences.iter().filter(|one| one.what == What::Direction);
+            let listed: Vec<_> = listed.filter(|one| one.destination == delivery.destination).collect();
+            assert_eq!(listed.len(), usize::from(is_otherwise), "{told:?} was told of {detail:#?}");
+            assert!(listed.iter().all(|one| one.told == told.name()), "{listed:?}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(TOLD_CASES))]
+
+    #[test]
+    fn what_was_told_and_is_otherwise_is_listed(rule in rule(), steps in prop::collection::vec(step(), STEPS)) {
+        let mut store = InMemory::new();
+        prepared(&mut store, rule);
+        let mut outside = Outside::new();
+        let mut told = Told::new();
+        for step in &steps {
+            let batches = outside.prepare(step);
+            let answer = outside.take(step, &batches, &mut store);
+            for claimed in &answer.given {
+                let key = (claimed.claim.destination.clone(), claimed.claim.position);
+                let before = *told.entry(key).or_insert(claimed.tap.direction);
+                prop_assert_eq!(before, claimed.tap.direction, "what was told once is told again");
+            }
+            outside.heard(answer);
+            world::check(store.store());
+            check_told(store.store(), &told);
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(CASES))]
 
     #[test]
-    fn all_stores_answer_and_show_the_same(steps in prop::collection::vec(step(), STEPS)) {
+    fn all_stores_answer_and_show_the_same(rule in rule(), steps in prop::collection::vec(step(), STEPS)) {
         let mut stores: [Box<dyn UnderTest>; 2] = [Box::new(InFile::new()), Box::new(OnServer::new())];
-        for store in &mut stores {
-            store.store().put_site(&hq()).unwrap();
-            (1..=3).for_each(|n| store.store().put_controller(&world::controller(&format!("hq-door-{n}"))).unwrap());
-            crate::fixture::add_destination(store.store(), HR);
-        }
+        stores.iter_mut().for_each(|store| prepared(store.as_mut(), rule));
         let mut outside = Outside::new();
         for step in &steps {
-            let batches: Vec<VerifiedBatch> = match step {
-                Step::Append(sent) => sent.iter().filter_map(|one| outside.batch(one)).collect(),
-                _ => Vec::new(),
-            };
-            match step {
-                Step::Wait { ms } => outside.now.0 += ms,
-                Step::NewOutbox { door } => {
-                    let door = &mut outside.doors[*door];
-                    *door = door.new_outbox(door.outbox.0[0] + 10);
-                }
-                _ => {}
-            }
+            let batches = outside.prepare(step);
             let [memory, file] = &mut stores;
             let given = outside.take(step, &batches, memory.as_mut());
             prop_assert_eq!(&given, &outside.take(step, &batches, file.as_mut()), "{:?}", step);
-            outside.claims.extend(given.given);
-            if let Some(passed) = given.passed {
-                outside.ticker.told(&passed);
-            }
+            outside.heard(given);
             world::check(memory.store());
             let expected = lists(memory.store(), &outside.doors);
             prop_assert_eq!(expected, lists(file.store(), &outside.doors), "after {:?}", step);

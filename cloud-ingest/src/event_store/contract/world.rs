@@ -17,8 +17,10 @@ use crate::delivery::limiter::Limits;
 use crate::delivery::order::{self, Standing};
 use crate::delivery::rules::{self, Rules};
 use crate::delivery::ticks::Ticker;
+use crate::directory::timeline::Timeline;
+use crate::event_store::people::{Difference, DifferenceFilter, What};
 use crate::event_store::{
-    Appended, AttemptEnd, Binding, Bound, Claim, Claimed, Controller, DeliveryRow, DeliveryState, EventDetail,
+    Appended, AttemptEnd, BadgeFilter, Binding, Bound, Claim, Claimed, Controller, DeliveryRow, DeliveryState, EventDetail,
     Ended, EventFilter, EventRow, EventStore, GIVE_UP_ON_TIME_AFTER_MS, HeldFor, Lease, Next, PersonId, Position,
     RecordKey, Rendered, Site, TapRow, Timeless, Turn, Turned, UtcMs,
 };
@@ -290,6 +292,10 @@ pub fn check(store: &mut dyn EventStore) {
         assert_eq!(cell.count, scanned as u64, "{cell:?} equals a scan");
     }
 
+    let badges = store.badges(&BadgeFilter { limit: usize::MAX, ..BadgeFilter::default() }).unwrap();
+    let histories: BTreeMap<Token, &Timeline> =
+        badges.iter().flat_map(|row| row.seals.iter().map(|seal| (seal.token, &row.timeline))).collect();
+    let differences = store.differences(&DifferenceFilter { before: None, limit: usize::MAX }).unwrap();
     let mut lanes: BTreeMap<(String, Option<PersonId>, Option<Token>), Vec<Standing>> = BTreeMap::new();
     let (mut disputed, mut unresolved) = (0, 0);
     for (row, tap) in events.iter().filter_map(|row| Some((row, row.tap.as_ref()?))) {
@@ -302,6 +308,18 @@ pub fn check(store: &mut dyn EventStore) {
                 _ => waits_for(tap, delivery),
             };
             assert_eq!(delivery.held_for, waits_for, "{delivery:?}");
+            let holder = histories.get(&tap.badge.token).and_then(|history| history.holder(tap.occurred));
+            let is_told =
+                |one: &&Difference| one.position == row.position && one.destination == delivery.destination;
+            let told = differences.iter().filter(is_told).find(|one| one.what == What::Person);
+            match told {
+                Some(told) => {
+                    assert_eq!(Some(&told.told), delivery.person.as_ref().map(|person| &person.0));
+                    assert_eq!(told.is.as_ref(), holder.map(|person| &person.0));
+                }
+                None if waits_for == Some(HeldFor::TimeUnresolved) => {}
+                None => assert_eq!(delivery.person.as_ref(), holder, "{delivery:?} of {tap:?}"),
+            }
             if waits_for == Some(HeldFor::TimeUnresolved) {
                 unresolved += 1;
                 assert_eq!(delivery.behind, None, "what is set aside stands in no line");
@@ -360,7 +378,7 @@ pub fn person(name: &str) -> PersonId {
 
 /// The badge as doors of the old days seal it, and nobody else.
 pub fn binding(card: u8, who: &str) -> Binding {
-    Binding { seals: vec![sealed(card, OLD)], person: person(who) }
+    Binding::new(vec![sealed(card, OLD)], person(who))
 }
 
 /// The token key that all doors have at first, and one that follows it.
@@ -394,6 +412,8 @@ pub struct Door {
     /// True time when boottime was zero.
     pub began_utc_ms: i64,
     key_id: TokenKeyId,
+    /// What the reader says of its way.
+    pub placed: Direction,
 }
 
 impl Door {
@@ -408,6 +428,7 @@ impl Door {
             boottime_ms: 0,
             began_utc_ms: BOOT_UTC_MS,
             key_id: OLD,
+            placed: Direction::In,
         }
     }
 
@@ -455,12 +476,12 @@ impl Door {
 
     /// Somebody shows a card while the clock is right.
     pub fn tap(&mut self, card: u8) {
-        self.record(ClockState::Synced, tap(sealed(card, self.key_id)));
+        self.record(ClockState::Synced, tap(sealed(card, self.key_id), self.placed));
     }
 
     /// Somebody shows a card while the clock says 1970.
     pub fn unsynced_tap(&mut self, card: u8) {
-        self.record(ClockState::Unsynced, tap(sealed(card, self.key_id)));
+        self.record(ClockState::Unsynced, tap(sealed(card, self.key_id), self.placed));
     }
 
     /// The power is gone for so long, and the agent starts in a boot of that id, with the right time or without.
@@ -562,6 +583,6 @@ pub fn rebuilt(batch: &VerifiedBatch) -> Batch {
     }
 }
 
-fn tap(badge: SealedBadge) -> Body {
-    Body::Tap(Tap { reader: "in".parse().unwrap(), badge, direction: Direction::In, verdict: Verdict::Known })
+fn tap(badge: SealedBadge, direction: Direction) -> Body {
+    Body::Tap(Tap { reader: "in".parse().unwrap(), badge, direction, verdict: Verdict::Known })
 }

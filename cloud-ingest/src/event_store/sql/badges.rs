@@ -5,66 +5,107 @@ use std::collections::BTreeSet;
 use tap_protocol::badge::{SealedBadge, Token, TokenKeyId};
 use tap_protocol::roster::{Standing, entry};
 
-use super::delivery::rekey;
+use super::bindings::{self, ALWAYS, Changed};
 use super::session::{Row, Session, ToValue, all, one};
 use super::statements as sql;
 use super::values::capped;
 use super::writing::{Lane, Writing};
+use crate::directory::timeline::{FOR_EVER, Timeline};
 use crate::event_store::badges::{is_newest, next_version};
 use crate::event_store::{
-    BadgeFilter, BadgeRow, Binding, Bound, OrderKey, PersonId, Revocation, RosterState, Snapshot, Stood,
-    StoreError, UtcMs, Which,
+    BadgeFilter, BadgeRow, Binding, Bound, Revocation, RosterState, Snapshot, Stood, StoreError, UtcMs, Which,
 };
 
 pub fn bind_badges(writing: &mut Writing<'_>, bindings: &[Binding], now: UtcMs) -> Result<Bound, StoreError> {
     let destinations = destinations(writing)?;
     let mut bound = Bound::default();
     let mut lanes = BTreeSet::new();
-    let mut changes = 0;
-    for Binding { seals, person } in bindings {
-        let mut known = BTreeSet::new();
-        for seal in seals {
-            known.extend(badge_of(writing, seal.token)?);
-        }
-        let no = match known.pop_first() {
-            None => {
-                bound.new += 1;
-                changes += 1;
-                writing.insert(sql::NEW_BADGE, (&person.0, now))?
-            }
-            Some(no) => {
-                // One badge became known twice, under a key each: from here on it is one.
-                for other in known {
-                    writing.execute(sql::MOVE_SEALS, (other, no))?;
-                    writing.execute(sql::TAKE_OVER_REVOCATION, (other, no))?;
-                    writing.execute(sql::FORGET_BADGE, [other])?;
-                    writing.totals.badges -= 1;
-                    changes += 1;
-                }
-                let (before, is_revoked): (String, bool) =
-                    writing.one(sql::BADGE, [no], |row| Ok((row.get(0)?, row.get(1)?)))?.unwrap_or_default();
-                bound.revoked += usize::from(is_revoked);
-                if before == person.0 {
-                    bound.unchanged += 1;
-                } else {
-                    writing.execute(sql::REBIND, (no, &person.0, now))?;
-                    bound.changed += 1;
-                    changes += 1;
-                }
-                no
-            }
-        };
-        for seal in seals {
-            if put_seal(writing, no, seal)? {
-                changes += 1;
-                bound.released += release(writing, &destinations, seal.token, person, &mut lanes)?;
-            }
-        }
+    for binding in bindings {
+        bind(writing, &destinations, binding, now, &mut bound, &mut lanes)?;
     }
     writing.settle(&lanes)?;
-    writing.totals.badges += bound.new as u64;
-    changed(writing, changes)?;
     Ok(bound)
+}
+
+fn bind(
+    writing: &mut Writing<'_>,
+    destinations: &[i64],
+    Binding { seals, person, when }: &Binding,
+    now: UtcMs,
+    bound: &mut Bound,
+    lanes: &mut BTreeSet<Lane>,
+) -> Result<(), StoreError> {
+    let mut known = BTreeSet::new();
+    for seal in seals {
+        known.extend(badge_of(writing, seal.token)?);
+    }
+    let (first, is_one_of_several) = (known.pop_first(), !known.is_empty());
+    let mut histories = Vec::new();
+    for no in first.iter().chain(&known) {
+        histories.push(bindings::timeline(writing.snapshot()?, *no)?);
+    }
+    let own = histories.first().cloned().unwrap_or_default();
+    let mut after = own.clone();
+    histories.iter().skip(1).for_each(|other| after.join(other));
+    let Ok(given) = after.give(*when, person.as_ref(), now) else {
+        bound.backwards += 1;
+        return Ok(());
+    };
+    let no = match first {
+        None if person.is_none() => {
+            bound.unchanged += 1;
+            return Ok(());
+        }
+        None => {
+            bound.new += 1;
+            writing.totals.badges += 1;
+            writing.insert(sql::NEW_BADGE, [])?
+        }
+        Some(no) => {
+            let is_revoked = writing.one(sql::IS_REVOKED, [no], |row| row.get(0))?.unwrap_or_default();
+            match given {
+                Some(_) => bound.changed += 1,
+                None => bound.unchanged += 1,
+            }
+            // One badge became known twice, under a key each: from here on it is one.
+            for other in known {
+                take_over(writing, other, no)?;
+            }
+            let is_revoked =
+                is_revoked || writing.one(sql::IS_REVOKED, [no], |row| row.get(0))?.unwrap_or(false);
+            bound.revoked += usize::from(is_revoked);
+            no
+        }
+    };
+    let mut has_new_seal = false;
+    for seal in seals {
+        has_new_seal |= put_seal(writing, no, seal)?;
+    }
+    // What was under a token that becomes known only now, or under that of a badge that is this one, is all to be looked at.
+    let stretch = match given {
+        _ if has_new_seal || is_one_of_several => ALWAYS,
+        Some(stretch) => stretch,
+        None => return Ok(()),
+    };
+    if after != own {
+        bindings::put_timeline(writing, no, &after)?;
+    }
+    let persons = bindings::persons(histories.iter().chain([&after]));
+    let changed = Changed { no, persons: &persons, after: &after, stretch };
+    let followed = bindings::follow(writing, destinations, &changed, now, lanes)?;
+    bound.released += followed.released;
+    bound.moved += followed.moved;
+    bound.told_otherwise += followed.told_otherwise;
+    changed_once(writing)
+}
+
+fn take_over(writing: &mut Writing<'_>, other: i64, no: i64) -> Result<(), StoreError> {
+    writing.execute(sql::MOVE_SEALS, (other, no))?;
+    writing.execute(sql::TAKE_OVER_REVOCATION, (other, no))?;
+    writing.execute(sql::FORGET_BINDINGS, [other])?;
+    writing.execute(sql::FORGET_BADGE, [other])?;
+    writing.totals.badges -= 1;
+    Ok(())
 }
 
 pub fn add_seals(writing: &mut Writing<'_>, seals: &[(Token, SealedBadge)]) -> Result<usize, StoreError> {
@@ -77,9 +118,10 @@ pub fn add_seals(writing: &mut Writing<'_>, seals: &[(Token, SealedBadge)]) -> R
             continue;
         }
         added += 1;
-        if let Some(person) = writing.one(sql::PERSON, [token.0], |row| row.get(0).map(PersonId))? {
-            release(writing, &destinations, seal.token, &person, &mut lanes)?;
-        }
+        let timeline = bindings::timeline(writing.snapshot()?, no)?;
+        let persons = bindings::persons([&timeline]);
+        let changed = Changed { no, persons: &persons, after: &timeline, stretch: ALWAYS };
+        bindings::place(writing, &destinations, &changed, &BTreeSet::from([seal.token]), &mut lanes)?;
     }
     writing.settle(&lanes)?;
     changed(writing, added)?;
@@ -87,22 +129,25 @@ pub fn add_seals(writing: &mut Writing<'_>, seals: &[(Token, SealedBadge)]) -> R
 }
 
 pub fn revoke(writing: &mut Writing<'_>, which: &Which, why: &str, now: UtcMs) -> Result<Stood, StoreError> {
-    stand(writing, which, |writing, no| writing.execute(sql::REVOKE, (no, now, why)))
+    stand(writing, which, now, |writing, no| writing.execute(sql::REVOKE, (no, now, why)))
 }
 
+/// Of a person's badges, those that they have for good.
 pub fn reinstate(writing: &mut Writing<'_>, which: &Which) -> Result<Stood, StoreError> {
-    stand(writing, which, |writing, no| writing.execute(sql::REINSTATE, [no]))
+    let at_last = UtcMs(FOR_EVER.0 - 1);
+    stand(writing, which, at_last, |writing, no| writing.execute(sql::REINSTATE, [no]))
 }
 
 fn stand(
     writing: &mut Writing<'_>,
     which: &Which,
+    held_at: UtcMs,
     change: impl Fn(&Writing<'_>, i64) -> Result<usize, StoreError>,
 ) -> Result<Stood, StoreError> {
     let mut nos = BTreeSet::new();
     match which {
         Which::Person(person) => {
-            nos.extend(writing.all(sql::BADGES_OF, [&person.0], |row| row.get::<i64>(0))?)
+            nos.extend(writing.all(sql::BADGES_OF, (&person.0, held_at), |row| row.get::<i64>(0))?)
         }
         Which::Badge(tokens) => {
             for token in tokens {
@@ -149,6 +194,7 @@ pub fn badges(conn: &dyn Session, filter: &BadgeFilter) -> Result<Vec<BadgeRow>,
         rows.retain(|row| row.revoked.is_some());
     }
     for row in &mut rows {
+        row.timeline = bindings::timeline(conn, capped(row.no))?;
         row.seals = all(conn, sql::SEALS_OF, [capped(row.no)], |row| {
             Ok(SealedBadge {
                 token: Token(row.get(0)?),
@@ -187,11 +233,12 @@ pub fn roster(
             version
         }
     };
-    let holders: Vec<String> = (1..=keys.len()).map(|number| format!("?{number}")).collect();
+    let holders: Vec<String> = (2..keys.len() + 2).map(|number| format!("?{number}")).collect();
     let statement = sql::ENTRIES.replace("{keys}", &holders.join(", "));
-    let keys: Vec<_> = keys.iter().map(|key| key.0.to_value()).collect();
+    let wanted: Vec<_> =
+        std::iter::once(now.to_value()).chain(keys.iter().map(|key| key.0.to_value())).collect();
     let mut entries = Vec::new();
-    writing.all(&statement, keys.as_slice(), |row| {
+    writing.all(&statement, wanted.as_slice(), |row| {
         let standing = if row.get(1)? { Standing::Revoked } else { Standing::Known };
         entries.extend_from_slice(&entry(Token(row.get(0)?), standing));
         Ok(())
@@ -208,23 +255,6 @@ fn put_seal(writing: &Writing<'_>, no: i64, seal: &SealedBadge) -> Result<bool, 
     Ok(writing.execute(sql::PUT_SEAL, (seal.token.0, no, seal.key_id.0, &seal.ciphertext))? == 1)
 }
 
-/// What waited for a token to be bound stands in its person's lines from now on.
-fn release(
-    writing: &Writing<'_>,
-    destinations: &[i64],
-    token: Token,
-    person: &PersonId,
-    lanes: &mut BTreeSet<Lane>,
-) -> Result<usize, StoreError> {
-    let mut released = 0;
-    for destination in destinations {
-        let to = (*destination, OrderKey::Person(person.clone()));
-        released += rekey(writing, &OrderKey::Token(token), &to)?;
-        lanes.insert(to);
-    }
-    Ok(released)
-}
-
 fn destinations(writing: &Writing<'_>) -> Result<Vec<i64>, StoreError> {
     writing.all(sql::DESTINATIONS, [], |row| row.get(0))
 }
@@ -236,12 +266,16 @@ fn changed(writing: &Writing<'_>, changes: usize) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// `no, person, since_ms, revoked_ms, revoked_why, revoked_in`.
+/// One badge was changed.
+fn changed_once(writing: &Writing<'_>) -> Result<(), StoreError> {
+    changed(writing, 1)
+}
+
+/// `no, revoked_ms, revoked_why, revoked_in`.
 fn badge(row: &Row<'_>) -> Result<BadgeRow, StoreError> {
-    let revoked = match row.get::<Option<UtcMs>>(3)? {
+    let revoked = match row.get::<Option<UtcMs>>(1)? {
         None => None,
-        Some(at) => Some(Revocation { at, why: row.get(4)?, roster: row.get(5)? }),
+        Some(at) => Some(Revocation { at, why: row.get(2)?, roster: row.get(3)? }),
     };
-    let (no, person, since) = (row.get(0)?, PersonId(row.get(1)?), row.get(2)?);
-    Ok(BadgeRow { no, person, since, revoked, seals: Vec::new() })
+    Ok(BadgeRow { no: row.get(0)?, timeline: Timeline::default(), revoked, seals: Vec::new() })
 }

@@ -1,9 +1,12 @@
 //! Step 11 of 12, as far as it is rows: what is due is claimed, as much of each kind as is allowed; and before that, old
 //! events are given deliveries to a destination that came later.
 
+use tap_protocol::badge::Token;
 use tap_protocol::ids::{EventId, OutboxId, Seq};
 
+use super::bindings;
 use super::delivery::Desk;
+use super::directions::Directions;
 use super::session::{Row, Value};
 use super::statements as sql;
 use super::values::{capped, time};
@@ -12,7 +15,7 @@ use crate::delivery::order::{self, Change, Standing};
 use crate::delivery::rules::LEASE_MS;
 use crate::event_store::meaning::{self, Meaning};
 use crate::event_store::{
-    Claim, Claimed, DeliverableTap, DeliveryState, MAX_MADE_AT_ONCE, OrderKey, PersonId, Position, Rendered,
+    Claim, Claimed, DeliverableTap, DeliveryState, MAX_MADE_AT_ONCE, OrderKey, Position, Rendered,
     Site, StoreError, UtcMs,
 };
 
@@ -44,9 +47,11 @@ pub(super) fn claim(desk: &mut Desk<'_, '_, '_>) -> Result<Claims, StoreError> {
     });
     let starts = desk.row.shares.divide(waiting, room);
     let mut attempts = Vec::new();
+    let mut taking =
+        Taking { claims: &mut claims, attempts: &mut attempts, directions: Directions::default() };
     for ((class, due), starts) in Class::ALL.into_iter().zip(due).zip(starts) {
         for due in due.into_iter().take(starts) {
-            take(desk, class, due, &mut claims, &mut attempts)?;
+            take(desk, class, due, &mut taking)?;
         }
     }
     desk.writing.snapshot()?.run_for_each(&sql::NEW_ATTEMPTS, &attempts)?;
@@ -90,13 +95,19 @@ fn first_due(desk: &Desk<'_, '_, '_>) -> Result<Option<u64>, StoreError> {
     Ok(first.map(|due| u64::try_from(due.0.saturating_sub(desk.turn.now.0)).unwrap_or(0)))
 }
 
+/// What is collected over one transaction.
+struct Taking<'c> {
+    claims: &'c mut Claims,
+    attempts: &'c mut Vec<Value<'static>>,
+    directions: Directions,
+}
+
 /// Claims one that is due, or ends it if there is nothing to be sent for it.
 fn take(
     desk: &mut Desk<'_, '_, '_>,
     class: Class,
     due: Due,
-    claims: &mut Claims,
-    attempts: &mut Vec<Value<'static>>,
+    Taking { claims, attempts, directions }: &mut Taking<'_>,
 ) -> Result<(), StoreError> {
     let Due { position, state, attempts: before, failures, body, seq, ref bytes, occurred, uncertainty_ms, .. } = due;
     let (OrderKey::Person(person), Meaning::Tap(_, tap)) = (&due.key, Meaning::of(bytes)) else {
@@ -104,7 +115,7 @@ fn take(
     };
     let controller = super::reading::controller_id(&due.controller)?;
     let event_id = EventId::new(&controller, due.outbox, seq);
-    let tap = DeliverableTap {
+    let mut tap = DeliverableTap {
         person: person.clone(),
         controller,
         site: due.site,
@@ -113,6 +124,7 @@ fn take(
         occurred,
         uncertainty_ms,
     };
+    directions.tell(desk.writing, (desk.no, position), body.is_some(), &mut tap)?;
     let rendered = match body {
         Some(body) => Rendered::Body(body),
         None => (desk.turn.render)(event_id, &tap),
@@ -242,9 +254,10 @@ pub(super) fn make_old(desk: &mut Desk<'_, '_, '_>) -> Result<bool, StoreError> 
         if made.is_some() || too_early {
             continue;
         }
-        let person = desk.writing.one(sql::PERSON, [token], |row| row.get(0).map(PersonId))?;
-        let held_for = meaning::held_for(occurred, person.as_ref());
-        let key = person.map_or(OrderKey::Token(tap_protocol::badge::Token(token)), OrderKey::Person);
+        let token = Token(token);
+        let timeline = bindings::timeline_of(desk.writing.snapshot()?, token)?;
+        let held_for = meaning::held_for(occurred, timeline.holder(occurred));
+        let key = bindings::key(&timeline, token, occurred);
         // What came since then stands behind it.
         let first = desk.writing.first_in_lane(desk.no, &key)?;
         let is_head = first.is_none_or(|first| first.position > position);

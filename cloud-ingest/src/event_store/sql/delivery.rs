@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::statements as sql;
 use super::values::capped;
-use super::writing::{Lane, Writing};
+use super::writing::Writing;
 use crate::delivery::breaker::Breaker;
 use crate::delivery::class::Shares;
 use crate::delivery::limiter::Limiter;
@@ -26,25 +26,6 @@ use crate::event_store::{
 const MAX_REASON_BYTES: usize = 200;
 
 const HOUR_MS: i64 = 60 * 60 * 1_000;
-
-/// Moves all that stands in a token's lane into a person's; returns how many were held for just that.
-pub(super) fn rekey(
-    writing: &Writing<'_>,
-    from: &OrderKey,
-    (destination, to): &Lane,
-) -> Result<usize, StoreError> {
-    let mut released = 0;
-    for Standing { position, held_for, .. } in
-        writing.all(sql::LANE, (destination, from), super::writing::standing)?
-    {
-        writing.execute(sql::REKEY, (destination, position, to))?;
-        if held_for == Some(HeldFor::Binding) {
-            writing.execute(sql::HOLD, (destination, position, None::<HeldFor>))?;
-            released += 1;
-        }
-    }
-    Ok(released)
-}
 
 pub fn turn(writing: &mut Writing<'_>, turn: &Turn<'_>) -> Result<Turned, StoreError> {
     let mut desk = Desk::open(writing, turn)?;

@@ -8,7 +8,7 @@ use super::intake::{controller_no, site_is_known};
 use super::session::{Row, Session, all, one};
 use super::values::capped;
 use super::writing::Writing;
-use super::{reading, statements as sql};
+use super::{capture, reading, statements as sql};
 use crate::event_store::{
     CERTIFICATES_KEPT_MS, Certificate, Controller, Deed, DeviceKeys, Enrolment, Fetched, Issue, Member,
     NewToken, Refusal, Renewal, RevokedCertificate, Standing, StoreError, TokenId, TokenState, UtcMs,
@@ -132,11 +132,22 @@ pub fn put_enroll_tokens(
 ) -> Result<(), StoreError> {
     for token in tokens {
         site_is_known(writing, &token.site)?;
+        is_no_source(writing, &token.controller)?;
         let NewToken { id, secret_sha256, controller, site, label, expires } = token;
         let columns = (id, secret_sha256, controller.as_str(), site, label, deed.at, expires);
         writing.execute(sql::NEW_TOKEN, columns)?;
     }
     note_deed(writing, deed)
+}
+
+/// For a source the cloud itself signs: no door may speak in its name.
+fn is_no_source(writing: &Writing<'_>, id: &ControllerId) -> Result<(), StoreError> {
+    match capture::is_source(writing.aside(), id)? {
+        false => Ok(()),
+        true => {
+            Err(StoreError::NotFound { what: "door, but a source of taps over HTTP,", name: id.to_string() })
+        }
+    }
 }
 
 pub fn enroll_tokens(snapshot: &dyn Session, id: Option<TokenId>) -> Result<Vec<TokenState>, StoreError> {

@@ -3,8 +3,9 @@
 //! Records are taken one by one, as if each batch had come alone: how batches were grouped never shows in what is
 //! stored. Only the disk sees groups.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use tap_protocol::badge::Token;
 use tap_protocol::chain::ChainHash;
 use tap_protocol::codec::{self, VERSION_1};
 use tap_protocol::envelope::{ChainedRecord, VerifiedBatch};
@@ -13,12 +14,15 @@ use tap_protocol::ids::{ControllerId, OutboxId, OutboxPrefix, Seq};
 use tap_protocol::tap::Tap;
 use tap_protocol::time_repair::TrueTime;
 
+use super::bindings;
+use super::directions::{self, Directions};
 use super::occurring::Occurring;
 use super::proof;
 use super::session::{execute, one};
 use super::statements as sql;
 use super::values::{time_columns, timeless};
 use super::writing::{Lane, Writing};
+use crate::directory::timeline::{Stretch, Timeline};
 use crate::event_store::boots::BootNo;
 use crate::event_store::meaning::{self, Meaning};
 use crate::event_store::{
@@ -63,9 +67,25 @@ pub fn append(
 ) -> Result<Vec<Appended>, StoreError> {
     let destinations = writing.all(sql::DESTINATIONS, [], |row| row.get(0))?;
     let occurring = Occurring::default();
-    let mut append = Append { writing, destinations, received, controller_no: 0, occurring };
+    let timelines = timelines_of(writing, batches)?;
+    let keys = timelines.iter().flat_map(|(token, timeline)| possible_keys(*token, timeline)).collect();
+    for destination in &destinations {
+        writing.look_at_lanes(*destination, &keys)?;
+    }
+    let (alternating, turns) = (BTreeMap::new(), BTreeMap::new());
+    let mut append = Append {
+        writing,
+        destinations,
+        received,
+        controller_no: 0,
+        occurring,
+        timelines,
+        alternating,
+        turns,
+    };
     let appended = batches.iter().map(|batch| append.batch(batch)).collect::<Result<_, _>>()?;
     append.occurring.write_down(append.writing)?;
+    append.review()?;
     Ok(appended)
 }
 
@@ -168,6 +188,32 @@ struct Append<'w, 'a> {
     /// Whose batch it is.
     controller_no: i64,
     occurring: Occurring,
+    /// Who held the badges of these batches when, by token.
+    timelines: BTreeMap<Token, Timeline>,
+    /// The site of each controller whose taps alternate.
+    alternating: BTreeMap<i64, Option<String>>,
+    /// By site and person, between which times their taps have come.
+    turns: BTreeMap<(String, PersonId), Stretch>,
+}
+
+/// The histories of these batches' badges. Asked once for all, because a server is asked over a network.
+fn timelines_of(
+    writing: &Writing<'_>,
+    batches: &[VerifiedBatch],
+) -> Result<BTreeMap<Token, Timeline>, StoreError> {
+    let taps = batches.iter().flat_map(VerifiedBatch::records).filter_map(|(_, record)| {
+        match Meaning::of(&record.bytes) {
+            Meaning::Tap(_, tap) => Some(tap.badge.token),
+            _ => None,
+        }
+    });
+    bindings::timelines_of(writing.aside(), &taps.collect())
+}
+
+/// All that a tap of that badge may stand in line by.
+fn possible_keys(token: Token, timeline: &Timeline) -> impl Iterator<Item = OrderKey> + '_ {
+    let persons = timeline.spans().iter().map(|span| OrderKey::Person(span.person.clone()));
+    persons.chain([OrderKey::Token(token)])
 }
 
 impl Append<'_, '_> {
@@ -278,9 +324,11 @@ impl Append<'_, '_> {
         ));
         self.writing.totals.taps += 1;
         self.writing.totals.disputed += u64::from(occurred == Err(Timeless::Disputed));
-        let person = self.person(tap.badge.token.0)?;
-        let held_for = meaning::held_for(occurred, person.as_ref());
-        let key = person.map_or(OrderKey::Token(tap.badge.token), OrderKey::Person);
+        let token = tap.badge.token;
+        let timeline = &self.timelines[&token];
+        let held_for = meaning::held_for(occurred, timeline.holder(occurred));
+        let key = bindings::key(timeline, token, occurred);
+        self.takes_its_turn(&key, occurred)?;
         for destination in &self.destinations {
             let lane = (*destination, key.clone());
             self.writing.new_delivery(&lane, position, held_for, self.received)?;
@@ -288,8 +336,44 @@ impl Append<'_, '_> {
         Ok(())
     }
 
-    fn person(&self, token: [u8; 16]) -> Result<Option<PersonId>, StoreError> {
-        one(self.writing.aside(), sql::PERSON, [token], |row| row.get(0).map(PersonId))
+    /// Who held the badge when.
+    fn timeline(&self, token: Token) -> Result<Timeline, StoreError> {
+        bindings::timeline_of(self.writing.aside(), token)
+    }
+
+    /// Where taps alternate, one that comes late is another turn for those after it: at the end of the append they are
+    /// looked at.
+    fn takes_its_turn(
+        &mut self,
+        key: &OrderKey,
+        occurred: Result<Occurred, Timeless>,
+    ) -> Result<(), StoreError> {
+        let controller_no = self.controller_no;
+        if !self.alternating.contains_key(&controller_no) {
+            let site =
+                one(self.writing.aside(), sql::ALTERNATING_SITE_OF, [controller_no], |row| row.get(0))?;
+            self.alternating.insert(controller_no, site);
+        }
+        let site = self.alternating[&controller_no].as_ref();
+        if let (Some(site), OrderKey::Person(person), Ok(occurred)) = (site, key, occurred) {
+            let turn = self
+                .turns
+                .entry((site.clone(), person.clone()))
+                .or_insert(Stretch { from: occurred.at, until: occurred.at });
+            turn.from = turn.from.min(occurred.at);
+            turn.until = turn.until.max(occurred.at);
+        }
+        Ok(())
+    }
+
+    /// The end of the append: what was told of taps after those that came is compared.
+    fn review(&mut self) -> Result<(), StoreError> {
+        let mut directions = Directions::default();
+        for ((site, person), stretch) in std::mem::take(&mut self.turns) {
+            let rules = directions.rules(self.writing.aside(), &site)?;
+            directions::review(self.writing, &person, &site, rules, stretch, self.received)?;
+        }
+        Ok(())
     }
 
     /// More is known of a boot: taps of it that have no time may have it now.
@@ -305,7 +389,7 @@ impl Append<'_, '_> {
             let Some((last, ..)) = waiting.last() else { break };
             after = *last;
             for (position, bytes, before) in waiting {
-                let Some(at) = Meaning::of(&bytes).stamp().copied() else { continue };
+                let Meaning::Tap(at, tap) = Meaning::of(&bytes) else { continue };
                 let time = self.occurring.time(self.writing, boot, &at, around)?;
                 let occurred = meaning::occurred(time);
                 if occurred == Err(before) {
@@ -318,43 +402,44 @@ impl Append<'_, '_> {
                 )?;
                 self.writing.totals.disputed += u64::from(occurred == Err(Timeless::Disputed));
                 self.writing.totals.disputed -= u64::from(before == Timeless::Disputed);
-                if occurred.is_ok() {
-                    for destination in self.destinations.clone() {
-                        lanes.extend(self.release_from_time(destination, position)?);
-                    }
+                let timeline = self.timeline(tap.badge.token)?;
+                let key = bindings::key(&timeline, tap.badge.token, occurred);
+                for destination in self.destinations.clone() {
+                    lanes.extend(self.more_is_known(destination, position, &key, occurred)?);
                 }
+                self.takes_its_turn(&key, occurred)?;
             }
         }
         self.writing.settle(&lanes)
     }
 
-    /// Releases a delivery from its hold for time; it may be held for its binding from here on. One that was set aside
-    /// takes its place in the line of whoever the badge is bound to by now.
-    fn release_from_time(
+    /// More is known of the time of a tap that was held for it: it goes into the line where it belongs by now, and with its
+    /// time known it is held no more, or for its binding. Returns the lanes that have changed.
+    fn more_is_known(
         &mut self,
         destination: i64,
         position: Position,
-    ) -> Result<Option<Lane>, StoreError> {
+        key: &OrderKey,
+        occurred: Result<Occurred, Timeless>,
+    ) -> Result<Vec<Lane>, StoreError> {
         let held = self.writing.one(sql::HELD, (destination, position), |row| {
             Ok((row.get::<OrderKey>(0)?, row.get::<Option<HeldFor>>(1)?))
         })?;
-        let Some((mut key, Some(held_for @ (HeldFor::Time | HeldFor::TimeUnresolved)))) = held else {
-            return Ok(None);
-        };
-        if held_for == HeldFor::TimeUnresolved {
-            self.writing.totals.unresolved -= 1;
-            let token: Option<[u8; 16]> = self.writing.one(sql::TOKEN_OF, [position], |row| row.get(0))?;
-            let person = token.map(|token| self.person(token)).transpose()?.flatten();
-            if let (OrderKey::Token(_), Some(person)) = (&key, person) {
-                key = OrderKey::Person(person);
-                self.writing.execute(sql::REKEY, (destination, position, &key))?;
-            }
+        let Some((before, Some(held_for))) = held else { return Ok(Vec::new()) };
+        match (held_for, occurred) {
+            (HeldFor::TimeUnresolved, Ok(_)) => self.writing.totals.unresolved -= 1,
+            (HeldFor::Time, _) => {}
+            (HeldFor::TimeUnresolved, Err(_)) | (HeldFor::Binding | HeldFor::Person, _) => return Ok(Vec::new()),
         }
-        let next = match key {
-            OrderKey::Person(_) => None,
-            OrderKey::Token(_) => Some(HeldFor::Binding),
+        if before != *key {
+            self.writing.execute(sql::REKEY, (destination, position, key))?;
+        }
+        let next = match (occurred, key) {
+            (Err(_), _) => Some(HeldFor::Time),
+            (Ok(_), OrderKey::Token(_)) => Some(HeldFor::Binding),
+            (Ok(_), OrderKey::Person(_)) => None,
         };
         self.writing.execute(sql::HOLD, (destination, position, next))?;
-        Ok(Some((destination, key)))
+        Ok(vec![(destination, before), (destination, key.clone())])
     }
 }

@@ -10,13 +10,19 @@
 //! every statement, `session` is what a database must be able to do.
 
 mod badges;
+mod bindings;
+mod capture;
 mod claiming;
 mod commands;
 mod delivery;
 mod destinations;
+mod differences;
+mod directions;
 mod fleet;
 mod intake;
+mod leases;
 mod occurring;
+mod people;
 mod proof;
 mod reading;
 pub mod session;
@@ -24,6 +30,7 @@ pub mod statements;
 mod values;
 mod writing;
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use tap_protocol::badge::{SealedBadge, Token, TokenKeyId};
@@ -31,17 +38,22 @@ use tap_protocol::command::Order;
 use tap_protocol::envelope::VerifiedBatch;
 use tap_protocol::hello::Hello;
 use tap_protocol::ids::{ControllerId, EventId, OutboxId, Seq, StoreEpoch};
+use tap_protocol::keys::SigningKey;
 
 use self::session::Session;
 use self::writing::Writing;
+use super::capture::{ApiKeyId, ApiKeyState, Capture, NewApiKey, NoApiKey, Source, TakenIn, ToCapture};
 use super::commands::{CommandEnd, CommandRow, TroubleKind, TroubleRow};
+use super::people::{Difference, DifferenceFilter, People};
 use super::{
     Appended, BadgeFilter, BadgeRow, Binding, Bound, Change, Commands, Controller,
     ControllerState, DeadLetter, Deed, Deliveries, DeliveryCount, DestinationState, Directory, Enrolment, EventDetail,
-    EventFilter, EventRow, EventStore, Fleet, Member, NewDestination, NewToken, OutboxMark, Proof, Refusal,
+    EventFilter, EventRow, EventStore, Fleet, Leases, Member, NewDestination, NewToken, OutboxMark, Proof, Refusal,
     Renewal, RevokedCertificate, RosterState, Site, Snapshot, Standing, Stood, StoreError, TokenId,
     TokenState, Totals, Turn, Turned, UtcMs, Walked, Which,
 };
+use crate::directory::direction::{Rule, Rules};
+use crate::intake::lease::{self, Fence};
 
 /// A database.
 pub trait Database {
@@ -148,6 +160,39 @@ impl<D: Database> EventStore for SqlStore<D> {
 
     fn dead_letters(&mut self, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
         self.read(|snapshot| reading::dead_letters(snapshot, limit))
+    }
+}
+
+impl<D: Database> Capture for SqlStore<D> {
+    fn put_api_key(
+        &mut self,
+        key: &NewApiKey,
+        source: &Source,
+        deed: &Deed,
+    ) -> Result<Result<(), NoApiKey>, StoreError> {
+        self.write(|writing| capture::put_api_key(writing, key, source, deed))
+    }
+
+    fn api_keys(&mut self) -> Result<Vec<ApiKeyState>, StoreError> {
+        self.read(capture::api_keys)
+    }
+
+    fn capture_sources(&mut self) -> Result<Vec<Source>, StoreError> {
+        self.read(capture::sources)
+    }
+
+    fn revoke_api_key(&mut self, id: ApiKeyId, deed: &Deed) -> Result<bool, StoreError> {
+        self.write(|writing| capture::revoke_api_key(writing, id, deed))
+    }
+
+    fn take_in(
+        &mut self,
+        batches: &[VerifiedBatch],
+        captures: &[ToCapture],
+        key: &SigningKey,
+        received: UtcMs,
+    ) -> Result<TakenIn, StoreError> {
+        self.write(|writing| capture::take_in(writing, batches, captures, key, received))
     }
 }
 
@@ -272,6 +317,36 @@ impl<D: Database> Directory for SqlStore<D> {
     }
 }
 
+impl<D: Database> People for SqlStore<D> {
+    fn put_rule(&mut self, site: &str, rule: &Rule) -> Result<Rule, StoreError> {
+        self.write(|writing| directions::put_rule(writing, site, rule))
+    }
+
+    fn rules(&mut self, site: &str) -> Result<Rules, StoreError> {
+        self.read(|snapshot| directions::rules(snapshot, site))
+    }
+
+    fn put_card_profiles(&mut self, site: &str, profiles: &[&str]) -> Result<(), StoreError> {
+        self.write(|writing| people::put_card_profiles(writing, site, profiles))
+    }
+
+    fn card_profiles(&mut self, site: &str) -> Result<Vec<String>, StoreError> {
+        self.read(|snapshot| people::card_profiles(snapshot, site))
+    }
+
+    fn seen(&mut self, tokens: &[Token]) -> Result<BTreeSet<Token>, StoreError> {
+        self.read(|snapshot| people::seen(snapshot, tokens))
+    }
+
+    fn seal_of(&mut self, token: Token) -> Result<Option<SealedBadge>, StoreError> {
+        self.read(|snapshot| people::seal_of(snapshot, token))
+    }
+
+    fn differences(&mut self, filter: &DifferenceFilter) -> Result<Vec<Difference>, StoreError> {
+        self.read(|snapshot| differences::differences(snapshot, filter))
+    }
+}
+
 impl<D: Database> Commands for SqlStore<D> {
     fn places(
         &mut self,
@@ -322,6 +397,29 @@ impl<D: Database> Commands for SqlStore<D> {
 
     fn troubles(&mut self, controller: &ControllerId) -> Result<Vec<TroubleRow>, StoreError> {
         self.read(|snapshot| commands::troubles(snapshot, controller))
+    }
+}
+
+impl<D: Database> Leases for SqlStore<D> {
+    fn intake_claim(&mut self, broker: &str) -> Result<Option<lease::Claim>, StoreError> {
+        self.read(|snapshot| leases::intake_claim(snapshot, broker))
+    }
+
+    fn take_intake(
+        &mut self,
+        broker: &str,
+        holder: &str,
+        seen: Option<&lease::Claim>,
+    ) -> Result<Option<Fence>, StoreError> {
+        self.write(|writing| leases::take_intake(writing, broker, holder, seen))
+    }
+
+    fn beat_intake(&mut self, broker: &str, fence: Fence) -> Result<bool, StoreError> {
+        self.write(|writing| leases::beat_intake(writing, broker, fence))
+    }
+
+    fn leave_intake(&mut self, broker: &str, fence: Fence) -> Result<(), StoreError> {
+        self.write(|writing| leases::leave_intake(writing, broker, fence))
     }
 }
 

@@ -11,6 +11,8 @@ use super::session::{Row, Session, all, one};
 use super::statements as sql;
 use super::values::{self, capped};
 use super::writing::counters;
+use super::{bindings, differences, directions};
+use crate::directory::direction::{Decided, Shown};
 use crate::event_store::meaning::Meaning;
 use crate::event_store::{
     AttemptRow, Controller, ControllerState, DeadLetter, DeliveryCount, DeliveryRow, DeliveryState,
@@ -231,7 +233,21 @@ pub fn event(snapshot: &dyn Session, id: EventId) -> Result<Option<EventDetail>,
         let body: Option<Option<String>> = one(snapshot, sql::BODY, (no, position), |row| row.get(0))?;
         bodies.extend(body.flatten().map(|body| (name.clone(), body)));
     }
-    Ok(Some(EventDetail { row, hash, attempts, bodies }))
+    let decided = row.tap.as_ref().map(|tap| decided(snapshot, &row, tap)).transpose()?;
+    let differences = differences::of(snapshot, position)?;
+    Ok(Some(EventDetail { row, hash, attempts, bodies, decided, differences }))
+}
+
+/// Which way a tap goes, by what is known now.
+fn decided(snapshot: &dyn Session, row: &EventRow, tap: &TapRow) -> Result<Decided, StoreError> {
+    let holder = bindings::timeline_of(snapshot, tap.badge.token)?.holder(tap.occurred).cloned();
+    let site: Option<String> = one(snapshot, sql::SITE_OF, [row.controller.as_str()], |row| row.get(0))?;
+    let (Ok(occurred), Some(holder), Some(site)) = (tap.occurred, holder, site) else {
+        return Ok(directions::not_yet(tap.direction));
+    };
+    let shown = Shown { at: occurred.at, position: row.position, placed: tap.direction.into() };
+    let rules = directions::rules(snapshot, &site)?;
+    directions::decide(snapshot, &holder, &site, shown, &rules)
 }
 
 fn event_row(

@@ -310,6 +310,33 @@ pub fn all<T>(
     Ok(found)
 }
 
+/// All rows for any of `keys`, which take the place of `{keys}` in the statement, behind one parameter that is the same for
+/// all. A server is asked once for many keys, and with few different statements.
+pub fn all_of<T>(
+    session: &dyn Session,
+    sql: &str,
+    first: impl ToValue,
+    keys: &[Value<'_>],
+    mut read: impl FnMut(&Row<'_>) -> Result<T, StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    const AT_ONCE: usize = 256;
+    let mut found = Vec::new();
+    for keys in keys.chunks(AT_ONCE) {
+        // The next power of two: what is too much is filled up with the last key.
+        let holders: Vec<String> =
+            (2..2 + keys.len().next_power_of_two()).map(|number| format!("?{number}")).collect();
+        let last = keys.last().expect("a chunk has a key");
+        let mut params = vec![first.to_value()];
+        params.extend(keys.iter().chain(std::iter::repeat(last)).take(holders.len()).cloned());
+        let sql = sql.replace("{keys}", &holders.join(", "));
+        session.rows(&sql, &params, &mut |row| {
+            found.push(read(row)?);
+            Ok(ControlFlow::Continue(()))
+        })?;
+    }
+    Ok(found)
+}
+
 /// Row by row, until `take` wants no more.
 pub fn each(
     session: &dyn Session,

@@ -49,6 +49,14 @@ macro_rules! event_columns {
     };
 }
 
+/// All of an API key.
+macro_rules! api_key_columns {
+    () => {
+        "k.id, k.secret_sha256, c.id, k.created_ms, k.expires_ms, k.last_used_ms, k.revoked_ms \
+         FROM api_keys k JOIN controllers c ON c.no = k.controller_no "
+    };
+}
+
 // The store itself.
 
 pub const CREATE_STORE: &str = "INSERT INTO store VALUES (1, ?1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)";
@@ -75,8 +83,8 @@ pub const RECORD_KEYS: &str =
     "SELECT key, good_until_ms FROM record_keys WHERE controller_no = ?1 ORDER BY no DESC";
 pub const CONTROLLER: &str = "SELECT no, label, site FROM controllers WHERE id = ?1";
 pub const CONTROLLER_NO: &str = "SELECT no FROM controllers WHERE id = ?1";
-pub const CONTROLLERS: &str =
-    "SELECT no, id, label, site, hello, hello_received_ms, gone_ms FROM controllers ORDER BY id";
+pub const CONTROLLERS: &str = "SELECT no, id, label, site, hello, hello_received_ms, gone_ms FROM controllers \
+     WHERE no NOT IN (SELECT controller_no FROM sources) ORDER BY id";
 
 // Intake.
 
@@ -95,7 +103,8 @@ pub const OUTBOXES: &str = "SELECT id, last_seq, stored_through, last_stored_ms,
 pub const OUTBOX_NOS: &str =
     "SELECT o.no FROM outboxes o JOIN controllers c ON c.no = o.controller_no WHERE c.id = ?1";
 pub const MARKS: &str = "SELECT c.id, o.id, o.stored_through, o.hash FROM outboxes o \
-     JOIN controllers c ON c.no = o.controller_no ORDER BY o.no";
+     JOIN controllers c ON c.no = o.controller_no \
+     WHERE c.no NOT IN (SELECT controller_no FROM sources) ORDER BY o.no";
 pub const HASH_AT: &str = "SELECT hash FROM events WHERE outbox_no = ?1 AND seq = ?2";
 pub const EVENTS: Bulk = Bulk {
     into: "INSERT INTO events (position, outbox_no, seq, received_ms, kind, bytes, hash)",
@@ -136,15 +145,31 @@ pub const TAPS_WITHOUT_TIME: &str = "SELECT t.position, e.bytes, t.timeless, t.n
      WHERE t.boot_no = ?1 AND t.position > ?2 AND t.occurred_ms IS NULL ORDER BY t.position LIMIT ?3";
 pub const TAP_TIME: &str = "UPDATE taps SET occurred_ms = ?2, uncertainty_ms = ?3, estimated = ?4, timeless = ?5, \
      not_before_ms = ?6, not_after_ms = ?7 WHERE position = ?1";
-pub const TOKEN_OF: &str = "SELECT token FROM taps WHERE position = ?1";
 pub const NEW_DEAD_LETTER: &str = "INSERT INTO dead_letters (received_ms, topic, kind, reason, bytes) VALUES (?1, ?2, ?3, ?4, ?5) RETURNING no";
 pub const FORGET_DEAD_LETTERS: &str = "DELETE FROM dead_letters WHERE no <= ?1";
 pub const DEAD_LETTERS: &str =
     "SELECT received_ms, topic, kind, reason, bytes FROM dead_letters ORDER BY no DESC LIMIT ?1";
 
-// Directory.
+// Capture.
 
-pub const PERSON: &str = "SELECT b.person FROM seals s JOIN badges b ON b.no = s.badge_no WHERE s.token = ?1";
+pub const IS_SOURCE: &str =
+    "SELECT 1 FROM sources s JOIN controllers c ON c.no = s.controller_no WHERE c.id = ?1";
+pub const PUT_SOURCE: &str = "INSERT INTO sources VALUES (?1) ON CONFLICT (controller_no) DO NOTHING";
+pub const SOURCES: &str =
+    "SELECT c.id, c.label, c.site FROM sources s JOIN controllers c ON c.no = s.controller_no ORDER BY c.id";
+pub const RECORD_KEY_IS_GOOD: &str =
+    "SELECT 1 FROM record_keys WHERE controller_no = ?1 AND key = ?2 AND good_until_ms IS NULL";
+pub const NEW_API_KEY: &str = "INSERT INTO api_keys (id, secret_sha256, controller_no, created_ms, expires_ms) \
+     VALUES (?1, ?2, ?3, ?4, ?5)";
+pub const API_KEYS: &str = concat!("SELECT ", api_key_columns!(), "ORDER BY k.no DESC");
+pub const API_KEY: &str = concat!("SELECT ", api_key_columns!(), "WHERE k.id = ?1");
+pub const USE_API_KEY: &str = "UPDATE api_keys SET last_used_ms = ?2 WHERE id = ?1";
+pub const REVOKE_API_KEY: &str = "UPDATE api_keys SET revoked_ms = ?2 WHERE id = ?1 AND revoked_ms IS NULL";
+pub const CAPTURED: &str =
+    "SELECT outbox, seq, token_key, print FROM captured WHERE controller_no = ?1 AND key_sha256 = ?2";
+pub const NEW_CAPTURED: &str = "INSERT INTO captured VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+pub const FORGET_CAPTURED: &str = "DELETE FROM captured WHERE (controller_no, key_sha256) IN \
+     (SELECT controller_no, key_sha256 FROM captured WHERE at_ms < ?1 ORDER BY at_ms LIMIT ?2)";
 
 // Delivery.
 
@@ -156,6 +181,12 @@ pub const DELIVERIES: Bulk = Bulk {
     into: "INSERT INTO deliveries (destination_no, position, order_key, state, held_for, due_ms, attempts)",
     types: &["bigint", "bigint", "bytea", "text", "text", "bigint", "bigint"],
 };
+/// The order keys take the place of `{keys}`.
+pub const OCCUPIED_LANES: &str = concat!(
+    "SELECT DISTINCT order_key FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND ",
+    "order_key IN ({keys}) AND ",
+    open!()
+);
 pub const LANE_FIRST: &str = concat!(
     "SELECT position, state, held_for FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND order_key = ?2 AND ",
     open!(),
@@ -324,7 +355,8 @@ pub const REVOKED_CERTIFICATES: &str = "SELECT serial, revoked_ms FROM certifica
 pub const FETCH: &str = "SELECT at_ms, holds, agent_version FROM fetches WHERE controller_no = ?1";
 pub const PUT_FETCH: &str = "INSERT INTO fetches VALUES (?1, ?2, ?3, ?4) ON CONFLICT (controller_no) \
      DO UPDATE SET at_ms = excluded.at_ms, holds = excluded.holds, agent_version = excluded.agent_version";
-pub const CONTROLLER_IDS: &str = "SELECT id FROM controllers ORDER BY id";
+pub const CONTROLLER_IDS: &str =
+    "SELECT id FROM controllers WHERE no NOT IN (SELECT controller_no FROM sources) ORDER BY id";
 pub const OVERLAP_RECORD_KEYS: &str = "UPDATE record_keys SET good_until_ms = CASE WHEN good_until_ms < ?3 THEN good_until_ms ELSE ?3 END \
      WHERE controller_no = ?1 AND key IS DISTINCT FROM ?2";
 pub const NEW_TOKEN: &str = "INSERT INTO enroll_tokens (id, secret_sha256, controller, site, label, created_ms, expires_ms) \
@@ -362,10 +394,9 @@ pub const IS_QUARANTINED: &str = "SELECT 1 FROM dead_letters WHERE kind = ?1 AND
 // Badges and the roster.
 
 pub const BADGE_OF: &str = "SELECT badge_no FROM seals WHERE token = ?1";
-pub const BADGE: &str = "SELECT person, revoked_ms IS NOT NULL FROM badges WHERE no = ?1";
-pub const BADGES_OF: &str = "SELECT no FROM badges WHERE person = ?1";
-pub const NEW_BADGE: &str = "INSERT INTO badges (person, since_ms) VALUES (?1, ?2) RETURNING no";
-pub const REBIND: &str = "UPDATE badges SET person = ?2, since_ms = ?3 WHERE no = ?1";
+pub const IS_REVOKED: &str = "SELECT revoked_ms IS NOT NULL FROM badges WHERE no = ?1";
+pub const BADGES_OF: &str = "SELECT DISTINCT badge_no FROM bindings WHERE person = ?1 AND from_ms <= ?2 AND until_ms > ?2 ORDER BY badge_no";
+pub const NEW_BADGE: &str = "INSERT INTO badges (revoked_ms) VALUES (NULL) RETURNING no";
 pub const MOVE_SEALS: &str = "UPDATE seals SET badge_no = ?2 WHERE badge_no = ?1";
 pub const TAKE_OVER_REVOCATION: &str = "UPDATE badges SET (revoked_ms, revoked_why, revoked_in) = \
      (SELECT revoked_ms, revoked_why, revoked_in FROM badges WHERE no = ?1) WHERE no = ?2 AND revoked_ms IS NULL";
@@ -375,13 +406,12 @@ pub const REVOKE: &str =
     "UPDATE badges SET revoked_ms = ?2, revoked_why = ?3 WHERE no = ?1 AND revoked_ms IS NULL";
 pub const REINSTATE: &str = "UPDATE badges SET revoked_ms = NULL, revoked_why = NULL, revoked_in = NULL \
      WHERE no = ?1 AND revoked_ms IS NOT NULL";
-pub const BADGE_ROW: &str =
-    "SELECT no, person, since_ms, revoked_ms, revoked_why, revoked_in FROM badges WHERE no = ?1";
-pub const BADGE_ROWS: &str = "SELECT no, person, since_ms, revoked_ms, revoked_why, revoked_in FROM badges \
+pub const BADGE_ROW: &str = "SELECT no, revoked_ms, revoked_why, revoked_in FROM badges WHERE no = ?1";
+pub const BADGE_ROWS: &str = "SELECT no, revoked_ms, revoked_why, revoked_in FROM badges \
      WHERE no > ?1 ORDER BY no LIMIT ?2";
-pub const BADGE_ROWS_OF: &str = "SELECT no, person, since_ms, revoked_ms, revoked_why, revoked_in FROM badges \
-     WHERE person = ?1 AND no > ?2 ORDER BY no LIMIT ?3";
-pub const REVOKED_ROWS: &str = "SELECT no, person, since_ms, revoked_ms, revoked_why, revoked_in FROM badges \
+pub const BADGE_ROWS_OF: &str = "SELECT no, revoked_ms, revoked_why, revoked_in FROM badges \
+     WHERE no IN (SELECT badge_no FROM bindings WHERE person = ?1) AND no > ?2 ORDER BY no LIMIT ?3";
+pub const REVOKED_ROWS: &str = "SELECT no, revoked_ms, revoked_why, revoked_in FROM badges \
      WHERE revoked_ms IS NOT NULL AND no > ?1 ORDER BY no LIMIT ?2";
 pub const SEALS_OF: &str = "SELECT token, key_id, ciphertext FROM seals WHERE badge_no = ?1 ORDER BY token";
 pub const ROSTER_STATE: &str = "SELECT version, changes, made_of FROM roster";
@@ -390,9 +420,10 @@ pub const BADGES_CHANGED: &str = "UPDATE roster SET changes = changes + ?1";
 pub const PUT_ROSTER: &str = "UPDATE roster SET version = ?1, made_of = ?2, made_for = ?3";
 pub const REVOKED_IN: &str =
     "UPDATE badges SET revoked_in = ?1 WHERE revoked_ms IS NOT NULL AND revoked_in IS NULL";
-/// The keys' numbers take the place of `{keys}`.
+/// The keys' numbers take the place of `{keys}`. Whose last binding has ended is nobody's badge.
 pub const ENTRIES: &str = "SELECT s.token, b.revoked_ms IS NOT NULL FROM seals s JOIN badges b ON b.no = s.badge_no \
-     WHERE s.key_id IN ({keys}) ORDER BY s.token";
+     WHERE s.key_id IN ({keys}) AND EXISTS (SELECT 1 FROM bindings h WHERE h.badge_no = b.no AND h.until_ms > ?1) \
+     ORDER BY s.token";
 // Commands, and what contradicts itself.
 
 pub const PLACE: &str = "SELECT e.hash FROM controllers c JOIN outboxes o ON o.controller_no = c.no AND o.id = ?2 \
@@ -415,6 +446,122 @@ pub const FORGET_TROUBLE: &str = "DELETE FROM troubles WHERE controller_no = ?1 
 pub const TROUBLES_OF: &str = "SELECT kind, outbox, at_seq, first_ms, last_ms, count FROM troubles \
      WHERE controller_no = (SELECT no FROM controllers WHERE id = ?1) ORDER BY last_ms DESC, kind, outbox";
 
+// People.
+
+/// Whether a destination may have been told of a tap: the body names the person and the direction, and one is made for
+/// what is under way. What was refused, or set aside by a person, was told to nobody.
+macro_rules! told {
+    () => {
+        "(d.body IS NOT NULL OR d.state IN ('in_flight', 'unknown')) AND d.state NOT IN ('dead', 'discarded')"
+    };
+}
+
+/// What [`TAP_BEFORE`] and [`TAP_AFTER`] have in common.
+macro_rules! taps_of_badge_at_site {
+    () => {
+        "SELECT t.occurred_ms, t.position, t.direction FROM taps t \
+         JOIN events e ON e.position = t.position JOIN outboxes o ON o.no = e.outbox_no \
+         JOIN controllers c ON c.no = o.controller_no \
+         WHERE t.token = ?1 AND t.occurred_ms >= ?2 AND t.occurred_ms <= ?3 AND c.site = ?6 "
+    };
+}
+
+/// All that is told of a difference.
+macro_rules! difference_columns {
+    () => {
+        "SELECT f.position, d.name, f.what, f.told, f.is_so, f.noted_ms, t.occurred_ms, c.id, o.id, e.seq \
+         FROM differences f JOIN destinations d ON d.no = f.destination_no JOIN taps t ON t.position = f.position \
+         JOIN events e ON e.position = f.position JOIN outboxes o ON o.no = e.outbox_no \
+         JOIN controllers c ON c.no = o.controller_no "
+    };
+}
+
+pub const BINDINGS: &str =
+    "SELECT from_ms, until_ms, person FROM bindings WHERE badge_no = ?1 ORDER BY from_ms";
+/// The tokens take the place of `{keys}`.
+pub const BINDINGS_OF_MANY: &str = "SELECT s.token, b.from_ms, b.until_ms, b.person FROM seals s \
+     JOIN bindings b ON b.badge_no = s.badge_no WHERE b.badge_no > ?1 AND s.token IN ({keys}) ORDER BY s.token, b.from_ms";
+pub const BINDINGS_OF: &str = "SELECT b.from_ms, b.until_ms, b.person FROM seals s \
+     JOIN bindings b ON b.badge_no = s.badge_no WHERE s.token = ?1 ORDER BY b.from_ms";
+pub const FORGET_BINDINGS: &str = "DELETE FROM bindings WHERE badge_no = ?1";
+pub const NEW_BINDING: &str =
+    "INSERT INTO bindings (badge_no, from_ms, until_ms, person) VALUES (?1, ?2, ?3, ?4)";
+pub const TOKENS_OF: &str = "SELECT token FROM seals WHERE badge_no = ?1";
+pub const TOKENS_OF_PERSON: &str = "SELECT s.token, b.from_ms, b.until_ms FROM bindings b \
+     JOIN seals s ON s.badge_no = b.badge_no WHERE b.person = ?1 ORDER BY s.token, b.from_ms";
+pub const LANE_WITH_TAPS: &str = concat!(
+    "SELECT d.position, d.state, d.held_for, d.body IS NOT NULL, t.token, t.occurred_ms, t.uncertainty_ms, t.estimated, ",
+    "t.timeless, t.not_before_ms, t.not_after_ms FROM deliveries d INDEXED BY deliveries_lane ",
+    "JOIN taps t ON t.position = d.position WHERE d.destination_no = ?1 AND d.order_key = ?2 AND ",
+    open!(),
+    " ORDER BY d.position"
+);
+pub const TOLD_OF_BADGE: &str = concat!(
+    "SELECT t.position, d.order_key, t.occurred_ms FROM taps t ",
+    "JOIN deliveries d ON d.destination_no = ?1 AND d.position = t.position ",
+    "WHERE t.token = ?2 AND t.occurred_ms >= ?3 AND t.occurred_ms <= ?4 AND ",
+    told!()
+);
+pub const IS_TOLD: &str = concat!(
+    "SELECT ",
+    told!(),
+    ", d.direction FROM deliveries d WHERE d.destination_no = ?1 AND d.position = ?2"
+);
+pub const TOLD_DIRECTION: &str =
+    "SELECT direction FROM deliveries WHERE destination_no = ?1 AND position = ?2";
+pub const TELL_DIRECTION: &str =
+    "UPDATE deliveries SET direction = ?3 WHERE destination_no = ?1 AND position = ?2";
+pub const TAP_BEFORE: &str = concat!(
+    taps_of_badge_at_site!(),
+    "AND (t.occurred_ms < ?4 OR t.position < ?5) ORDER BY t.occurred_ms DESC, t.position DESC LIMIT 1"
+);
+pub const TAP_AFTER: &str = concat!(
+    taps_of_badge_at_site!(),
+    "AND (t.occurred_ms > ?4 OR t.position > ?5) ORDER BY t.occurred_ms, t.position LIMIT 1"
+);
+pub const RULES: &str = "SELECT version, from_ms, policy, reset_after_h, double_within_s FROM site_rules WHERE site = ?1 ORDER BY version";
+pub const NEW_RULE: &str = "INSERT INTO site_rules (site, version, from_ms, policy, reset_after_h, double_within_s) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+pub const ALTERNATING_SITES: &str =
+    "SELECT DISTINCT site FROM site_rules WHERE policy = 'alternating' ORDER BY site";
+pub const ALTERNATING_SITE_OF: &str = "SELECT c.site FROM controllers c WHERE c.no = ?1 \
+     AND EXISTS (SELECT 1 FROM site_rules r WHERE r.site = c.site AND r.policy = 'alternating')";
+pub const SITE_OF: &str = "SELECT site FROM controllers WHERE id = ?1";
+pub const CARD_PROFILES: &str = "SELECT profile FROM card_profiles WHERE site = ?1 ORDER BY profile";
+pub const FORGET_CARD_PROFILES: &str = "DELETE FROM card_profiles WHERE site = ?1";
+pub const NEW_CARD_PROFILE: &str =
+    "INSERT INTO card_profiles (site, profile) VALUES (?1, ?2) ON CONFLICT (site, profile) DO NOTHING";
+/// The tokens' places take the place of `{tokens}`.
+pub const SEEN_IN_TAPS: &str = "SELECT DISTINCT token FROM taps WHERE token IN ({tokens})";
+/// As [`SEEN_IN_TAPS`].
+pub const SEEN_IN_SEALS: &str = "SELECT token FROM seals WHERE token IN ({tokens})";
+pub const SEAL: &str = "SELECT key_id, ciphertext FROM seals WHERE token = ?1";
+pub const TAP_OF_TOKEN: &str = "SELECT e.bytes FROM taps t JOIN events e ON e.position = t.position \
+     WHERE t.token = ?1 ORDER BY t.occurred_ms DESC, t.position DESC LIMIT 1";
+pub const PUT_DIFFERENCE: &str = "INSERT INTO differences (position, destination_no, what, told, is_so, noted_ms) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (position, destination_no, what) DO UPDATE \
+     SET told = excluded.told, is_so = excluded.is_so, noted_ms = excluded.noted_ms \
+     WHERE differences.told IS DISTINCT FROM excluded.told OR differences.is_so IS DISTINCT FROM excluded.is_so";
+pub const FORGET_DIFFERENCE: &str =
+    "DELETE FROM differences WHERE destination_no = ?1 AND position = ?2 AND what = ?3";
+pub const DIFFERENCES: &str = concat!(
+    difference_columns!(),
+    "WHERE f.position IN (SELECT DISTINCT position FROM differences WHERE position < ?1 ORDER BY position DESC LIMIT ?2) ",
+    "ORDER BY f.position DESC, f.destination_no, f.what"
+);
+pub const DIFFERENCES_OF: &str =
+    concat!(difference_columns!(), "WHERE f.position = ?1 ORDER BY f.destination_no, f.what");
+
+// Who takes in.
+
+/// `fence, holder, beat`.
+pub const INTAKE_CLAIM: &str = "SELECT fence, holder, beat FROM intake_claims WHERE broker = ?1";
+pub const TAKE_INTAKE: &str = "INSERT INTO intake_claims (broker, fence, holder, beat) VALUES (?1, ?2, ?3, 0)
+    ON CONFLICT (broker) DO UPDATE SET fence = excluded.fence, holder = excluded.holder, beat = 0";
+pub const BEAT_INTAKE: &str =
+    "UPDATE intake_claims SET beat = beat + 1 WHERE broker = ?1 AND fence = ?2 AND holder IS NOT NULL";
+pub const LEAVE_INTAKE: &str = "UPDATE intake_claims SET holder = NULL WHERE broker = ?1 AND fence = ?2";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -433,7 +580,6 @@ mod tests {
         ANCHORS_AFTER,
         TAPS_WITHOUT_TIME,
         TAP_TIME,
-        TOKEN_OF,
         WITHOUT_TIME,
         GIVE_UP,
         LANE_FIRST,
@@ -473,6 +619,14 @@ mod tests {
         NEW_BATCH,
         WALKED_RECORDS,
         WALKED_BATCHES,
+        LANE_WITH_TAPS,
+        TOLD_OF_BADGE,
+        IS_TOLD,
+        TOLD_DIRECTION,
+        TELL_DIRECTION,
+        TAP_BEFORE,
+        TAP_AFTER,
+        TAP_OF_TOKEN,
     ];
 
     /// What SQLite means to do for `statement`, a line per table.

@@ -6,12 +6,15 @@
 use std::borrow::Cow;
 
 use tap_protocol::badge::Token;
+use tap_protocol::tap::Direction;
 use tap_protocol::time_repair::Witness;
 
 use super::session::{FromCell, Row, ToValue, Value};
 use crate::delivery::class::Class;
 use crate::delivery::ticks::Ticks;
+use crate::directory::direction::Policy;
 use crate::event_store::boots::BootNo;
+use crate::event_store::people::What;
 use crate::event_store::{
     DeliveryState, HeldFor, Occurred, OrderKey, PersonId, Position, StoreError, Timeless, UtcMs,
 };
@@ -55,7 +58,21 @@ macro_rules! by_name {
     )*};
 }
 
-by_name!(Class, DeliveryState, HeldFor);
+by_name!(Class, DeliveryState, HeldFor, Policy, What);
+
+impl ToValue for Direction {
+    fn to_value(&self) -> Value<'_> {
+        Value::Text(Cow::Borrowed(self.name()))
+    }
+}
+
+impl FromCell for Direction {
+    fn from_cell(value: Value<'_>) -> Option<Direction> {
+        let Value::Text(name) = value else { return None };
+        let all = [Direction::In, Direction::Out, Direction::Unspecified];
+        all.into_iter().find(|direction| direction.name() == name)
+    }
+}
 
 pub fn witness_name(witness: Witness) -> &'static str {
     match witness {

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::session::{Bulk, Dialect, Params, Row, Session, Value, all, execute, one};
+use super::session::{Bulk, Dialect, Params, Row, Session, ToValue, Value, all, all_of, execute, one};
 use super::statements as sql;
 use crate::delivery::order::{self, Change, Standing};
 use crate::event_store::{DeliveryState, HeldFor, OrderKey, Position, StoreError, Totals, UtcMs};
@@ -29,8 +29,8 @@ pub struct Writing<'a> {
     moved: BTreeMap<(i64, DeliveryState), i64>,
     /// Rows of [`sql::EVENTS`], [`sql::TAPS`] and [`sql::DELIVERIES`] that are not inserted yet, one after the other.
     collected: RefCell<[Vec<Value<'static>>; 3]>,
-    /// Lanes in which something is known to stand.
-    occupied: RefCell<BTreeSet<Lane>>,
+    /// Lanes of which it is known whether something stands in them, and whether.
+    occupied: RefCell<BTreeMap<Lane, bool>>,
 }
 
 /// What is collected, in the order in which it must be inserted.
@@ -153,6 +153,18 @@ impl<'a> Writing<'a> {
         });
     }
 
+    /// Finds out at once which of these lanes are occupied, before much is collected for them.
+    pub fn look_at_lanes(&self, destination: i64, keys: &BTreeSet<OrderKey>) -> Result<(), StoreError> {
+        let values: Vec<Value<'_>> = keys.iter().map(ToValue::to_value).collect();
+        let occupied = all_of(self.snapshot()?, sql::OCCUPIED_LANES, destination, &values, |row| {
+            row.get::<OrderKey>(0)
+        })?;
+        let mut known = self.occupied.borrow_mut();
+        known.extend(keys.iter().map(|key| ((destination, key.clone()), false)));
+        known.extend(occupied.into_iter().map(|key| ((destination, key), true)));
+        Ok(())
+    }
+
     /// Inserts what is collected.
     fn send_off(&self) -> Result<(), StoreError> {
         let collected = std::mem::take(&mut *self.collected.borrow_mut());
@@ -174,11 +186,14 @@ impl<'a> Writing<'a> {
     ) -> Result<(), StoreError> {
         let lane = (*destination, key.clone());
         // A lane that was collected for is occupied: there is no need to look, and so no need to insert yet.
-        let is_occupied =
-            self.occupied.borrow().contains(&lane) || lane_first(self.session, *destination, key)?.is_some();
+        let known = self.occupied.borrow().get(&lane).copied();
+        let is_occupied = match known {
+            Some(is_occupied) => is_occupied,
+            None => lane_first(self.session, *destination, key)?.is_some(),
+        };
         let state = order::stored(held_for, !is_occupied);
         self.collect(DELIVERIES, (destination, position, key, state, held_for, due, 0i64));
-        self.occupied.borrow_mut().insert(lane);
+        self.occupied.borrow_mut().insert(lane, true);
         self.count_new(*destination, state);
         Ok(())
     }

@@ -112,6 +112,10 @@ CREATE TABLE taps (
     not_after_ms INTEGER
 ) STRICT;
 
+-- The taps of one badge in the order of their time. Tokens are random but few: an index has as many places that grow as
+-- there are badges.
+CREATE INDEX taps_by_badge ON taps (token, occurred_ms, position);
+
 CREATE INDEX taps_without_time ON taps (boot_no, position) WHERE occurred_ms IS NULL;
 
 -- What is known of the time within each boot, in the order of its boottime.
@@ -183,6 +187,8 @@ CREATE TABLE deliveries (
     -- If it is dead and those behind it wait: until when.
     blocks_until_ms INTEGER,
     body TEXT,
+    -- Which way it was told to go, where that is not as its reader is placed.
+    direction TEXT,
     PRIMARY KEY (destination_no, position)
 ) STRICT, WITHOUT ROWID;
 
@@ -332,18 +338,14 @@ CREATE TABLE batches (
 ) STRICT, WITHOUT ROWID;
 -- Badges and the roster.
 
--- One badge, and whose it is.
+-- One badge; `bindings` says whose it was and is.
 CREATE TABLE badges (
     no INTEGER PRIMARY KEY,
-    person TEXT NOT NULL,
-    since_ms INTEGER NOT NULL,
     revoked_ms INTEGER,
     revoked_why TEXT,
     -- The first roster that says so.
     revoked_in INTEGER
 ) STRICT;
-
-CREATE INDEX badges_by_person ON badges (person);
 
 CREATE INDEX badges_revoked ON badges (no) WHERE revoked_ms IS NOT NULL;
 
@@ -393,4 +395,94 @@ CREATE TABLE troubles (
     last_ms INTEGER NOT NULL,
     count INTEGER NOT NULL,
     PRIMARY KEY (controller_no, kind, outbox)
+) STRICT, WITHOUT ROWID;
+-- Capture: who brings taps over HTTP, and which were brought.
+
+-- Controllers that the cloud itself signs for.
+CREATE TABLE sources (
+    controller_no INTEGER PRIMARY KEY REFERENCES controllers (no)
+) STRICT;
+
+CREATE TABLE api_keys (
+    no INTEGER PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE,
+    secret_sha256 BLOB NOT NULL,
+    controller_no INTEGER NOT NULL REFERENCES sources (controller_no),
+    created_ms INTEGER NOT NULL,
+    expires_ms INTEGER,
+    -- To the hour.
+    last_used_ms INTEGER,
+    revoked_ms INTEGER
+) STRICT;
+
+-- Idempotency keys of the last weeks, by their hashes. Random ids in a table that grows, and bounded: those whose time is
+-- over go.
+CREATE TABLE captured (
+    controller_no INTEGER NOT NULL REFERENCES sources (controller_no),
+    key_sha256 BLOB NOT NULL,
+    -- Where the tap stands.
+    outbox BLOB NOT NULL,
+    seq INTEGER NOT NULL,
+    -- What it meant, and under which token key that was hashed.
+    token_key INTEGER NOT NULL,
+    print BLOB NOT NULL,
+    at_ms INTEGER NOT NULL,
+    PRIMARY KEY (controller_no, key_sha256)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX captured_by_age ON captured (at_ms);
+
+-- People: who held a badge when, which way taps go, and what came out otherwise.
+
+-- The history of each badge: spans that do not overlap. The lowest and the highest number there are mean ever and for ever.
+CREATE TABLE bindings (
+    badge_no INTEGER NOT NULL REFERENCES badges (no),
+    from_ms INTEGER NOT NULL,
+    until_ms INTEGER NOT NULL CHECK (until_ms > from_ms),
+    person TEXT NOT NULL,
+    PRIMARY KEY (badge_no, from_ms)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX bindings_by_person ON bindings (person, badge_no);
+
+-- Which way taps go at a site, from a moment on. Append-only: a direction is worked out by the rule of the tap's time.
+CREATE TABLE site_rules (
+    site TEXT NOT NULL REFERENCES sites (id),
+    version INTEGER NOT NULL,
+    from_ms INTEGER NOT NULL,
+    policy TEXT NOT NULL,
+    reset_after_h INTEGER NOT NULL,
+    double_within_s INTEGER NOT NULL,
+    PRIMARY KEY (site, version)
+) STRICT, WITHOUT ROWID;
+
+-- In which ways numbers are printed on the cards of a site.
+CREATE TABLE card_profiles (
+    site TEXT NOT NULL REFERENCES sites (id),
+    profile TEXT NOT NULL,
+    PRIMARY KEY (site, profile)
+) STRICT, WITHOUT ROWID;
+
+-- What a destination was told of a tap and came out otherwise, until it does not any more.
+CREATE TABLE differences (
+    position INTEGER NOT NULL REFERENCES taps (position),
+    destination_no INTEGER NOT NULL REFERENCES destinations (no),
+    what TEXT NOT NULL,
+    told TEXT NOT NULL,
+    -- Null: nobody.
+    is_so TEXT,
+    noted_ms INTEGER NOT NULL,
+    PRIMARY KEY (position, destination_no, what)
+) STRICT, WITHOUT ROWID;
+
+-- Which of several processes takes in from a broker.
+
+CREATE TABLE intake_claims (
+    broker TEXT PRIMARY KEY,
+    -- Counts who took in, one after the other.
+    fence INTEGER NOT NULL,
+    -- For people; nobody after an orderly end.
+    holder TEXT,
+    -- Changes as long as the holder lives.
+    beat INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;

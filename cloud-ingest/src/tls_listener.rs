@@ -1,21 +1,23 @@
-//! Beside the line: connections to the enrolment listener: TCP, then TLS 1.3 under a certificate that our own root signed.
-//! Knows no requests.
+//! Beside the line: listeners that face strangers: TCP, then TLS under a certificate that our own root signed, or under one
+//! from files. Knows no requests.
 //!
 //! Whoever connects has proved nothing yet, so everything has a bound: how many are connected, how long the handshake
 //! takes, how long a connection lasts.
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
-use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -28,7 +30,7 @@ use crate::ca;
 use crate::clock::Clock;
 use crate::event_store::UtcMs;
 use crate::keyring::live::LiveKeys;
-use crate::keyring::{Keys, random};
+use crate::keyring::random;
 use crate::telemetry::with_causes;
 
 /// Connections at once; each holds some 50 KiB.
@@ -37,15 +39,45 @@ const MAX_CONNECTIONS: usize = 256;
 /// A slow line at a far site needs a few round trips.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// A whole conversation, challenge and bundle, takes seconds.
-const LIFETIME: Duration = Duration::from_secs(60);
-
-/// The listener's own certificate is good for a week and made anew each day, or when the root changes.
+/// A certificate by our root is good for a week and made anew each day, or when the root changes.
 const LEAF_DAYS: u32 = 7;
 const LEAF_FRESH_MS: i64 = 24 * 60 * 60 * 1_000;
 
+/// Files are read again so often: whoever renews them restarts nothing.
+const FILES_FRESH_MS: i64 = 60 * 60 * 1_000;
+
 /// After an error that says that files ran out, it helps to wait.
 const BREATH: Duration = Duration::from_millis(200);
+
+/// What a listener is.
+pub struct Listening {
+    /// In the log: `enrolment`, `capture`.
+    pub what: &'static str,
+    /// Under which certificate it speaks.
+    pub certificate: Certificate,
+    /// How long a connection lasts at most.
+    pub lifetime: Duration,
+    /// Which TLS it speaks: our own agents need one, clients of all kinds two.
+    pub versions: &'static [&'static SupportedProtocolVersion],
+}
+
+/// Where a listener's certificate comes from.
+pub enum Certificate {
+    /// Made for these names, by our root.
+    OfOurRoot {
+        /// Names and addresses by which it is reached.
+        names: Vec<String>,
+        /// The root.
+        keys: LiveKeys,
+    },
+    /// Somebody else's, PEM.
+    OfFiles {
+        /// The chain, the certificate first.
+        chain: PathBuf,
+        /// The key to it.
+        key: PathBuf,
+    },
+}
 
 /// Who is on the other end.
 #[derive(Debug, Clone, Copy)]
@@ -59,16 +91,11 @@ pub struct TlsListener {
 }
 
 impl TlsListener {
-    /// Takes connections from `tcp`, under certificates for `names`.
-    pub fn new(
-        tcp: TcpListener,
-        names: Vec<String>,
-        keys: LiveKeys,
-        clock: Clock,
-    ) -> anyhow::Result<TlsListener> {
+    /// Takes connections from `tcp`.
+    pub fn new(tcp: TcpListener, listening: Listening, clock: Clock) -> anyhow::Result<TlsListener> {
         let address = tcp.local_addr()?;
-        let mut leaf = Leaf { names, keys, clock, config: None };
-        // Whether a certificate can be made for these names is known before anybody connects.
+        let mut leaf = Leaf { listening, clock, config: None };
+        // Whether there is a certificate is known before anybody connects.
         leaf.config()?;
         let (done, ready) = mpsc::channel(16);
         let accepting = tokio::spawn(accept(tcp, leaf, done));
@@ -107,12 +134,13 @@ impl Connected<IncomingStream<'_, TlsListener>> for Peer {
 
 /// Handshakes run beside each other: a slow one keeps nobody waiting.
 async fn accept(tcp: TcpListener, mut leaf: Leaf, done: mpsc::Sender<(Brief, SocketAddr)>) {
+    let Listening { what, lifetime, .. } = leaf.listening;
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
         let (stream, peer) = match tcp.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::debug!(%error, "a connection to the enrolment listener failed");
+                tracing::debug!(what, %error, "a connection failed");
                 sleep(BREATH).await;
                 continue;
             }
@@ -120,7 +148,7 @@ async fn accept(tcp: TcpListener, mut leaf: Leaf, done: mpsc::Sender<(Brief, Soc
         let acceptor = match leaf.config() {
             Ok(config) => TlsAcceptor::from(config),
             Err(error) => {
-                tracing::error!(why = %error, "the enrolment listener has no certificate: nobody can enrol");
+                tracing::error!(what, why = %error, "the listener has no certificate: nobody can connect");
                 continue;
             }
         };
@@ -128,12 +156,12 @@ async fn accept(tcp: TcpListener, mut leaf: Leaf, done: mpsc::Sender<(Brief, Soc
         tokio::spawn(async move {
             match timeout(HANDSHAKE, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => {
-                    let brief = Brief { stream, end: Box::pin(sleep(LIFETIME)), _permit: permit };
+                    let brief = Brief { stream, end: Box::pin(sleep(lifetime)), _permit: permit };
                     // Nobody listens any more: the service ends.
                     let _ = done.send((brief, peer)).await;
                 }
-                Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake for enrolment failed"),
-                Err(_) => tracing::debug!(%peer, "a TLS handshake for enrolment took too long"),
+                Ok(Err(error)) => tracing::debug!(what, %peer, %error, "a TLS handshake failed"),
+                Err(_) => tracing::debug!(what, %peer, "a TLS handshake took too long"),
             }
         });
     }
@@ -141,43 +169,73 @@ async fn accept(tcp: TcpListener, mut leaf: Leaf, done: mpsc::Sender<(Brief, Soc
 
 /// The certificate under which the listener speaks.
 struct Leaf {
-    names: Vec<String>,
-    keys: LiveKeys,
+    listening: Listening,
     clock: Clock,
-    /// Made when, by which root.
-    config: Option<(UtcMs, u16, Arc<ServerConfig>)>,
+    config: Option<Made>,
+}
+
+struct Made {
+    at: UtcMs,
+    /// Of which root, if of ours.
+    root: Option<u16>,
+    config: Arc<ServerConfig>,
 }
 
 impl Leaf {
     fn config(&mut self) -> anyhow::Result<Arc<ServerConfig>> {
-        let (keys, now) = (self.keys.now(), self.clock.now());
-        let root = keys.server_root().map(|root| root.number());
-        if let Some((made, by, config)) = &self.config
-            && Some(*by) == root
-            && (0..LEAF_FRESH_MS).contains(&(now.0 - made.0))
+        let now = self.clock.now();
+        let (root, fresh_ms) = match &self.listening.certificate {
+            Certificate::OfOurRoot { keys, .. } => {
+                (keys.now().server_root().map(|root| root.number()), LEAF_FRESH_MS)
+            }
+            Certificate::OfFiles { .. } => (None, FILES_FRESH_MS),
+        };
+        if let Some(made) = &self.config
+            && made.root == root
+            && (0..fresh_ms).contains(&(now.0 - made.at.0))
         {
-            return Ok(Arc::clone(config));
+            return Ok(Arc::clone(&made.config));
         }
-        let config = Arc::new(make_config(&keys, &self.names, now)?);
-        self.config = root.map(|root| (now, root, Arc::clone(&config)));
+        let config = match (make_config(&self.listening, now), &self.config) {
+            (Ok(config), _) => Arc::new(config),
+            // Half-written files: the ones before are good until they end, and these are tried again in an hour.
+            (Err(error), Some(before)) if root.is_none() => {
+                tracing::error!(what = self.listening.what, why = %error, "the certificate's files are no good: the ones before stay");
+                Arc::clone(&before.config)
+            }
+            (Err(error), _) => return Err(error),
+        };
+        self.config = Some(Made { at: now, root, config: Arc::clone(&config) });
         Ok(config)
     }
 }
 
-fn make_config(keys: &Keys, names: &[String], now: UtcMs) -> anyhow::Result<ServerConfig> {
-    let root =
-        keys.server_root().ok_or_else(|| anyhow::anyhow!("there is no root: `cloud-ingest ca init`"))?;
-    let issued = root
-        .issue_server(names, ca::serial(random()?), now, LEAF_DAYS)
-        .map_err(|error| anyhow::anyhow!("{}", with_causes(&error)))?;
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(issued.chain.as_bytes()).collect::<Result<_, _>>()?;
-    let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes())?;
+fn make_config(listening: &Listening, now: UtcMs) -> anyhow::Result<ServerConfig> {
+    let (chain, key) = match &listening.certificate {
+        Certificate::OfOurRoot { names, keys } => {
+            let keys = keys.now();
+            let root = keys
+                .server_root()
+                .ok_or_else(|| anyhow::anyhow!("there is no root: `cloud-ingest ca init`"))?;
+            let issued = root
+                .issue_server(names, ca::serial(random()?), now, LEAF_DAYS)
+                .map_err(|error| anyhow::anyhow!("{}", with_causes(&error)))?;
+            (issued.chain, issued.key)
+        }
+        Certificate::OfFiles { chain, key } => (read(chain)?, read(key)?),
+    };
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(chain.as_bytes()).collect::<Result<_, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes())?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_protocol_versions(listening.versions)?
         .with_no_client_auth()
         .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// A connection with an end.

@@ -1,0 +1,70 @@
+//! Where a site's event store is: in a file of cloud-ingest's, or on a PostgreSQL server behind a fault proxy.
+
+use std::net::SocketAddr;
+
+use crate::{
+    fault_proxy::FaultProxy,
+    rig::{Postgres, start_postgres},
+};
+
+/// Where the event store is to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StoreKind {
+    /// In cloud-ingest's own file.
+    #[default]
+    Sqlite,
+    /// On a server of the site's own.
+    Postgres,
+}
+
+impl StoreKind {
+    /// Both.
+    pub const ALL: [StoreKind; 2] = [StoreKind::Sqlite, StoreKind::Postgres];
+
+    /// As people call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            StoreKind::Sqlite => "SQLite",
+            StoreKind::Postgres => "PostgreSQL",
+        }
+    }
+}
+
+/// A site's PostgreSQL.
+#[derive(Debug)]
+pub struct StoreServer {
+    /// The server.
+    pub postgres: Postgres,
+    /// What every cloud-ingest reaches it through.
+    pub line: FaultProxy,
+    /// The store's database.
+    pub database: String,
+}
+
+impl StoreServer {
+    pub(super) async fn start() -> anyhow::Result<Self> {
+        let (postgres, addr) = start_postgres()?;
+        let line = FaultProxy::start(SocketAddr::from(([127, 0, 0, 1], 0)), addr).await?;
+        let database = postgres.new_database();
+        Ok(StoreServer { postgres, line, database })
+    }
+
+    /// Where cloud-ingest is told to look.
+    fn url(&self) -> String {
+        format!("postgres://{}@{}/{}", postgres_rig::SUPERUSER, self.line.addr(), self.database)
+    }
+
+    /// Asks the database itself, past the proxy.
+    ///
+    /// # Errors
+    ///
+    /// When the server doesn't run, or refuses.
+    pub fn query(&self, sql: &str) -> anyhow::Result<String> {
+        self.postgres.query(&self.database, sql)
+    }
+}
+
+/// What a configuration says of the store.
+pub(super) fn section(server: Option<&StoreServer>) -> String {
+    server.map(|server| format!("[store]\nurl = \"{}\"\n", server.url())).unwrap_or_default()
+}

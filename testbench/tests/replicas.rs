@@ -1,0 +1,209 @@
+//! Several cloud-ingest on one PostgreSQL: one takes in, all deliver, and any of them may be killed or stopped at any time.
+
+use std::time::Duration;
+
+use testbench::{
+    http_client,
+    oracle::{check_promise, committed},
+    rig::wait_until,
+    site::{BADGES, Green, HEALS_WITHIN, Replica, Site, SiteOptions, StoreKind},
+};
+
+/// From the death of the one that takes in to another one taking in: six seconds of patience and what it takes to notice.
+const TAKES_OVER_WITHIN: Duration = Duration::from_secs(20);
+
+async fn site(replicas: usize) -> (Site, Vec<Replica>) {
+    let options = SiteOptions {
+        store: StoreKind::Postgres,
+        // What another one has begun when it is killed is unknown until its lease is over.
+        destination_timeout_ms: Some(500),
+        ..SiteOptions::default()
+    };
+    let site = Site::start(options).await.unwrap();
+    let mut others: Vec<_> = (2..=replicas).map(|n| site.replica(n).unwrap()).collect();
+    for replica in &mut others {
+        replica.start(&[]).await.unwrap();
+    }
+    (site, others)
+}
+
+async fn tap(site: &Site, greens: &mut Vec<Green>, count: usize) {
+    for _ in 0..count {
+        greens.push(site.tap(greens.len() % BADGES).await.expect("the door needs no cloud"));
+    }
+}
+
+async fn receipted(site: &Site) {
+    let logs = site.logs();
+    let logs: Vec<_> = logs.iter().map(|log| log.as_path()).collect();
+    wait_until("every record to be receipted", HEALS_WITHIN, &logs, async || {
+        site.edge_status().await.is_ok_and(|status| status.pending == 0)
+    })
+    .await;
+}
+
+async fn settles_and_keeps_the_promise(site: &Site, greens: &[Green]) {
+    receipted(site).await;
+    let taps = committed(site).unwrap().taps.len() as u64;
+    wait_until("every tap to be delivered", HEALS_WITHIN, &[], async || {
+        site.cloud_ledger().await.is_ok_and(|ledger| ledger.in_state("delivered") == taps)
+    })
+    .await;
+    check_promise(site, greens).await.unwrap();
+}
+
+/// Whether the service at `url` takes in; `None` if it does not answer.
+async fn takes_in(url: &str) -> Option<bool> {
+    let metrics = http_client().get(format!("{url}/metrics")).timeout(Duration::from_secs(1)).send();
+    let text = metrics.await.ok()?.text().await.ok()?;
+    text.lines().find_map(|line| Some(line.strip_prefix("cloud_ingest_intake_active ")? == "1"))
+}
+
+/// Who of these takes in, once exactly one does.
+async fn one_takes_in(urls: &[String]) -> usize {
+    let mut taking = Vec::new();
+    wait_until("exactly one to take in", TAKES_OVER_WITHIN, &[], async || {
+        taking.clear();
+        for (n, url) in urls.iter().enumerate() {
+            if takes_in(url).await == Some(true) {
+                taking.push(n);
+            }
+        }
+        taking.len() == 1
+    })
+    .await;
+    taking[0]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_takes_in_and_the_next_takes_over_when_it_is_killed_or_ends() {
+    let (mut site, mut others) = site(3).await;
+    let mut greens = Vec::new();
+    let urls = [site.url(), others[0].url(), others[1].url()];
+    assert_eq!(one_takes_in(&urls).await, 0, "the first one that was there");
+    tap(&site, &mut greens, 200).await;
+    receipted(&site).await;
+
+    site.kill_cloud().unwrap();
+    tap(&site, &mut greens, 100).await;
+    let second = one_takes_in(&urls[1..]).await;
+    receipted(&site).await;
+
+    // An orderly end leaves the broker to the next one at once.
+    others[second].running.as_mut().unwrap().terminate(Duration::from_secs(15)).await.unwrap();
+    others[second].running = None;
+    tap(&site, &mut greens, 100).await;
+    let third = 1 - second;
+    wait_until("the last one to take in", TAKES_OVER_WITHIN, &[], async || {
+        takes_in(&others[third].url()).await == Some(true)
+    })
+    .await;
+    receipted(&site).await;
+
+    site.start_cloud(&[]).await.unwrap();
+    tap(&site, &mut greens, 100).await;
+    assert_eq!(takes_in(&site.url()).await, Some(false), "it stands by: another takes in");
+    let (status, text) = site.get_text("/health/ready").await.unwrap();
+    assert!(status == 200 && text.contains("stands_by"), "{status} {text}");
+    settles_and_keeps_the_promise(&site, &greens).await;
+}
+
+/// The one that takes in is stopped (a machine that hangs, a container that is frozen) with messages in its hands; when it
+/// goes on, another has the broker, and it neither acknowledges nor takes the session back.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_was_stopped_notices_that_another_has_taken_over() {
+    let (mut site, others) = site(2).await;
+    let mut greens = Vec::new();
+    let urls = [site.url(), others[0].url()];
+    assert_eq!(one_takes_in(&urls).await, 0);
+    tap(&site, &mut greens, 200).await;
+    site.cloud.as_mut().unwrap().pause().unwrap();
+    tap(&site, &mut greens, 100).await;
+    wait_until("the other one to take over", TAKES_OVER_WITHIN, &[], async || {
+        takes_in(&urls[1]).await == Some(true)
+    })
+    .await;
+    receipted(&site).await;
+
+    let sessions = || {
+        let log = std::fs::read_to_string(site.broker.log()).unwrap();
+        log.matches("as cloud-ingest ").count()
+    };
+    let sessions_before = sessions();
+    site.cloud.as_mut().unwrap().resume().unwrap();
+    let log = site.dir().join("cloud-ingest.log");
+    wait_until("the first one to notice", TAKES_OVER_WITHIN, &[&log], async || {
+        std::fs::read_to_string(&log).is_ok_and(|log| log.contains("another process takes in"))
+    })
+    .await;
+    tap(&site, &mut greens, 200).await;
+    receipted(&site).await;
+    assert_eq!(takes_in(&urls[0]).await, Some(false));
+    assert_eq!(takes_in(&urls[1]).await, Some(true), "nobody has taken it back");
+    let log = std::fs::read_to_string(site.broker.log()).unwrap();
+    assert_eq!(log.matches("as cloud-ingest ").count(), sessions_before, "nobody has connected again");
+    settles_and_keeps_the_promise(&site, &greens).await;
+}
+
+/// Numerical Recipes' linear congruential generator.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, sides: u64) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from((self.0 >> 33) % sides).unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_replicas_are_killed_at_will_and_nothing_is_lost_or_finished_twice() {
+    const KILLS: usize = 15;
+    let seed = 2026;
+    eprintln!("seed {seed}");
+    let mut dice = Dice(seed);
+    let (mut site, mut others) = site(3).await;
+    let mut greens = Vec::new();
+    for _ in 0..KILLS {
+        tap(&site, &mut greens, 10 + dice.below(40)).await;
+        match dice.below(3) {
+            0 => {
+                site.kill_cloud().unwrap();
+                site.start_cloud(&[]).await.unwrap();
+            }
+            n => {
+                others[n - 1].kill().unwrap();
+                others[n - 1].start(&[]).await.unwrap();
+            }
+        }
+    }
+    tap(&site, &mut greens, 100).await;
+    settles_and_keeps_the_promise(&site, &greens).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_divide_the_work_among_processes() {
+    let options = SiteOptions { store: StoreKind::Postgres, ..SiteOptions::default() };
+    let mut site = Site::start(options).await.unwrap();
+    site.cloud.as_mut().unwrap().terminate(Duration::from_secs(15)).await.unwrap();
+    let mut others: Vec<_> = (2..=4).map(|n| site.replica(n).unwrap()).collect();
+    for (replica, role) in others.iter_mut().zip(["ingest", "dispatch", "api"]) {
+        replica.start(&["--role", role]).await.unwrap();
+    }
+    let mut greens = Vec::new();
+    tap(&site, &mut greens, 50).await;
+    let [ingest, dispatch, api] = others.as_slice() else { panic!("three") };
+    wait_until("delivery", HEALS_WITHIN, &[], async || site.legacy.report().processed.len() == 50).await;
+    assert_eq!(takes_in(&ingest.url()).await, Some(true));
+    assert_eq!(takes_in(&dispatch.url()).await, Some(false));
+    let status = async |url: String| http_client().get(url).send().await.unwrap().status().as_u16();
+    for replica in [ingest, dispatch, api] {
+        let ready = format!("{}/health/ready", replica.url());
+        wait_until("readiness", HEALS_WITHIN, &[], async || status(ready.clone()).await == 200).await;
+    }
+    assert_eq!(status(format!("{}/api/v1/ledger", api.url())).await, 200);
+    assert_eq!(status(format!("{}/api/v1/ledger", ingest.url())).await, 404);
+    drop(others);
+    site.start_cloud(&[]).await.unwrap();
+    receipted(&site).await;
+    check_promise(&site, &greens).await.unwrap();
+}
