@@ -12,9 +12,10 @@ use serde::{Deserialize, Deserializer};
 use tap_protocol::ids::ControllerId;
 use tap_protocol::keys::PublicKey;
 
+use crate::destination::guard::Guard;
+use crate::destination::settings::{BadSettings, Breaker, DestinationSettings, Limits};
 use crate::event_store::place::Place;
 use crate::event_store::postgres::{Address, BadAddress};
-use crate::destination::settings::{BadSettings, DestinationSettings, Limits};
 use crate::event_store::{Controller, RecordKey, Site};
 use crate::keyring::Keys;
 use crate::telemetry::with_causes;
@@ -325,6 +326,8 @@ impl Destination {
             per_day: self.per_day,
             concurrency: u32::try_from(self.max_in_flight).unwrap_or(u32::MAX),
         };
+        // One small site, one system: it is worth a try sooner.
+        settings.breaker = Breaker { trip_after: 10, open_s: 2, max_open_s: 30, ramp_s: 5 };
         settings.checked()
     }
 }
@@ -384,6 +387,13 @@ impl Config {
             site: controller.site.clone(),
             record_keys: vec![RecordKey::new(controller.record_key)],
         })
+    }
+
+    /// Where destinations may be, beside the public internet and what their settings allow: where this file says, because
+    /// whoever may write it may name any address.
+    pub fn guard(&self) -> Guard {
+        let declared = self.destination.as_ref().and_then(|declared| declared.settings().ok());
+        declared.map_or_else(Guard::default, |settings| Guard::default().named_by(&settings.url))
     }
 
     /// Reads the key files. `path` is the configuration file, for the message.

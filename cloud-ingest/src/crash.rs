@@ -4,12 +4,11 @@
 //! aborts there: no destructor, no flush, like `kill -9`. Without the feature, [`point`] compiles to nothing.
 
 /// The places, in the order in which a tap of a door meets them.
-pub const POINTS: [&str; 9] = [
+pub const POINTS: [&str; 8] = [
     "before-append-commit",
     "after-append-commit",
     "before-puback",
     "after-puback",
-    "before-claim-commit",
     "after-start-attempt",
     "after-answer-before-finish",
     "before-finish-commit",

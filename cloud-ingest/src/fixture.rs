@@ -9,10 +9,13 @@ use tap_protocol::keys::SigningKey;
 use tap_protocol::record::{Body, ClockState, PreviousStop, Record, Stamp};
 use tap_protocol::tap::{Direction, Tap, Verdict};
 
-use crate::event_store::sqlite::SqliteStore;
 use crate::delivery::breaker::Breaker;
 use crate::destination::settings::DestinationSettings;
-use crate::event_store::{Binding, Controller, Directory, EventStore, PersonId, RecordKey, Site, UtcMs, Deed, DestinationState, NewDestination};
+use crate::event_store::sqlite::SqliteStore;
+use crate::event_store::{
+    Binding, Controller, Deed, DestinationState, Directory, EventStore, NewDestination, PersonId, RecordKey,
+    Site, UtcMs,
+};
 use crate::keyring::live::LiveKeys;
 use crate::keyring::{self, Keys};
 

@@ -32,7 +32,6 @@ use crate::capture::spool::shelf::Found;
 use crate::clock::{Clock, Monotonic};
 use crate::config::{self, CaptureEntry, Config, EnrolmentEntry, Secrets};
 use crate::delivery::supervise::{self, Open, Supervisor};
-use crate::destination::guard::Guard;
 use crate::destination::open::AnyDestination;
 use crate::enrolment::{self, Enrolling};
 use crate::event_store::capture::Sitting;
@@ -400,13 +399,13 @@ fn declare(store: &mut dyn EventStore, declared: &config::Destination, now: UtcM
     Ok(())
 }
 
-/// Makes what speaks to a destination. Whoever may write the configuration may name any address in it.
+/// Makes what speaks to a destination.
 fn opener(config: &Config, clock: &Clock) -> Box<Open<AnyDestination>> {
-    let declared = config.destination.as_ref().and_then(|declared| declared.settings().ok());
-    let guard = declared.map_or_else(Guard::default, |settings| Guard::default().named_by(&settings.url));
+    let guard = config.guard();
     let clock = clock.clone();
     Box::new(move |settings, credentials| {
-        AnyDestination::open(settings, credentials, &guard, clock.clone()).map_err(|error| with_causes(&error))
+        AnyDestination::open(settings, credentials, &guard, clock.clone())
+            .map_err(|error| with_causes(&error))
     })
 }
 

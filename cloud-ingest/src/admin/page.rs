@@ -8,8 +8,8 @@ use tap_protocol::ids::ControllerId;
 use super::html::{Html, put};
 use crate::destination::fields::local_time;
 use crate::event_store::{
-    ControllerState, DeliveryRow, DeliveryState, DestinationState, EventDetail, EventRow, HeldFor, Hindrance, Site,
-    TapRow, Totals, UtcMs,
+    ControllerState, DeliveryRow, DeliveryState, DestinationState, EventDetail, EventRow, HeldFor, Hindrance,
+    Site, TapRow, Totals, UtcMs,
 };
 use crate::read_model::explain::{self, Stage};
 use crate::read_model::lag::{self, Cause};
@@ -423,7 +423,9 @@ fn in_words(delivery: &DeliveryRow) -> (&'static str, String) {
         DeliveryState::Pending => ("calm", format!("pending{tries}")),
         DeliveryState::Parked => match delivery.held_for {
             Some(HeldFor::TimeUnresolved) => ("warn", "set aside: time not known".into()),
-            Some(HeldFor::Time | HeldFor::Binding | HeldFor::Person) | None => ("calm", "behind another".into()),
+            Some(HeldFor::Time | HeldFor::Binding | HeldFor::Person) | None => {
+                ("calm", "behind another".into())
+            }
         },
         DeliveryState::Held => match delivery.held_for {
             Some(HeldFor::Binding) => ("warn", "held: badge not known".into()),

@@ -7,9 +7,9 @@ use serde::Serialize;
 use tap_protocol::hello::{ReaderKind, ReaderState};
 use tap_protocol::ids::{ControllerId, EventId, OutboxId, ReaderName, Seq, TraceId};
 
+use crate::delivery::class::Class;
 use crate::directory::direction::{Decided, WORKED_OUT_BY};
 use crate::event_store::commands::{CommandRow, TroubleKind, TroubleRow, order_text, outcome_name};
-use crate::delivery::class::Class;
 use crate::event_store::people::{self, What};
 use crate::event_store::{
     ControllerState, DeliveryRow, DeliveryState, DestinationState, EventDetail, EventRow, HeldFor, Member,

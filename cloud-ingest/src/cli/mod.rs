@@ -17,6 +17,7 @@ mod badges;
 mod ca;
 mod commands;
 mod deed;
+mod destinations;
 mod differences;
 mod enroll_token;
 mod fleet;
@@ -60,6 +61,9 @@ enum Verb {
     /// Say who may bring taps over HTTP
     #[command(subcommand)]
     ApiKeys(api_keys::Verb),
+    /// Say where taps are delivered to
+    #[command(subcommand)]
+    Destinations(destinations::Verb),
     /// Let controllers in
     #[command(subcommand)]
     EnrollToken(enroll_token::Verb),
@@ -161,6 +165,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Keys(verb) => keys::run(verb),
         Verb::Ca(verb) => ca::run(verb),
         Verb::ApiKeys(verb) => api_keys::run(verb),
+        Verb::Destinations(verb) => destinations::run(verb),
         Verb::EnrollToken(verb) => enroll_token::run(verb),
         Verb::Badges(verb) => badges::run(verb),
         Verb::Sites(verb) => sites::run(verb),

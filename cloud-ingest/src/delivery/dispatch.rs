@@ -27,8 +27,8 @@ use crate::destination::settings::{AfterUnknown, DestinationSettings};
 use crate::destination::{Answered, Destination, LookedUp, Outcome, cut};
 use crate::event_store::handle::StoreHandle;
 use crate::event_store::{
-    AttemptEnd, Claim, Claimed, DeliverableTap, Ended, Lease, MAX_ANSWER_BYTES, Next, Rendered, StoreError, Turn,
-    Turned,
+    AttemptEnd, Claim, Claimed, DeliverableTap, Ended, Lease, MAX_ANSWER_BYTES, Next, Rendered, StoreError,
+    Turn, Turned,
 };
 use crate::health::{Health, Loop};
 use crate::seldom::Seldom;
@@ -186,7 +186,8 @@ impl<D: Destination> Desk<D> {
         let room = (opened.settings.limits.concurrency as usize).saturating_sub(taken);
         let handed = self.ended.len();
         let job = {
-            let (name, opened, ended) = (self.dispatcher.name.clone(), Arc::clone(&opened), self.ended.clone());
+            let (name, opened, ended) =
+                (self.dispatcher.name.clone(), Arc::clone(&opened), self.ended.clone());
             let (ticker, monotonic) = (self.ticker, self.dispatcher.monotonic.clone());
             let now = self.dispatcher.clock.now();
             let room = if stopping { 0 } else { room };
@@ -223,7 +224,9 @@ impl<D: Destination> Desk<D> {
         let wait = match turned.again_in_ms {
             _ if turned.more => SHORTEST_WAIT,
             // With no room left, the end of a request says when to go on.
-            Some(ms) if self.calls.len() + turned.claimed.len() < opened.settings.limits.concurrency as usize => {
+            Some(ms)
+                if self.calls.len() + turned.claimed.len() < opened.settings.limits.concurrency as usize =>
+            {
                 Duration::from_millis(ms)
             }
             Some(_) | None => LONGEST_WAIT,
@@ -296,9 +299,15 @@ impl<D: Destination> Desk<D> {
             let why = breaker.why();
             match breaker.state() {
                 breaker::State::Open { .. } => {
-                    tracing::error!(destination, why, "nothing is sent any more: the destination does not answer as it should");
+                    tracing::error!(
+                        destination,
+                        why,
+                        "nothing is sent any more: the destination does not answer as it should"
+                    );
                 }
-                breaker::State::HalfOpen { .. } => tracing::info!(destination, "one request tries whether it answers again"),
+                breaker::State::HalfOpen { .. } => {
+                    tracing::info!(destination, "one request tries whether it answers again")
+                }
                 breaker::State::Closed { .. } if self.generation > 0 => {
                     tracing::info!(destination, "it answers again: taps are sent");
                 }
@@ -318,8 +327,11 @@ impl<D: Destination> Desk<D> {
     /// Sends one that is claimed, or asks about it.
     fn start(&mut self, opened: Arc<Opened<D>>, claimed: Claimed) {
         let Claimed { claim, event_id: event, failures, was_unknown, body, tap, .. } = claimed;
-        let (name, metrics, clock) =
-            (self.dispatcher.name.clone(), Arc::clone(&self.dispatcher.metrics), self.dispatcher.clock.clone());
+        let (name, metrics, clock) = (
+            self.dispatcher.name.clone(),
+            Arc::clone(&self.dispatcher.metrics),
+            self.dispatcher.clock.clone(),
+        );
         let lease = claim.lease;
         let abort = self.running.spawn(async move {
             let watch = Stopwatch::start();
@@ -397,7 +409,8 @@ impl<D: Destination> Desk<D> {
         for (_, call) in std::mem::take(&mut self.calls) {
             call.abort.abort();
             let finished = self.dispatcher.clock.now();
-            let answer = "given up: the store was away for so long that the claim could not be kept".to_owned();
+            let answer =
+                "given up: the store was away for so long that the claim could not be kept".to_owned();
             let Decision { next, hold, .. } =
                 retry::after(&Outcome::TimedOut, unknown, call.failures + 1, finished, jitter());
             let outcome = Outcome::TimedOut.word();

@@ -8,9 +8,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::destination::settings::Limits;
 use crate::destination::{CannotRender, http_json};
 use crate::event_store::handle::StoreThread;
-use crate::destination::settings::Limits;
 use crate::event_store::{Change, Deed, DeliverableTap, DeliveryState, EventFilter, UtcMs};
 use crate::fixture::{self, Door, LEGACY, START};
 use crate::stop::{self, Stopper};
@@ -73,7 +73,8 @@ struct World {
 
 fn settings(max_in_flight: usize) -> DestinationSettings {
     let mut settings = DestinationSettings::http_json("http://127.0.0.1:9/").unwrap();
-    settings.limits = Limits { per_second: 100.0, burst: 100, per_day: None, concurrency: max_in_flight as u32 };
+    settings.limits =
+        Limits { per_second: 100.0, burst: 100, per_day: None, concurrency: max_in_flight as u32 };
     settings
 }
 

@@ -23,6 +23,9 @@ const SLOT_MS: u64 = 500;
 /// A minute, the slot that has only begun, and what ticks may be wrong by.
 const SLOTS: usize = ((60_000 + ticks::SLACK_MS) / SLOT_MS) as usize + 1;
 
+/// What was called longer ago counts for nothing any more.
+pub const REMEMBERS_MS: u64 = SLOTS as u64 * SLOT_MS;
+
 /// A turn may come so much late without losing a token.
 const LATE_MS: f64 = 250.0;
 

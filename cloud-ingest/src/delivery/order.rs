@@ -77,7 +77,8 @@ pub fn settle(lane: &[Standing]) -> Vec<Change> {
     debug_assert!(lane.is_sorted_by(|one, next| one.position < next.position), "a lane is in order");
     debug_assert!(
         lane.iter().all(|d| {
-            (d.state.is_open() || d.state == DeliveryState::Dead) && d.held_for != Some(HeldFor::TimeUnresolved)
+            (d.state.is_open() || d.state == DeliveryState::Dead)
+                && d.held_for != Some(HeldFor::TimeUnresolved)
         }),
         "a lane has only what is open or dead and in the way, and none that was set aside"
     );

@@ -70,13 +70,7 @@ pub fn after_look_up(found: &LookedUp, unknown: Unknown, failures: u32, now: Utc
 }
 
 /// Decides. `failures` counts this one too, if it is one; `jitter` is in [0, 1).
-pub fn after(
-    outcome: &Outcome,
-    unknown: Unknown,
-    failures: u32,
-    now: UtcMs,
-    jitter: f64,
-) -> Decision {
+pub fn after(outcome: &Outcome, unknown: Unknown, failures: u32, now: UtcMs, jitter: f64) -> Decision {
     let delay_ms = delay_ms(failures, jitter);
     let failed = |next: Next| Decision { next, hold: None, sign: Sign::Failed };
     let held = |next: Next, sign: Sign, for_ms: u64, why: &'static str| Decision {
@@ -88,7 +82,9 @@ pub fn after(
         Outcome::Delivered | Outcome::Duplicate => {
             Decision { next: Next::Delivered, hold: None, sign: Sign::Answered }
         }
-        Outcome::Refused(_) | Outcome::Unrenderable(_) => Decision { next: Next::Dead, hold: None, sign: Sign::Answered },
+        Outcome::Refused(_) | Outcome::Unrenderable(_) => {
+            Decision { next: Next::Dead, hold: None, sign: Sign::Answered }
+        }
         // The delivery itself stays due: what it waits for is its destination.
         Outcome::RateLimited { retry_after_ms } => {
             let wait_ms = retry_after_ms.unwrap_or(delay_ms.max(UNNAMED_LIMIT_HOLD_MS));
@@ -151,7 +147,11 @@ mod tests {
     #[track_caller]
     fn check(outcome: Outcome, failures: u32, next: Next, hold_ms: Option<u64>, sign: Sign) {
         let got = after(&outcome, REPEAT, failures, NOW, 0.5);
-        assert_eq!((got.next, got.hold.map(|hold| hold.for_ms), got.sign), (next, hold_ms, sign), "{outcome:?}");
+        assert_eq!(
+            (got.next, got.hold.map(|hold| hold.for_ms), got.sign),
+            (next, hold_ms, sign),
+            "{outcome:?}"
+        );
     }
 
     #[test]
@@ -204,7 +204,9 @@ mod tests {
 
     #[test]
     fn what_may_have_been_processed_is_for_a_person_where_the_destination_knows_no_keys() {
-        for outcome in [Outcome::TimedOut, Outcome::BrokenOff(String::new()), Outcome::NotUnderstood(String::new())] {
+        for outcome in
+            [Outcome::TimedOut, Outcome::BrokenOff(String::new()), Outcome::NotUnderstood(String::new())]
+        {
             let got = after(&outcome, ASK, 1, NOW, 0.5);
             assert_eq!((got.next, got.sign), (Next::AskPerson, Sign::Failed));
         }

@@ -18,6 +18,12 @@ pub const LEASE_MARGIN_MS: u64 = 2_000;
 
 const _: () = assert!(2 * BEAT_MS + LEASE_MARGIN_MS < LEASE_MS, "one beat may fail");
 
+/// What a destination's settings ask for that the engine does not do: said where they are written, not found out later.
+pub fn refusal(settings: &DestinationSettings) -> Option<&'static str> {
+    let across = settings.order_across_controllers.is_some();
+    across.then_some("order_across_controllers: order over several controllers is not kept yet; leave it out")
+}
+
 /// What the engine goes by.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rules {
@@ -61,10 +67,41 @@ impl Default for Rules {
     fn default() -> Rules {
         Rules {
             limits: Limits { per_second: 100.0, burst: 100, per_day: None, concurrency: 8 },
-            breaker: breaker::Settings { failures: 10, open_ms: 5_000, most_open_ms: 60_000, ramp_ms: 10_000 },
+            breaker: breaker::Settings {
+                failures: 10,
+                open_ms: 5_000,
+                most_open_ms: 60_000,
+                ramp_ms: 10_000,
+            },
             unknown: Unknown { then: AfterUnknown::Repeat, settles_ms: 0 },
             on_dead: OnDead::Skip,
             shadow: false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::destination::settings::AcrossControllers;
+
+    #[test]
+    fn what_is_not_done_is_refused() {
+        let settings = DestinationSettings::http_json("http://192.0.2.1/").unwrap();
+        assert_eq!(refusal(&settings), None);
+        let across = Some(AcrossControllers { max_wait_s: 60 });
+        assert!(refusal(&DestinationSettings { order_across_controllers: across, ..settings }).is_some());
+    }
+
+    #[test]
+    fn rules_are_those_of_the_settings() {
+        let settings = DestinationSettings {
+            mode: Mode::Shadow,
+            ..DestinationSettings::http_json("http://192.0.2.1/").unwrap()
+        };
+        let rules = Rules::of(&settings, 120_000);
+        assert_eq!((rules.limits.per_second, rules.limits.concurrency), (10.0, 8));
+        assert_eq!((rules.breaker.open_ms, rules.breaker.most_open_ms), (10_000, 300_000));
+        assert_eq!((rules.unknown.settles_ms, rules.shadow), (120_000, true));
     }
 }

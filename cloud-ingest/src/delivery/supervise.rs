@@ -11,6 +11,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep;
 
 use super::dispatch::{self, Dispatcher, Opened};
+use super::rules;
 use crate::clock::{Clock, Monotonic};
 use crate::destination::Destination;
 use crate::destination::settings::DestinationSettings;
@@ -74,7 +75,10 @@ pub async fn run<D: Destination>(supervisor: Supervisor<D>, mut stop: Stop) {
             Err(error) => {
                 supervisor.metrics.store_error(Loop::Dispatch);
                 if !std::mem::replace(&mut said, true) {
-                    tracing::error!(why = with_causes(&error), "cannot ask the store which destinations there are");
+                    tracing::error!(
+                        why = with_causes(&error),
+                        "cannot ask the store which destinations there are"
+                    );
                 }
             }
         }
@@ -99,7 +103,10 @@ pub async fn run<D: Destination>(supervisor: Supervisor<D>, mut stop: Stop) {
 async fn wake_all<D>(wake: &Notify, known: &BTreeMap<String, Known<D>>) {
     loop {
         wake.notified().await;
-        known.values().filter_map(|known| known.running.as_ref()).for_each(|running| running.wake.notify_one());
+        known
+            .values()
+            .filter_map(|known| known.running.as_ref())
+            .for_each(|running| running.wake.notify_one());
     }
 }
 
@@ -147,7 +154,11 @@ impl<D: Destination> Supervisor<D> {
     fn opened(&self, state: &DestinationState) -> Result<Opened<D>, String> {
         let settings: DestinationSettings =
             serde_json::from_str(&state.settings).map_err(|bad| bad.to_string())?;
-        let credentials = state.credentials_file.as_ref().map(|file| credentials(Path::new(file))).transpose()?;
+        if let Some(why) = rules::refusal(&settings) {
+            return Err(why.to_owned());
+        }
+        let credentials =
+            state.credentials_file.as_ref().map(|file| credentials(Path::new(file))).transpose()?;
         let destination = (self.open)(&settings, credentials.as_deref())?;
         Ok(Opened { version: state.version, settings, destination })
     }

@@ -161,7 +161,11 @@ mod tests {
         kept.pass(&ticker.vouch(1_500));
         assert_eq!(visit_of(&mut ticker, &mut kept, 2_000).ticks, Ticks(1_000));
         kept.pass(&ticker.vouch(2_500));
-        assert_eq!(visit_of(&mut ticker, &mut kept, 9_000).ticks, Ticks(1_500), "somebody else may have been there");
+        assert_eq!(
+            visit_of(&mut ticker, &mut kept, 9_000).ticks,
+            Ticks(1_500),
+            "somebody else may have been there"
+        );
         assert_eq!(visit_of(&mut ticker, &mut kept, 9_100).ticks, Ticks(1_600));
     }
 

@@ -210,7 +210,7 @@ macro_rules! contract_tests {
             direction::without_a_rule_a_tap_goes_as_its_reader_is_placed,
             direction::taps_of_a_person_alternate_where_the_site_wants_it,
             direction::a_tap_that_comes_late_changes_those_after_it_and_what_was_told_is_listed,
-            direction::a_lease_that_ran_out_unsent_is_decided_anew,
+            direction::a_lease_that_ran_out_leaves_what_was_maybe_told_as_it_was,
             direction::a_badge_that_is_handed_on_takes_its_taps_out_of_the_turns,
             direction::a_tap_whose_time_becomes_known_takes_its_turn,
             direction::what_counts_is_the_rule_at_the_taps_own_time_and_site,

@@ -134,7 +134,8 @@ mod tests {
     async fn an_error_comes_back_to_its_caller_and_the_store_goes_on() {
         let (handle, thread) = spawn();
         let deed = Deed::by_itself(UtcMs(1), "pause", "nowhere");
-        let refused = handle.run(move |store| store.change_destination("nowhere", &Change::Pause, &deed)).await;
+        let refused =
+            handle.run(move |store| store.change_destination("nowhere", &Change::Pause, &deed)).await;
         assert!(matches!(refused, Err(StoreError::NotFound { .. })), "{refused:?}");
         assert_eq!(handle.run(|store| store.sites()).await.unwrap(), []);
         thread.close().await;

@@ -38,12 +38,12 @@ pub use self::badges::{BadgeFilter, BadgeRow, Directory, Revocation, RosterState
 pub use self::capture::Capture;
 pub use self::commands::Commands;
 pub use self::deliveries::{
-    Change, Deliveries, DestinationState, Ended, Hindrance, MAX_MADE_AT_ONCE, NewDestination, Paused, Render, Rendered, Since,
-    Turn, Turned,
+    Change, Deliveries, DestinationState, Ended, Hindrance, MAX_MADE_AT_ONCE, NewDestination, Paused, Render,
+    Rendered, Since, Turn, Turned,
 };
-use crate::delivery::class::Class;
 pub use self::leases::Leases;
 pub use self::people::People;
+use crate::delivery::class::Class;
 use crate::directory::direction::Decided;
 use crate::directory::timeline::When;
 use crate::event_store::people::Difference;

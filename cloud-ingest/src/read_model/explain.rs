@@ -7,7 +7,8 @@ use tap_protocol::tap::Direction;
 use crate::directory::direction::{Decided, Why};
 use crate::event_store::people::What;
 use crate::event_store::{
-    AttemptRow, DeliveryRow, DeliveryState, DestinationState, Hindrance, EventDetail, HeldFor, TapRow, Timeless, UtcMs,
+    AttemptRow, DeliveryRow, DeliveryState, DestinationState, EventDetail, HeldFor, Hindrance, TapRow,
+    Timeless, UtcMs,
 };
 
 /// How far a tap is, in the words of the line of stages on the screen.
@@ -236,8 +237,8 @@ fn of_delivery(
 mod tests {
     use super::*;
     use crate::delivery::class::Class;
-    use crate::fixture;
     use crate::event_store::{EventRow, Occurred, PersonId, Position};
+    use crate::fixture;
     use tap_protocol::badge::{SealedBadge, Token, TokenKeyId};
     use tap_protocol::chain::ChainHash;
     use tap_protocol::ids::{EventId, OutboxId, Seq};

@@ -123,7 +123,6 @@ pub fn an_answer_once_written_down_stays(world: &mut World) {
     assert_eq!(world.states(), ["delivered"]);
 }
 
-
 fn deed(world: &World, what: &str) -> Deed {
     Deed { who: "mara".into(), why: "because".into(), ..Deed::by_itself(world.now, what, HR) }
 }
@@ -408,7 +407,8 @@ pub fn what_was_never_sent_is_no_call_and_no_failure(world: &mut World) {
 
 pub fn a_breaker_opens_for_all_workers_and_lets_one_probe_through(world: &mut World) {
     taps(world, &[1, 2, 3, 1, 2, 3]);
-    world.rules.breaker = breaker::Settings { failures: 2, open_ms: 4_000, most_open_ms: 8_000, ramp_ms: 1_000 };
+    world.rules.breaker =
+        breaker::Settings { failures: 2, open_ms: 4_000, most_open_ms: 8_000, ramp_ms: 1_000 };
     let (mut one, mut two) = (Worker::new(2), Worker::new(3));
     let claimed = world.turn_of(&mut one, HR, &[], &[], 9).claimed;
     let failed: Vec<Ended> = claimed
@@ -526,7 +526,10 @@ pub fn what_is_not_wanted_is_discarded_and_what_cannot_be_rendered_is_dead(world
     assert_eq!(world.states(), ["discarded", "dead", "pending"]);
     let told = [at[0], at[1]].map(|at| world.detail(at).attempts.remove(0));
     assert_eq!(told[0].answer.as_deref(), Some("only in"));
-    assert_eq!((told[1].outcome.as_deref(), told[1].answer.as_deref()), (Some("impossible"), Some("no zone")));
+    assert_eq!(
+        (told[1].outcome.as_deref(), told[1].answer.as_deref()),
+        (Some("impossible"), Some("no zone"))
+    );
 }
 
 pub fn in_shadow_mode_requests_are_written_down_and_not_sent(world: &mut World) {

@@ -25,9 +25,9 @@ use crate::directory::direction::{Policy, Rule, Why};
 use crate::directory::timeline::When;
 use crate::event_store::people::{DifferenceFilter, What};
 use crate::event_store::{
-    AttemptEnd, BadgeFilter, Binding, Change, Claim, Claimed, DeadLetter, Deed, DeliveryState, Ended, EventDetail,
-    EventFilter, EventRow, EventStore, GIVE_UP_ON_TIME_AFTER_MS, NewDestination, Next, Position, Rendered, Since,
-    StoreError, Turn, UtcMs,
+    AttemptEnd, BadgeFilter, Binding, Change, Claim, Claimed, DeadLetter, Deed, DeliveryState, Ended,
+    EventDetail, EventFilter, EventRow, EventStore, GIVE_UP_ON_TIME_AFTER_MS, NewDestination, Next, Position,
+    Rendered, Since, StoreError, Turn, UtcMs,
 };
 
 const CASES: u32 = 32;
@@ -139,7 +139,12 @@ struct Outside {
 impl Outside {
     fn new() -> Outside {
         let doors = (1..=3).map(Door::new).collect();
-        Outside { doors, claims: Vec::new(), now: UtcMs(world::BOOT_UTC_MS + 3_600_000), ticker: Ticker::new(1) }
+        Outside {
+            doors,
+            claims: Vec::new(),
+            now: UtcMs(world::BOOT_UTC_MS + 3_600_000),
+            ticker: Ticker::new(1),
+        }
     }
 
     fn batch(&mut self, (door, sent): &(usize, Sent)) -> Option<VerifiedBatch> {
@@ -230,8 +235,10 @@ impl Outside {
             Step::Turn { destination, room, ends, beats } => {
                 let name = DESTINATIONS[*destination];
                 let ours = |claimed: &&Claimed| claimed.claim.destination == name;
-                let ended: Vec<Ended> =
-                    ends.iter().filter_map(|(index, next)| Some(self.ended(claim(index).filter(ours)?, *next))).collect();
+                let ended: Vec<Ended> = ends
+                    .iter()
+                    .filter_map(|(index, next)| Some(self.ended(claim(index).filter(ours)?, *next)))
+                    .collect();
                 let under_way: Vec<Claim> = match beats {
                     true => self.claims.iter().filter(ours).map(|claimed| claimed.claim.clone()).collect(),
                     false => Vec::new(),
@@ -259,11 +266,16 @@ impl Outside {
             Step::NewOutbox { .. } | Step::Wait { .. } => Answer::default(),
             Step::Change { destination, pause } => {
                 let change = if *pause { Change::Pause } else { Change::Resume };
-                answer(store.change_destination(DESTINATIONS[*destination], &change, &Deed::by_itself(now, "x", "y")))
+                answer(store.change_destination(
+                    DESTINATIONS[*destination],
+                    &change,
+                    &Deed::by_itself(now, "x", "y"),
+                ))
             }
             Step::AddDestination { destination, old } => {
                 let from = if *old { Since::Beginning } else { Since::Now };
-                let new = NewDestination { from, ..NewDestination::from_now(DESTINATIONS[*destination], "{}") };
+                let new =
+                    NewDestination { from, ..NewDestination::from_now(DESTINATIONS[*destination], "{}") };
                 answer(store.add_destination(&new, &Deed::by_itself(now, "x", "y")))
             }
             Step::Hello { door, last_seq } => {

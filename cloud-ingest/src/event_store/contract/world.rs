@@ -20,9 +20,9 @@ use crate::delivery::ticks::Ticker;
 use crate::directory::timeline::Timeline;
 use crate::event_store::people::{Difference, DifferenceFilter, What};
 use crate::event_store::{
-    Appended, AttemptEnd, BadgeFilter, Binding, Bound, Claim, Claimed, Controller, DeliveryRow, DeliveryState, EventDetail,
-    Ended, EventFilter, EventRow, EventStore, GIVE_UP_ON_TIME_AFTER_MS, HeldFor, Lease, Next, PersonId, Position,
-    RecordKey, Rendered, Site, TapRow, Timeless, Turn, Turned, UtcMs,
+    Appended, AttemptEnd, BadgeFilter, Binding, Bound, Claim, Claimed, Controller, DeliveryRow,
+    DeliveryState, Ended, EventDetail, EventFilter, EventRow, EventStore, GIVE_UP_ON_TIME_AFTER_MS, HeldFor,
+    Lease, Next, PersonId, Position, RecordKey, Rendered, Site, TapRow, Timeless, Turn, Turned, UtcMs,
 };
 use crate::fixture;
 use crate::read_model::audit::{Audit, Audited};
@@ -61,7 +61,8 @@ impl Worker {
 /// No limit of any kind.
 pub fn boundless() -> Rules {
     let limits = Limits { per_second: 1_000_000.0, burst: 1_000_000, per_day: None, concurrency: 1_000_000 };
-    let breaker = breaker::Settings { failures: u32::MAX, open_ms: 1_000, most_open_ms: 8_000, ramp_ms: 1_000 };
+    let breaker =
+        breaker::Settings { failures: u32::MAX, open_ms: 1_000, most_open_ms: 8_000, ramp_ms: 1_000 };
     Rules { limits, breaker, ..Rules::default() }
 }
 
@@ -154,7 +155,8 @@ impl World {
         let monotonic_ms = self.now.0.unsigned_abs();
         let (rules, body, now) = (self.rules.clone(), self.body.clone(), self.now);
         let states = self.store().destinations().unwrap();
-        let version = states.iter().find(|state| state.destination == destination).map_or(1, |state| state.version);
+        let version =
+            states.iter().find(|state| state.destination == destination).map_or(1, |state| state.version);
         let turned = self.store().turn(&Turn {
             destination,
             version,

@@ -15,8 +15,8 @@ use crate::delivery::order::{self, Change, Standing};
 use crate::delivery::rules::LEASE_MS;
 use crate::event_store::meaning::{self, Meaning};
 use crate::event_store::{
-    Claim, Claimed, DeliverableTap, DeliveryState, MAX_MADE_AT_ONCE, OrderKey, Position, Rendered,
-    Site, StoreError, UtcMs,
+    Claim, Claimed, DeliverableTap, DeliveryState, MAX_MADE_AT_ONCE, OrderKey, Position, Rendered, Site,
+    StoreError, UtcMs,
 };
 
 /// What was claimed, and when to ask again.
@@ -109,7 +109,18 @@ fn take(
     due: Due,
     Taking { claims, attempts, directions }: &mut Taking<'_>,
 ) -> Result<(), StoreError> {
-    let Due { position, state, attempts: before, failures, body, seq, ref bytes, occurred, uncertainty_ms, .. } = due;
+    let Due {
+        position,
+        state,
+        attempts: before,
+        failures,
+        body,
+        seq,
+        ref bytes,
+        occurred,
+        uncertainty_ms,
+        ..
+    } = due;
     let (OrderKey::Person(person), Meaning::Tap(_, tap)) = (&due.key, Meaning::of(bytes)) else {
         return Err(StoreError::broken("a delivery is due that has no person or is of no tap"));
     };
@@ -145,7 +156,15 @@ fn take(
         Rendered::Body(body) if !desk.turn.rules.shadow => body,
         Rendered::Body(body) => {
             started(Some(("shadow", "in shadow mode nothing is sent")));
-            return end(desk, &due.key, (position, state), DeliveryState::Discarded, attempt, Some(body), claims);
+            return end(
+                desk,
+                &due.key,
+                (position, state),
+                DeliveryState::Discarded,
+                attempt,
+                Some(body),
+                claims,
+            );
         }
         Rendered::NotWanted(why) => {
             started(Some(("not_wanted", &why)));
@@ -250,7 +269,8 @@ pub(super) fn make_old(desk: &mut Desk<'_, '_, '_>) -> Result<bool, StoreError> 
         _ => Position(through.0 + 1),
     };
     for (position, token, received, occurred, made) in old {
-        let too_early = occurred.is_ok_and(|occurred| desk.row.make_from.is_some_and(|from| occurred.at < from));
+        let too_early =
+            occurred.is_ok_and(|occurred| desk.row.make_from.is_some_and(|from| occurred.at < from));
         if made.is_some() || too_early {
             continue;
         }

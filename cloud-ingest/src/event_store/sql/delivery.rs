@@ -109,7 +109,8 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
             .ok_or_else(|| unknown(turn.destination))?;
         let under_way = writing.one(sql::COUNT, (no, DeliveryState::InFlight), |row| row.get(0))?;
         let before = row.clone();
-        let mut desk = Desk { writing, turn, no, row, ticks, under_way: under_way.unwrap_or(0), before, kept, passed };
+        let mut desk =
+            Desk { writing, turn, no, row, ticks, under_way: under_way.unwrap_or(0), before, kept, passed };
         desk.row.limiter.pass(limits, ticks, turn.now);
         Ok(desk)
     }
@@ -122,7 +123,8 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
             return Ok(None);
         }
         self.writing.execute(sql::PUT_TICKS, (self.kept.ticks, self.kept.by))?;
-        let Shared { held_until, held_until_ms, held_why, make_next, limiter, breaker, shares, .. } = &self.row;
+        let Shared { held_until, held_until_ms, held_why, make_next, limiter, breaker, shares, .. } =
+            &self.row;
         let (limiter, breaker, shares) = (to_remember(limiter)?, to_remember(breaker)?, to_remember(shares)?);
         let columns = (self.no, held_until, held_until_ms, held_why, make_next, limiter, breaker, shares);
         self.writing.execute(sql::PUT_DESTINATION, columns)?;
@@ -134,7 +136,16 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
         let answer = meaning::cut(&end.answer, MAX_ANSWER_BYTES);
         self.writing.execute(
             sql::END_ATTEMPT,
-            (self.no, claim.position, claim.attempt, claim.lease, end.finished, end.outcome, end.status, answer),
+            (
+                self.no,
+                claim.position,
+                claim.attempt,
+                claim.lease,
+                end.finished,
+                end.outcome,
+                end.status,
+                answer,
+            ),
         )?;
         let now = self.turn.now;
         let (state, due, held_for, failures, blocks_until) = match next {

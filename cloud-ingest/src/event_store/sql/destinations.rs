@@ -29,12 +29,7 @@ pub fn add(writing: &mut Writing<'_>, new: &NewDestination, deed: &Deed) -> Resu
     Ok(true)
 }
 
-pub fn change(
-    writing: &mut Writing<'_>,
-    name: &str,
-    change: &Change,
-    deed: &Deed,
-) -> Result<(), StoreError> {
+pub fn change(writing: &mut Writing<'_>, name: &str, change: &Change, deed: &Deed) -> Result<(), StoreError> {
     let changed = match change {
         Change::Settings(settings) => writing.execute(sql::CHANGE_SETTINGS, (name, settings))?,
         Change::Credentials(file) => writing.execute(sql::CHANGE_CREDENTIALS, (name, file.as_deref()))?,

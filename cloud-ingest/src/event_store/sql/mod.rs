@@ -46,10 +46,10 @@ use super::capture::{ApiKeyId, ApiKeyState, Capture, NewApiKey, NoApiKey, Source
 use super::commands::{CommandEnd, CommandRow, TroubleKind, TroubleRow};
 use super::people::{Difference, DifferenceFilter, People};
 use super::{
-    Appended, BadgeFilter, BadgeRow, Binding, Bound, Change, Commands, Controller,
-    ControllerState, DeadLetter, Deed, Deliveries, DeliveryCount, DestinationState, Directory, Enrolment, EventDetail,
-    EventFilter, EventRow, EventStore, Fleet, Leases, Member, NewDestination, NewToken, OutboxMark, Proof, Refusal,
-    Renewal, RevokedCertificate, RosterState, Site, Snapshot, Standing, Stood, StoreError, TokenId,
+    Appended, BadgeFilter, BadgeRow, Binding, Bound, Change, Commands, Controller, ControllerState,
+    DeadLetter, Deed, Deliveries, DeliveryCount, DestinationState, Directory, Enrolment, EventDetail,
+    EventFilter, EventRow, EventStore, Fleet, Leases, Member, NewDestination, NewToken, OutboxMark, Proof,
+    Refusal, Renewal, RevokedCertificate, RosterState, Site, Snapshot, Standing, Stood, StoreError, TokenId,
     TokenState, Totals, Turn, Turned, UtcMs, Walked, Which,
 };
 use crate::directory::direction::{Rule, Rules};

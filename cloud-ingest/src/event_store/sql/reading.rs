@@ -128,9 +128,7 @@ struct Destination {
 }
 
 fn known_destinations(snapshot: &dyn Session) -> Result<Vec<Destination>, StoreError> {
-    all(snapshot, sql::DESTINATIONS, [], |row| {
-        Ok(Destination { no: row.get(0)?, name: row.get(1)? })
-    })
+    all(snapshot, sql::DESTINATIONS, [], |row| Ok(Destination { no: row.get(0)?, name: row.get(1)? }))
 }
 
 pub(super) fn oldest_open_received(snapshot: &dyn Session, no: i64) -> Result<Option<UtcMs>, StoreError> {
@@ -305,7 +303,8 @@ fn deliveries(
             let key: OrderKey = row.get(0)?;
             let state: DeliveryState = row.get(1)?;
             let held_for: Option<HeldFor> = row.get(2)?;
-            let waits = matches!(state, DeliveryState::Pending | DeliveryState::Unknown) && held_for.is_none();
+            let waits =
+                matches!(state, DeliveryState::Pending | DeliveryState::Unknown) && held_for.is_none();
             let delivery = DeliveryRow {
                 destination: name.clone(),
                 state,

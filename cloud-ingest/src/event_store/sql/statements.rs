@@ -241,6 +241,9 @@ pub const PAUSE: &str =
     "UPDATE destinations SET paused_ms = ?2, paused_by = ?3, paused_why = ?4 WHERE name = ?1";
 pub const RESUME: &str = "UPDATE destinations SET paused_ms = NULL, paused_by = NULL, paused_why = NULL, \
      breaker = NULL, held_until = 0, held_until_ms = NULL, held_why = NULL WHERE name = ?1";
+/// A backup does not know what was called since it was made: nobody is called for so long as a call counts.
+pub const HOLD_ALL: &str = "UPDATE destinations SET held_until = (SELECT ticks FROM ticks) + ?1, held_until_ms = ?2, \
+     held_why = ?3";
 pub const DESTINATIONS: &str = "SELECT no, name FROM destinations ORDER BY no";
 pub const DESTINATION_STATES: &str = "SELECT no, name, settings, version, credentials_file, paused_ms, paused_by, \
      paused_why, held_until_ms, held_why, breaker, make_next, make_through FROM destinations ORDER BY no";
