@@ -208,6 +208,11 @@ impl Breaker {
         }
     }
 
+    /// Whether it waits for time to pass: as long as it does, time must be kept.
+    pub fn waits(&self) -> bool {
+        !matches!(self.state, State::Closed { ramp: None, .. } | State::Open { until: None, .. })
+    }
+
     /// How long until there may be room; `None` if that is for a person or for an answer to say.
     pub fn again_in_ms(&self, ticks: Ticks) -> Option<u64> {
         match self.state {

@@ -125,8 +125,8 @@ impl Limiter {
     }
 
     /// Whether anything of what was called still counts: as long as it does, time must be kept.
-    pub fn remembers(&self) -> bool {
-        self.ended.iter().any(|count| *count > 0)
+    pub fn remembers(&self, limits: &Limits) -> bool {
+        self.tokens < f64::from(limits.burst).max(1.0) || self.ended.iter().any(|count| *count > 0)
     }
 
     /// So many calls are claimed.

@@ -117,7 +117,9 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
 
     /// Writes down what has changed. Time is written down while it matters to somebody.
     fn close(&mut self) -> Result<Option<Passed>, StoreError> {
-        let matters = self.under_way > 0 || self.row.limiter.remembers() || self.row.held_until > self.ticks;
+        let limits = &self.turn.rules.limits;
+        let waits = self.row.breaker.waits() || self.row.held_until > self.ticks;
+        let matters = waits || self.under_way > 0 || self.row.limiter.remembers(limits);
         let moved = !self.turn.ended.is_empty() || self.before.breaker != self.row.breaker;
         if !matters && !moved && self.before.make_next == self.row.make_next {
             return Ok(None);
