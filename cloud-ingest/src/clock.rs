@@ -25,6 +25,28 @@ impl Clock {
     }
 }
 
+/// Counts milliseconds that pass, from anywhere on; never set by anybody.
+#[derive(Clone)]
+pub struct Monotonic(Arc<dyn Fn() -> u64 + Send + Sync>);
+
+impl Monotonic {
+    /// The system's.
+    pub fn system() -> Monotonic {
+        let since = Stopwatch::start();
+        Monotonic::from_fn(move || (since.seconds() * 1_000.0) as u64)
+    }
+
+    /// One that shows what `ms` gives.
+    pub fn from_fn(ms: impl Fn() -> u64 + Send + Sync + 'static) -> Monotonic {
+        Monotonic(Arc::new(ms))
+    }
+
+    /// So many by now.
+    pub fn ms(&self) -> u64 {
+        (self.0)()
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "this module owns the wall clock")]
 fn system_now() -> UtcMs {
     let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();

@@ -7,12 +7,13 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 use tap_protocol::ids::ControllerId;
 use tap_protocol::keys::PublicKey;
 
+use crate::destination::guard::Guard;
+use crate::destination::settings::{BadSettings, Breaker, DestinationSettings, Limits};
 use crate::event_store::place::Place;
 use crate::event_store::postgres::{Address, BadAddress};
 use crate::event_store::{Controller, RecordKey, Site};
@@ -55,8 +56,8 @@ pub struct Config {
     /// Door controllers.
     #[serde(rename = "controller", default)]
     pub controllers: Vec<ControllerEntry>,
-    /// The legacy attendance API.
-    pub destination: Destination,
+    /// One legacy attendance API, declared here; others are added with `cloud-ingest destinations add`.
+    pub destination: Option<Destination>,
 }
 
 /// The `[store]`: a PostgreSQL server. Without it the store is a file in `data_dir`.
@@ -286,6 +287,14 @@ pub struct Destination {
     /// How many requests may be under way at once.
     #[serde(default = "default_max_in_flight")]
     pub max_in_flight: usize,
+    /// Requests per second in the long run.
+    #[serde(default = "default_per_second")]
+    pub per_second: f64,
+    /// So many at once after a pause.
+    #[serde(default = "default_burst")]
+    pub burst: u32,
+    /// Requests per day in UTC, if that is limited.
+    pub per_day: Option<u32>,
     /// A file with the value of the `Authorization` header.
     pub authorization_file: Option<PathBuf>,
 }
@@ -298,10 +307,28 @@ fn default_max_in_flight() -> usize {
     8
 }
 
+fn default_per_second() -> f64 {
+    100.0
+}
+
+fn default_burst() -> u32 {
+    100
+}
+
 impl Destination {
-    /// How long one request may take.
-    pub fn timeout(&self) -> Duration {
-        Duration::from_millis(self.timeout_ms)
+    /// What it is, as destinations are kept in the store.
+    pub fn settings(&self) -> Result<DestinationSettings, BadSettings> {
+        let mut settings = DestinationSettings::http_json(&self.url)?;
+        settings.timeout_ms = self.timeout_ms;
+        settings.limits = Limits {
+            per_second: self.per_second,
+            burst: self.burst,
+            per_day: self.per_day,
+            concurrency: u32::try_from(self.max_in_flight).unwrap_or(u32::MAX),
+        };
+        // One small site, one system: it is worth a try sooner.
+        settings.breaker = Breaker { trip_after: 10, open_s: 2, max_open_s: 30, ramp_s: 5 };
+        settings.checked()
     }
 }
 
@@ -309,8 +336,6 @@ impl Destination {
 pub struct Secrets {
     /// The cloud's keys.
     pub keys: Keys,
-    /// The `Authorization` header towards the destination.
-    pub authorization: Option<String>,
 }
 
 impl Config {
@@ -364,6 +389,13 @@ impl Config {
         })
     }
 
+    /// Where destinations may be, beside the public internet and what their settings allow: where this file says, because
+    /// whoever may write it may name any address.
+    pub fn guard(&self) -> Guard {
+        let declared = self.destination.as_ref().and_then(|declared| declared.settings().ok());
+        declared.map_or_else(Guard::default, |settings| Guard::default().named_by(&settings.url))
+    }
+
     /// Reads the key files. `path` is the configuration file, for the message.
     pub fn secrets(&self, path: &Path) -> Result<Secrets, ConfigError> {
         let text = read(path).unwrap_or_default();
@@ -384,13 +416,10 @@ impl Config {
             );
             return Err(complain("capture.listen", why));
         }
-        let authorization = match &self.destination.authorization_file {
-            None => None,
-            Some(file) => Some(
-                read(file).map_err(|why| complain("destination.authorization_file", why))?.trim().to_owned(),
-            ),
-        };
-        Ok(Secrets { keys, authorization })
+        if let Some(file) = self.destination.as_ref().and_then(|known| known.authorization_file.as_ref()) {
+            read(file).map_err(|why| complain("destination.authorization_file", why))?;
+        }
+        Ok(Secrets { keys })
     }
 
     /// The first thing that can be read and makes no sense: where, and what.
@@ -442,29 +471,39 @@ impl Config {
         if let Some((key, message)) = self.capture.as_ref().and_then(CaptureEntry::complaint) {
             return Some((format!("capture.{key}"), message));
         }
-        self.destination.complaint().map(|(key, message)| (format!("destination.{key}"), message))
+        let complaint = self.destination.as_ref().and_then(Destination::complaint);
+        complaint.map(|(key, message)| (format!("destination.{key}"), message))
     }
 }
 
 impl Destination {
     fn complaint(&self) -> Option<(&'static str, String)> {
-        let name_ok = !self.name.is_empty()
-            && self.name.len() <= 63
-            && self.name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
         let url_ok = reqwest::Url::parse(&self.url)
             .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-        if !name_ok {
-            Some(("name", "use 1 to 63 letters, digits, hyphens, dots and underscores".into()))
+        if !is_destination_name(&self.name) {
+            Some(("name", DESTINATION_NAMES.into()))
         } else if !url_ok {
             Some(("url", format!("{} is no http:// or https:// address", self.url)))
         } else if !(1..=MAX_TIMEOUT_MS).contains(&self.timeout_ms) {
             Some(("timeout_ms", format!("use 1 to {MAX_TIMEOUT_MS}")))
         } else if !(1..=MAX_IN_FLIGHT).contains(&self.max_in_flight) {
             Some(("max_in_flight", format!("use 1 to {MAX_IN_FLIGHT}")))
+        } else if let Err(bad) = self.settings() {
+            let key = ["per_second", "burst", "per_day"].into_iter().find(|key| bad.at.ends_with(key));
+            Some((key.unwrap_or("url"), bad.why))
         } else {
             None
         }
     }
+}
+
+/// What names of destinations look like, for people.
+pub const DESTINATION_NAMES: &str = "use 1 to 63 letters, digits, hyphens, dots and underscores";
+
+/// Whether a destination may be called that.
+pub fn is_destination_name(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
 impl FromStr for BrokerUrl {
@@ -570,8 +609,10 @@ url = "http://127.0.0.1:9000/attendance"
     fn the_sample_is_read() {
         let config = Config::parse("c.toml", GOOD).unwrap();
         assert_eq!(config.broker.url, BrokerUrl { tls: false, host: "127.0.0.1".into(), port: 1883 });
-        assert_eq!(config.destination.timeout_ms, 5_000);
-        assert_eq!(config.destination.max_in_flight, 8);
+        let settings = config.destination.as_ref().unwrap().settings().unwrap();
+        assert_eq!((settings.timeout_ms, settings.limits.concurrency), (5_000, 8));
+        let without = &GOOD[..GOOD.find("[destination]").unwrap()];
+        assert!(Config::parse("c.toml", without).unwrap().destination.is_none());
         assert_eq!(config.controllers().count(), 1);
     }
 
@@ -624,6 +665,10 @@ url = "http://127.0.0.1:9000/attendance"
         check(
             ("name = \"legacy\"", "name = \"legacy\"\ntimeout_ms = 60000"),
             "c.toml:32: destination.timeout_ms: use 1 to 20000",
+        );
+        check(
+            ("name = \"legacy\"", "name = \"legacy\"\nper_second = 0.0"),
+            "c.toml:32: destination.per_second: use 0.001 to 1000; 0.1 is one in ten seconds",
         );
         check(
             ("client_id = \"cloud-ingest\"", "client_id = \"c\"\nca_file = \"/ca.pem\""),

@@ -4,13 +4,14 @@
 //! aborts there: no destructor, no flush, like `kill -9`. Without the feature, [`point`] compiles to nothing.
 
 /// The places, in the order in which a tap of a door meets them.
-pub const POINTS: [&str; 7] = [
+pub const POINTS: [&str; 8] = [
     "before-append-commit",
     "after-append-commit",
     "before-puback",
     "after-puback",
     "after-start-attempt",
     "after-answer-before-finish",
+    "before-finish-commit",
     "after-finish",
 ];
 

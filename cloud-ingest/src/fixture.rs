@@ -9,8 +9,13 @@ use tap_protocol::keys::SigningKey;
 use tap_protocol::record::{Body, ClockState, PreviousStop, Record, Stamp};
 use tap_protocol::tap::{Direction, Tap, Verdict};
 
+use crate::delivery::breaker::Breaker;
+use crate::destination::settings::DestinationSettings;
 use crate::event_store::sqlite::SqliteStore;
-use crate::event_store::{Binding, Controller, Directory, EventStore, PersonId, RecordKey, Site, UtcMs};
+use crate::event_store::{
+    Binding, Controller, Deed, DestinationState, Directory, EventStore, NewDestination, PersonId, RecordKey,
+    Site, UtcMs,
+};
 use crate::keyring::live::LiveKeys;
 use crate::keyring::{self, Keys};
 
@@ -46,12 +51,35 @@ pub fn store() -> SqliteStore {
         };
         store.put_controller(&controller).unwrap();
     }
-    store.put_destination(LEGACY).unwrap();
+    add_destination(&mut store, LEGACY);
     let bindings: Vec<Binding> = (0..PERSONS)
         .map(|n| Binding::new(vec![token_key().seal(&badge(n))], PersonId(format!("P-{n}"))))
         .collect();
     store.bind_badges(&bindings, START).unwrap();
     store
+}
+
+/// Makes a destination known.
+pub fn add_destination(store: &mut dyn EventStore, name: &str) {
+    let settings = DestinationSettings::http_json("http://127.0.0.1:9/").unwrap();
+    let new = NewDestination::from_now(name, &serde_json::to_string(&settings).unwrap());
+    assert!(store.add_destination(&new, &Deed::by_itself(START, "add", name)).unwrap());
+}
+
+/// A destination that nothing keeps back.
+pub fn destination_state(name: &str) -> DestinationState {
+    DestinationState {
+        destination: name.into(),
+        settings: "{}".into(),
+        version: 1,
+        credentials_file: None,
+        paused: None,
+        held_until: None,
+        held_why: None,
+        breaker: Breaker::default(),
+        to_make: 0,
+        oldest_open_received: None,
+    }
 }
 
 /// The keys of a cloud with a root, as from a folder.

@@ -29,17 +29,15 @@ use crate::capture::http::Capturing;
 use crate::capture::keeper::Keeper;
 use crate::capture::spool::Spool;
 use crate::capture::spool::shelf::Found;
-use crate::clock::Clock;
-use crate::config::{CaptureEntry, Config, EnrolmentEntry, Secrets};
-use crate::delivery::dispatch::{self, Dispatcher};
-use crate::destination::guard::Guard;
+use crate::clock::{Clock, Monotonic};
+use crate::config::{self, CaptureEntry, Config, EnrolmentEntry, Secrets};
+use crate::delivery::supervise::{self, Open, Supervisor};
 use crate::destination::open::AnyDestination;
-use crate::destination::settings::DestinationSettings;
 use crate::enrolment::{self, Enrolling};
 use crate::event_store::capture::Sitting;
 use crate::event_store::handle::StoreHandle;
 use crate::event_store::place::{AnyStore, Place};
-use crate::event_store::{EventStore, UtcMs};
+use crate::event_store::{Change, Deed, EventStore, NewDestination, Since, UtcMs};
 use crate::health::Health;
 use crate::intake::holding::{Hold, holding};
 use crate::intake::worker::{self, Worker};
@@ -51,7 +49,7 @@ use crate::roles::Roles;
 use crate::roll::{self, Calling};
 use crate::roster::librarian::{self, Librarian};
 use crate::stop::{self, Stop};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, with_causes};
 use crate::tls_listener::TlsListener;
 use crate::usher;
 use crate::watch::{self as health_watch, Watch};
@@ -98,7 +96,7 @@ pub async fn serve(config: Config, secrets: Secrets, roles: Roles) -> anyhow::Re
         calling.call().await.context("cannot find out who is revoked")?;
     }
 
-    let metrics = Arc::new(Metrics::new(&config.destination.name));
+    let metrics = Arc::new(Metrics::new());
     let health = Arc::new(Health::of(roles.loops()));
     let wake = Arc::new(Notify::new());
     let (to_worker, from_broker) = inbox();
@@ -111,12 +109,6 @@ pub async fn serve(config: Config, secrets: Secrets, roles: Roles) -> anyhow::Re
     };
     let (connection, link) = mqtt::connection(&config.broker, to_worker, Arc::clone(&health), clock.clone())?;
     let (desk, said) = roster::desk();
-    let settings = DestinationSettings::http_json(&config.destination.url)
-        .context("the [destination] in the configuration cannot be used")?;
-    let settings = DestinationSettings { timeout_ms: config.destination.timeout_ms, ..settings };
-    let guard = Guard::default().named_by(&settings.url);
-    let destination =
-        AnyDestination::open(&settings, secrets.authorization.as_deref(), &guard, clock.clone())?;
     let listener = TcpListener::bind(config.http.listen)
         .await
         .with_context(|| format!("cannot listen on {}", config.http.listen))?;
@@ -155,14 +147,13 @@ pub async fn serve(config: Config, secrets: Secrets, roles: Roles) -> anyhow::Re
         captured,
         work_stop.clone(),
     );
-    let dispatch = dispatch::run(
-        Dispatcher {
-            name: config.destination.name.clone(),
-            destination,
-            timeout: config.destination.timeout(),
-            max_in_flight: config.destination.max_in_flight,
-            store: writer.clone(),
+    let dispatch = supervise::run(
+        Supervisor {
+            open: opener(&config, &clock),
+            writer: writer.clone(),
+            reader: reader.clone(),
             clock: clock.clone(),
+            monotonic: Monotonic::system(),
             metrics: Arc::clone(&metrics),
             health: Arc::clone(&health),
             wake,
@@ -361,13 +352,13 @@ async fn open_enrolment(
 /// The store, to write and to read, with what the configuration names.
 fn open(place: &Place, config: &Config, now: UtcMs) -> anyhow::Result<(AnyStore, AnyStore)> {
     let mut store = place.open(now).with_context(|| format!("cannot open {place}"))?;
-    introduce(store.as_mut(), config).context("cannot tell the store about the configuration")?;
+    introduce(store.as_mut(), config, now).context("cannot tell the store about the configuration")?;
     let reader = place.open_reader().with_context(|| format!("cannot read {place}"))?;
     Ok((store, reader))
 }
 
 /// What the configuration names is known to the store before anything runs.
-fn introduce(store: &mut dyn EventStore, config: &Config) -> anyhow::Result<()> {
+fn introduce(store: &mut dyn EventStore, config: &Config, now: UtcMs) -> anyhow::Result<()> {
     for site in config.sites() {
         store.put_site(&site)?;
     }
@@ -382,8 +373,40 @@ fn introduce(store: &mut dyn EventStore, config: &Config) -> anyhow::Result<()> 
             store.put_controller(&controller)?;
         }
     }
-    store.put_destination(&config.destination.name)?;
+    match &config.destination {
+        Some(declared) => declare(store, declared, now),
+        None => Ok(()),
+    }
+}
+
+/// The destination that the configuration declares is in the store as it is declared, whoever changed it there.
+fn declare(store: &mut dyn EventStore, declared: &config::Destination, now: UtcMs) -> anyhow::Result<()> {
+    let settings = serde_json::to_string(&declared.settings()?)?;
+    let credentials_file = declared.authorization_file.as_ref().map(|file| file.display().to_string());
+    let (name, deed) = (&declared.name, Deed::by_itself(now, "declare", &declared.name));
+    let known = store.destinations()?.into_iter().find(|known| known.destination == *name);
+    let Some(known) = known else {
+        let new = NewDestination { name: name.clone(), settings, credentials_file, from: Since::Now };
+        store.add_destination(&new, &deed)?;
+        return Ok(());
+    };
+    if known.settings != settings {
+        store.change_destination(name, &Change::Settings(settings), &deed)?;
+    }
+    if known.credentials_file != credentials_file {
+        store.change_destination(name, &Change::Credentials(credentials_file), &deed)?;
+    }
     Ok(())
+}
+
+/// Makes what speaks to a destination.
+fn opener(config: &Config, clock: &Clock) -> Box<Open<AnyDestination>> {
+    let guard = config.guard();
+    let clock = clock.clone();
+    Box::new(move |settings, credentials| {
+        AnyDestination::open(settings, credentials, &guard, clock.clone())
+            .map_err(|error| with_causes(&error))
+    })
 }
 
 /// Who this is among several processes on one store, over all restarts: the folder is locked, so nobody else has it.

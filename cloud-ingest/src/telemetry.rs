@@ -13,10 +13,11 @@ use prometheus_client::registry::Registry;
 use tap_protocol::ids::ControllerId;
 
 use crate::capture::spool::Level;
+use crate::delivery::breaker;
 use crate::destination::Outcome;
 use crate::event_store::capture::Captured;
 use crate::event_store::commands::TroubleKind;
-use crate::event_store::{DeliveryState, Totals, UtcMs};
+use crate::event_store::{DeliveryState, DestinationState, Totals, UtcMs};
 use crate::health::{self, Health, Loop};
 use crate::intake::verify::REJECT_KINDS;
 use crate::read_model::lag::{Cause, Lag};
@@ -62,6 +63,8 @@ pub struct Metrics {
     backlog: Family<Label<2>, Gauge>,
     oldest_seconds: Family<Label<1>, SecondsGauge>,
     held: Family<Label<1>, Gauge>,
+    paused: Family<Label<1>, Gauge>,
+    breaker_open: Family<Label<1>, Gauge>,
     attempts: Family<Label<2>, Counter>,
     delivery_seconds: Family<Label<1>, Histogram, MakeHistogram>,
     end_to_end_seconds: Histogram,
@@ -111,8 +114,9 @@ fn seconds_histogram() -> Histogram {
 }
 
 impl Metrics {
-    /// All at zero. `destination` is the configured one.
-    pub fn new(destination: &str) -> Metrics {
+    /// All at zero.
+    #[expect(clippy::new_without_default, reason = "a registry is made once, and on purpose")]
+    pub fn new() -> Metrics {
         let mut registry = Registry::with_prefix("cloud_ingest");
         let metrics = Metrics {
             events: Family::default(),
@@ -128,6 +132,8 @@ impl Metrics {
             backlog: Family::default(),
             oldest_seconds: Family::default(),
             held: Family::default(),
+            paused: Family::default(),
+            breaker_open: Family::default(),
             attempts: Family::default(),
             delivery_seconds: Family::new_with_constructor(seconds_histogram),
             // 10 ms … 11 days: a door may have been offline for long.
@@ -174,6 +180,9 @@ impl Metrics {
             m.oldest_seconds.clone(),
         );
         registry.register("destination_held", "1 while the destination is held back", m.held.clone());
+        registry.register("destination_paused", "1 while a person keeps it paused", m.paused.clone());
+        let help = "1 while nothing is sent because it does not answer, or does not let us in";
+        registry.register("destination_breaker_open", help, m.breaker_open.clone());
         registry.register("attempts", "Attempts by outcome", m.attempts.clone());
         registry.register("delivery_duration_seconds", "Time of one attempt", m.delivery_seconds.clone());
         registry.register("end_to_end_seconds", "From tap to answer", m.end_to_end_seconds.clone());
@@ -221,17 +230,21 @@ impl Metrics {
         for kind in TroubleKind::ALL {
             m.troubles.get_or_create(&label([("kind", kind.name())])).inc_by(0);
         }
-        for word in Outcome::WORDS {
-            m.attempts.get_or_create(&label([("destination", destination), ("outcome", word)])).inc_by(0);
-        }
         for result in ["sent", "dropped"] {
             m.receipts.get_or_create(&label([("result", result)])).inc_by(0);
         }
         for what in ["head", "chunk"] {
             m.roster_messages.get_or_create(&label([("what", what)])).inc_by(0);
         }
-        m.lost_leases.get_or_create(&label([("destination", destination)])).inc_by(0);
         Metrics { registry, ..metrics }
+    }
+
+    /// There is a destination: its counters start at zero.
+    pub fn new_destination(&self, destination: &str) {
+        for word in Outcome::WORDS {
+            self.attempts.get_or_create(&label([("destination", destination), ("outcome", word)])).inc_by(0);
+        }
+        self.lost_leases.get_or_create(&label([("destination", destination)])).inc_by(0);
     }
 
     /// So many records of a group came to this.
@@ -332,10 +345,16 @@ impl Metrics {
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// One destination's age and hold.
-    pub fn destination(&self, destination: &str, oldest_seconds: f64, held: bool) {
-        self.oldest_seconds.get_or_create(&label([("destination", destination)])).set(oldest_seconds);
-        self.held.get_or_create(&label([("destination", destination)])).set(held.into());
+    /// One destination's age, and what keeps it back.
+    pub fn destination(&self, state: &DestinationState, now: UtcMs) {
+        let labels = label([("destination", &state.destination)]);
+        let oldest_ms = state.oldest_open_received.map_or(0, |oldest| (now.0 - oldest.0).max(0));
+        self.oldest_seconds.get_or_create(&labels).set(oldest_ms as f64 / 1000.0);
+        let held = state.held_until.is_some_and(|until| until > now);
+        self.held.get_or_create(&labels).set(held.into());
+        self.paused.get_or_create(&labels).set(state.paused.is_some().into());
+        let is_open = !matches!(state.breaker.state(), breaker::State::Closed { .. });
+        self.breaker_open.get_or_create(&labels).set(is_open.into());
     }
 
     /// All controllers' lags.
@@ -393,9 +412,10 @@ mod tests {
 
     #[test]
     fn a_scrape_has_every_metric_from_the_start() {
-        let metrics = Metrics::new("legacy");
+        let metrics = Metrics::new();
+        metrics.new_destination("legacy");
         metrics.controllers([]);
-        metrics.destination("legacy", 0.0, false);
+        metrics.destination(&crate::fixture::destination_state("legacy"), UtcMs(0));
         for state in DeliveryState::ALL {
             metrics.backlog("legacy", state, 0);
         }
@@ -409,6 +429,9 @@ mod tests {
             r#"cloud_ingest_attempts_total{destination="legacy",outcome="timed_out"} 0"#,
             r#"cloud_ingest_delivery_backlog{destination="legacy",state="unknown"} 0"#,
             r#"cloud_ingest_delivery_oldest_seconds{destination="legacy"} 0.0"#,
+            r#"cloud_ingest_destination_held{destination="legacy"} 0"#,
+            r#"cloud_ingest_destination_paused{destination="legacy"} 0"#,
+            r#"cloud_ingest_destination_breaker_open{destination="legacy"} 0"#,
             r#"cloud_ingest_taps_time_disputed 0"#,
             r#"cloud_ingest_deliveries_time_unresolved 0"#,
             r#"cloud_ingest_lost_lease_total{destination="legacy"} 0"#,
@@ -424,7 +447,9 @@ mod tests {
 
     #[test]
     fn every_metric_is_described_once_and_counters_are_counters() {
-        let text = Metrics::new("legacy").render(&Health::default());
+        let metrics = Metrics::new();
+        metrics.new_destination("legacy");
+        let text = metrics.render(&Health::default());
         let types: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         let mut names: Vec<&str> = types.iter().filter_map(|line| line.split(' ').next()).collect();
         let all = names.len();

@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::event_store::UtcMs;
 use crate::event_store::capture::Sitting;
 use crate::event_store::handle::{StoreHandle, away};
-use crate::fixture::{self, Door, LEGACY, START};
+use crate::fixture::{self, Door, START};
 use crate::intake::holding::Hold;
 use crate::intake::worker::{self, Worker};
 use crate::intake::{BrokerLink, FromBroker, Message, Ticket, inbox, roster};
@@ -95,7 +95,7 @@ async fn intake_backs_off_and_acknowledges_nothing() {
             usher: usher::bell().0,
             roster: roster::desk().0,
             clock: clock(),
-            metrics: Arc::new(Metrics::new(LEGACY)),
+            metrics: Arc::new(Metrics::new()),
             health: Arc::default(),
             wake: Arc::default(),
             sitting: Sitting([1; 16]),
@@ -113,7 +113,7 @@ async fn the_drain_backs_off_and_keeps_what_waits() {
     spool.put(tap(1)).await.unwrap();
     let waits = spool.clone();
     let turned = turns(|store, stop| {
-        let metrics = Arc::new(Metrics::new(LEGACY));
+        let metrics = Arc::new(Metrics::new());
         let (keys, clock, wake) = (fixture::keys(), clock(), Arc::default());
         tokio::spawn(drain::run(Drain { spool, store, keys, clock, metrics, wake }, stop))
     });
@@ -150,7 +150,7 @@ async fn the_watch_backs_off() {
             writer: store.clone(),
             reader: store,
             clock: clock(),
-            metrics: Arc::new(Metrics::new(LEGACY)),
+            metrics: Arc::new(Metrics::new()),
             health: Arc::default(),
         };
         tokio::spawn(health_watch::run(watch, stop))

@@ -107,9 +107,7 @@ impl Watch {
             self.metrics.backlog(&count.destination, count.state, count.count);
         }
         for destination in &numbers.destinations {
-            let oldest = destination.oldest_open_received.map_or(0, |oldest| (now.0 - oldest.0).max(0));
-            let held = destination.held_until.is_some_and(|until| until > now);
-            self.metrics.destination(&destination.destination, oldest as f64 / 1000.0, held);
+            self.metrics.destination(destination, now);
         }
         let lags = numbers.controllers.iter().map(|state| (&state.controller.id, lag::of(state, now)));
         self.metrics.controllers(lags);

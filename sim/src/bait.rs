@@ -30,11 +30,13 @@ pub enum Bait {
     PruneWithoutReceipt,
     /// What follows the last receipt is said again, whatever the store has after it.
     SaysAgainFromTheMark,
+    /// The dispatcher takes a clock for the passing of time that runs too fast.
+    PushesTheTime,
 }
 
 impl Bait {
     /// All of them.
-    pub const ALL: [Bait; 12] = [
+    pub const ALL: [Bait; 13] = [
         Bait::MarkOnPuback,
         Bait::AckBeforeCommit,
         Bait::ReceiptBeforeCommit,
@@ -47,6 +49,7 @@ impl Bait {
         Bait::NoGoBack,
         Bait::PruneWithoutReceipt,
         Bait::SaysAgainFromTheMark,
+        Bait::PushesTheTime,
     ];
 }
 

@@ -212,7 +212,7 @@ impl World {
             Fault::CloudKill => {
                 let back_in_ms = stage.dice.between(500, 60_000);
                 self.intake.die(stage, back_in_ms);
-                self.dispatcher.die(stage, back_in_ms);
+                self.dispatchers.iter_mut().for_each(|one| one.die(stage, back_in_ms));
             }
             Fault::StoreAway => self.vault.away_until_ms = now_ms + stage.dice.between(1_000, 45_000),
             Fault::StoreAnswersLost => self.vault.lost_answers += stage.dice.between(1, 4) as u32,
@@ -286,15 +286,23 @@ impl World {
             Fault::LegacyDown => self.mood(Mood::Down),
             Fault::DispatcherKill => {
                 let back_in_ms = stage.dice.between(500, 60_000);
-                self.dispatcher.die(stage, back_in_ms);
+                let which = stage.dice.below(self.dispatchers.len() as u64) as usize;
+                self.dispatchers[which].die(stage, back_in_ms);
             }
-            Fault::DispatcherCrashBeforeFinish => self.dispatcher.crash_before_finish = true,
-            Fault::LateWorker => self.dispatcher.late_workers += stage.dice.between(1, 4) as u32,
+            Fault::DispatcherCrashBeforeFinish => {
+                let which = stage.dice.below(self.dispatchers.len() as u64) as usize;
+                self.dispatchers[which].crash_before_finish = true;
+            }
+            Fault::LateWorker => {
+                let more = stage.dice.between(1, 4) as u32;
+                let which = stage.dice.below(self.dispatchers.len() as u64) as usize;
+                self.dispatchers[which].late_workers += more;
+            }
             Fault::LateBinding => {
                 self.bind_one_unbound();
             }
             // For those who wait for their time; nobody else would notice.
-            Fault::DayPasses => self.dispatcher.a_day_passes = true,
+            Fault::DayPasses => self.dispatchers.iter_mut().for_each(|one| one.a_day_passes = true),
             Fault::BackupTaken => {
                 door.machine.backup = Some(door.machine.disk.medium());
                 self.vault.backup = Some(self.vault.store.copy().expect("memory takes it"));
@@ -312,7 +320,9 @@ impl World {
         (self.broker.shuffles, self.broker.doubles_until_ms, self.broker.tamper) = (false, 0, 0);
         self.intake.crash_at = None;
         (self.vault.away_until_ms, self.vault.lost_answers) = (0, 0);
-        (self.dispatcher.late_workers, self.dispatcher.crash_before_finish) = (0, false);
+        for one in &mut self.dispatchers {
+            (one.late_workers, one.crash_before_finish) = (0, false);
+        }
         self.legacy.is_now(Mood::Well, now_ms);
         for door in &mut self.doors {
             (door.machine.disk_full_until_ms, door.machine.disk_slow_until_ms) = (0, 0);
@@ -354,7 +364,7 @@ impl World {
         stage.tally.count("stores put back");
         let back_in_ms = stage.dice.between(500, 30_000);
         self.intake.die(stage, back_in_ms);
-        self.dispatcher.die(stage, back_in_ms);
+        self.dispatchers.iter_mut().for_each(|one| one.die(stage, back_in_ms));
         self.vault.backup = None;
         let now_ms = stage.now_ms;
         let destroyed = stage.oracle.store_replaced(&mut self.vault.store, &self.doors, now_ms);

@@ -1,7 +1,7 @@
 //! The legacy attendance API as such things are: it takes a tap once per idempotency key, and it has moods. Knows keys and
 //! bodies; nothing of the store behind them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use crate::dice::Dice;
 
@@ -52,11 +52,19 @@ pub struct Legacy {
     until_ms: u64,
     processed: BTreeSet<String>,
     calls: u64,
+    /// When calls came, within the last minute.
+    minute: VecDeque<u64>,
 }
 
 impl Default for Legacy {
     fn default() -> Legacy {
-        Legacy { mood: Mood::Well, until_ms: 0, processed: BTreeSet::new(), calls: 0 }
+        Legacy {
+            mood: Mood::Well,
+            until_ms: 0,
+            processed: BTreeSet::new(),
+            calls: 0,
+            minute: VecDeque::new(),
+        }
     }
 }
 
@@ -76,6 +84,11 @@ impl Legacy {
         self.calls
     }
 
+    /// How many requests came within the minute up to the last one.
+    pub fn within_a_minute(&self) -> usize {
+        self.minute.len()
+    }
+
     /// One request.
     pub fn request(&mut self, key: &str, now_ms: u64, dice: &mut Dice) -> Reply {
         let mood = if now_ms < self.until_ms { self.mood } else { Mood::Well };
@@ -83,6 +96,10 @@ impl Legacy {
             return Reply::Refused;
         }
         self.calls += 1;
+        self.minute.push_back(now_ms);
+        while self.minute.front().is_some_and(|first| first + 60_000 < now_ms) {
+            self.minute.pop_front();
+        }
         let quick_ms = dice.between(10, 120);
         let answer = |status, body: &str| Reply::Answer(status, None, body.to_owned(), quick_ms);
         match mood {

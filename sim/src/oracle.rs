@@ -17,6 +17,7 @@ use tap_protocol::ids::{BootId, EventId, OutboxId, Seq, StoreEpoch};
 use tap_protocol::receipt::Receipt;
 
 use crate::disk::{Disk, TapNo};
+use crate::dispatcher::{BURST, PER_SECOND};
 use crate::edge::Door;
 
 mod promises;
@@ -225,8 +226,17 @@ impl Oracle {
 
     /// An attempt was written down.
     pub fn finished(&mut self, position: Position, next: &Next) {
-        if let Next::RetryAt(_) = next {
+        if let Next::RetryAt(_) | Next::PatientUntil(_) | Next::NotSent = next {
             self.in_front_since_ms.remove(&position);
+        }
+    }
+
+    /// The legacy API has counted its calls within a minute.
+    pub fn the_receiver_counts_no_more_than_was_promised(&mut self, calls: usize) {
+        let most = (60.0 * PER_SECOND) as usize + BURST as usize;
+        if calls > most {
+            let what = format!("{calls} calls within a minute, of {most}");
+            self.breaks("the_receiver_counts_no_more_than_was_promised", what);
         }
     }
 

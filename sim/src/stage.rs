@@ -126,8 +126,6 @@ pub enum DispatchEvent {
     BrokenOff(u64),
     /// No answer in time.
     TimedOut(u64),
-    /// How a call ended is to be written down.
-    Finish(u64),
 }
 
 /// What the outbox's thread is asked for, as `edge_agent::outbox::worker::Job`.

@@ -1,12 +1,16 @@
 //! One seed's world: it plans what will happen, lets it happen step by step, and has the oracle look after every step.
 
-use cloud_ingest::event_store::{Binding, Controller, Directory, EventStore, PersonId, RecordKey, Site};
+use cloud_ingest::delivery::{breaker, rules};
+use cloud_ingest::event_store::{
+    Binding, Controller, Deed, Deliveries, Directory, EventStore, NewDestination, PersonId, RecordKey, Site,
+    UtcMs,
+};
 use tap_protocol::badge::{TokenKey, TokenKeyId};
 use tap_protocol::keys::SigningKey;
 
 use crate::bait::Bait;
 use crate::broker::Broker;
-use crate::dispatcher::{Dispatcher, LEGACY, TIMEOUT_MS};
+use crate::dispatcher::{self, Dispatcher, LEGACY, PER_SECOND, TIMEOUT_MS};
 use crate::edge::{Badge, Door};
 use crate::fault::Fault;
 use crate::intake::Intake;
@@ -30,13 +34,13 @@ const PERSONS: usize = 14;
 const PATIENCE_MS: u64 = 5 * 60_000;
 
 /// … and one request and one lease that were under way when everything healed.
-const UNDER_WAY_MS: u64 = TIMEOUT_MS + cloud_ingest::delivery::dispatch::LEASE_MS as u64;
+const UNDER_WAY_MS: u64 = TIMEOUT_MS + rules::LEASE_MS + breaker::DENIED_OPEN_MS;
 
 /// After everything is whole again, a card and its copy take turns this often while there is something to do.
 const TWINS_TURN_MS: u64 = 120_000;
 
 /// Deliveries a second, at the slowest, of a healthy legacy API.
-const RATE_PER_SECOND: u64 = 10;
+const RATE_PER_SECOND: u64 = PER_SECOND as u64;
 
 /// All accepted taps are looked for at least this often, in steps.
 const LOOK_FOR_ALL_EVERY: u64 = 1_000;
@@ -97,8 +101,8 @@ pub struct World {
     pub intake: Intake,
     /// The store.
     pub vault: Vault,
-    /// The dispatcher.
-    pub dispatcher: Dispatcher,
+    /// The dispatchers.
+    pub dispatchers: Vec<Dispatcher>,
     /// The legacy API.
     pub legacy: Legacy,
     /// The doors prune what is receipted, so the store must not be put back.
@@ -147,7 +151,7 @@ impl World {
             doors,
             broker: Broker::new(),
             intake: Intake::new(receipt_key),
-            dispatcher: Dispatcher::default(),
+            dispatchers: Dispatcher::all(),
             legacy: Legacy::default(),
             has_pruned: !keeps_all,
             badges: (0..BADGES).map(badge).collect(),
@@ -172,7 +176,9 @@ impl World {
             let controller = Controller { id, label: "Door".into(), site: "hq".into(), record_keys };
             store.put_controller(&controller).expect("its site is known");
         }
-        store.put_destination(LEGACY).expect("a store takes a destination");
+        let destination = NewDestination::from_now(LEGACY, &dispatcher::settings());
+        let deed = Deed::by_itself(UtcMs(0), "add", LEGACY);
+        store.add_destination(&destination, &deed).expect("a store takes a destination");
         (UNBOUND..BADGES).for_each(|badge| self.bind(badge));
     }
 
@@ -182,7 +188,7 @@ impl World {
         let (taps, faults) = (stage.dice.between(60, 160), stage.dice.between(8, 24));
         let chaos_ms = stage.dice.between(3 * 60_000, 12 * 60_000);
         self.intake.start(stage, 0);
-        self.dispatcher.start(stage, 0);
+        self.dispatchers.iter_mut().for_each(|one| one.start(stage, 0));
         for door in &mut self.doors {
             let in_ms = stage.dice.below(3_000);
             door.start(stage, in_ms);
@@ -244,10 +250,14 @@ impl World {
             Event::BrokerUp => self.broker.up = true,
             Event::Intake(run, what) => {
                 if self.intake.handle(stage, &mut self.vault, run, what) {
-                    self.dispatcher.wake(stage);
+                    self.dispatchers.iter_mut().for_each(|one| one.wake(stage));
                 }
             }
-            Event::Dispatch(run, what) => self.dispatcher.handle(stage, &mut self.vault, run, what),
+            Event::Dispatch(run, what) => {
+                if let Some(one) = self.dispatchers.iter_mut().find(|one| one.run == run) {
+                    one.handle(stage, &mut self.vault, run, what);
+                }
+            }
             Event::Request { run, call, key } => self.request(run, call, &key),
             Event::PowerBlip { door, dark_ms } => {
                 let door = &mut self.doors[door];
@@ -293,6 +303,7 @@ impl World {
     fn request(&mut self, run: u32, call: u64, key: &str) {
         let stage = &mut self.stage;
         let reply = self.legacy.request(key, stage.now_ms, &mut stage.dice);
+        stage.oracle.the_receiver_counts_no_more_than_was_promised(self.legacy.within_a_minute());
         let (delay_ms, what) = match reply {
             Reply::Answer(status, retry_after_s, body, after_ms) => {
                 (after_ms, DispatchEvent::Answer(call, status, retry_after_s, body))
@@ -315,7 +326,9 @@ impl World {
         }
         let intake = self.intake.waiting();
         stage.oracle.every_queue_is_bounded("the intake's inbox", intake, cloud_ingest::intake::MAX_WAITING);
-        stage.oracle.every_queue_is_bounded("calls", self.dispatcher.under_way(), Dispatcher::slots());
+        for one in &self.dispatchers {
+            stage.oracle.every_queue_is_bounded("calls", one.under_way(), Dispatcher::slots());
+        }
         if steps >= MAX_STEPS {
             stage.oracle.every_run_ends(steps);
         }
@@ -325,7 +338,7 @@ impl World {
         let Some((healed_ms, backlog)) = self.healed else { return };
         let stage = &mut self.stage;
         // A day on the cloud's clock: whoever still has no time by then keeps nobody waiting.
-        self.dispatcher.a_day_passes = self.rested;
+        self.dispatchers.iter_mut().for_each(|one| one.a_day_passes = self.rested);
         let left = stage.oracle.what_is_left(&mut self.vault.store, &self.doors, self.rested);
         let since_ms = stage.now_ms - healed_ms;
         let mut allowed_ms = backlog * 1_000 / RATE_PER_SECOND + PATIENCE_MS + UNDER_WAY_MS;
@@ -403,6 +416,6 @@ impl World {
         stage.tally.add("deliveries released by a binding", bound.released as u64);
         stage.oracle.bound(token, person, stage.now_ms);
         self.vault.touched = true;
-        self.dispatcher.wake(stage);
+        self.dispatchers.iter_mut().for_each(|one| one.wake(stage));
     }
 }

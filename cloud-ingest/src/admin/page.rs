@@ -8,8 +8,8 @@ use tap_protocol::ids::ControllerId;
 use super::html::{Html, put};
 use crate::destination::fields::local_time;
 use crate::event_store::{
-    ControllerState, DeliveryRow, DeliveryState, DestinationState, EventDetail, EventRow, HeldFor, Site,
-    TapRow, Totals, UtcMs,
+    ControllerState, DeliveryRow, DeliveryState, DestinationState, EventDetail, EventRow, HeldFor, Hindrance,
+    Site, TapRow, Totals, UtcMs,
 };
 use crate::read_model::explain::{self, Stage};
 use crate::read_model::lag::{self, Cause};
@@ -167,24 +167,22 @@ fn foot(page: &mut Html) {
 /// One line for all that is wrong; read out when it changes.
 fn health(page: &mut Html, snapshot: &Snapshot) {
     put!(page, "<section id=\"health\" data-live aria-live=\"polite\" aria-label=\"Health\">");
-    let held: Vec<_> = snapshot
-        .destinations
-        .iter()
-        .filter_map(|d| Some((d, d.held_until.filter(|until| *until > snapshot.now)?)))
-        .collect();
+    let held = snapshot.destinations.iter().filter_map(|d| Some((d, d.hindrance(snapshot.now)?)));
     let complaints = snapshot.complaints.iter().chain(&snapshot.ledger.complaints);
     let mut lines = 0;
     for complaint in complaints {
         lines += 1;
         put!(page, "<p class=\"banner bad\"><b>Trouble</b> {}</p>", complaint);
     }
-    for (destination, _) in &held {
+    for (destination, hindrance) in held {
         lines += 1;
         put!(
             page,
-            "<p class=\"banner warn\"><b>{} is held back</b> {}</p>",
+            "<p class=\"banner {}\"><b>{} is {}</b> {}</p>",
+            if hindrance.needs_person { "bad" } else { "warn" },
             destination.destination,
-            destination.held_why.as_deref().unwrap_or("")
+            hindrance.what,
+            hindrance.why
         );
     }
     let dead = snapshot.ledger.in_state(DeliveryState::Dead);
@@ -257,9 +255,13 @@ fn tiles(page: &mut Html, snapshot: &Snapshot) {
     let dead = count(DeliveryState::Dead);
     tile(page, "Dead", if dead > 0 { "bad" } else { "calm" }, dead, "refused, need a person");
     for destination in &snapshot.destinations {
-        let held = destination.held_until.filter(|until| *until > snapshot.now);
-        let (word, class) = match (held, destination.oldest_open_received) {
-            (Some(until), _) => (format!("held for {}", duration(until.0 - snapshot.now.0)), "warn"),
+        let (word, class) = match (destination.hindrance(snapshot.now), destination.oldest_open_received) {
+            (Some(Hindrance { what, until: Some(until), .. }), _) => {
+                (format!("{what} for {}", duration(until.0 - snapshot.now.0)), "warn")
+            }
+            (Some(Hindrance { what, needs_person, .. }), _) => {
+                (what.to_owned(), if needs_person { "bad" } else { "warn" })
+            }
             (None, Some(oldest)) => (format!("oldest waits {}", duration(snapshot.now.0 - oldest.0)), "calm"),
             (None, None) => ("up to date".into(), "good"),
         };
@@ -413,16 +415,23 @@ fn in_words(delivery: &DeliveryRow) -> (&'static str, String) {
         DeliveryState::Delivered => ("good", format!("delivered{tries}")),
         DeliveryState::Dead => ("bad", format!("dead{tries}")),
         DeliveryState::Discarded => ("calm", "discarded".into()),
+        DeliveryState::Unknown if delivery.held_for == Some(HeldFor::Person) => {
+            ("bad", format!("processed or not? A person must say{tries}"))
+        }
         DeliveryState::Unknown => ("warn", format!("unknown{tries}")),
         DeliveryState::InFlight => ("calm", format!("in flight{tries}")),
         DeliveryState::Pending => ("calm", format!("pending{tries}")),
         DeliveryState::Parked => match delivery.held_for {
             Some(HeldFor::TimeUnresolved) => ("warn", "set aside: time not known".into()),
-            Some(HeldFor::Time | HeldFor::Binding) | None => ("calm", "behind another".into()),
+            Some(HeldFor::Time | HeldFor::Binding | HeldFor::Person) | None => {
+                ("calm", "behind another".into())
+            }
         },
         DeliveryState::Held => match delivery.held_for {
             Some(HeldFor::Binding) => ("warn", "held: badge not known".into()),
-            Some(HeldFor::Time | HeldFor::TimeUnresolved) | None => ("warn", "held: time not known".into()),
+            Some(HeldFor::Time | HeldFor::TimeUnresolved | HeldFor::Person) | None => {
+                ("warn", "held: time not known".into())
+            }
         },
     }
 }
@@ -521,10 +530,9 @@ mod tests {
                 vec![],
             ),
             destinations: vec![DestinationState {
-                destination: "legacy".into(),
                 held_until: Some(UtcMs(20_000)),
                 held_why: Some(evil.into()),
-                oldest_open_received: None,
+                ..crate::fixture::destination_state("legacy")
             }],
             sites: vec![],
             controllers: vec![ControllerState {
@@ -544,7 +552,7 @@ mod tests {
         let page = overview(&snapshot).into_string();
         assert_eq!(page.matches("<script").count(), 1, "only the page's own");
         assert!(page.contains("&lt;script&gt;&quot;&amp;&#39;"));
-        assert!(page.contains("held for 10 s") && page.contains("legacy is held back"));
+        assert!(page.contains("held for 10 s") && page.contains("legacy is held"));
         assert!(page.contains("never seen"));
         assert!(page.contains("Time in dispute: 3") && page.contains("Set aside without time: 2"));
     }

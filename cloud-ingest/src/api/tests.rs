@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::*;
 use crate::event_store::handle::StoreThread;
 use crate::event_store::{EventStore, UtcMs};
-use crate::fixture::{self, Door, LEGACY, START};
+use crate::fixture::{self, Door, START};
 use crate::health::Loop;
 
 struct World {
@@ -27,7 +27,7 @@ async fn world() -> World {
     let health = Arc::new(Health::default());
     let served = Served {
         store,
-        metrics: Arc::new(Metrics::new(LEGACY)),
+        metrics: Arc::new(Metrics::new()),
         health: Arc::clone(&health),
         clock: Clock::from_fn(|| UtcMs(START.0 + 60_000)),
     };

@@ -7,6 +7,7 @@ use serde::Serialize;
 use tap_protocol::hello::{ReaderKind, ReaderState};
 use tap_protocol::ids::{ControllerId, EventId, OutboxId, ReaderName, Seq, TraceId};
 
+use crate::delivery::class::Class;
 use crate::directory::direction::{Decided, WORKED_OUT_BY};
 use crate::event_store::commands::{CommandRow, TroubleKind, TroubleRow, order_text, outcome_name};
 use crate::event_store::people::{self, What};
@@ -82,6 +83,8 @@ struct Delivery {
     attempts: u32,
     next_attempt: Option<String>,
     behind: Option<EventId>,
+    blocks_until: Option<String>,
+    class: Class,
 }
 
 impl Event {
@@ -146,6 +149,8 @@ impl Delivery {
             attempts: row.attempts,
             next_attempt: row.next_attempt.map(time),
             behind: row.behind,
+            blocks_until: row.blocks_until.filter(|until| until.0 < i64::MAX).map(time),
+            class: row.class,
         }
     }
 }

@@ -84,7 +84,9 @@ impl<'s> Start<'s> {
         let mut store = SqliteStore::open(self.database, START).unwrap();
         let site = Site { id: "hq".into(), label: "Headquarters".into(), zone: "Europe/Berlin".into() };
         store.put_site(&site).unwrap();
-        store.put_destination("legacy").unwrap();
+        if crate::event_store::Deliveries::destinations(&mut store).unwrap().is_empty() {
+            crate::fixture::add_destination(&mut store, "legacy");
+        }
         let source = Source { id: "api-kiosk".parse().unwrap(), label: "Kiosk".into(), site: "hq".into() };
         let new = NewApiKey {
             id: key.id,
@@ -104,7 +106,7 @@ impl<'s> Start<'s> {
             let now = Arc::clone(&now);
             move || UtcMs(now.load(Ordering::SeqCst))
         });
-        let metrics = Arc::new(Metrics::new("legacy"));
+        let metrics = Arc::new(Metrics::new());
         let wake = Arc::new(Notify::new());
         let (stopper, stop) = stop::pair();
         let (to_worker, captured) = mpsc::channel(MAX_WAITING);

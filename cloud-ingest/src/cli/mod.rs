@@ -17,6 +17,7 @@ mod badges;
 mod ca;
 mod commands;
 mod deed;
+mod destinations;
 mod differences;
 mod enroll_token;
 mod fleet;
@@ -60,6 +61,9 @@ enum Verb {
     /// Say who may bring taps over HTTP
     #[command(subcommand)]
     ApiKeys(api_keys::Verb),
+    /// Say where taps are delivered to
+    #[command(subcommand)]
+    Destinations(destinations::Verb),
     /// Let controllers in
     #[command(subcommand)]
     EnrollToken(enroll_token::Verb),
@@ -161,6 +165,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Keys(verb) => keys::run(verb),
         Verb::Ca(verb) => ca::run(verb),
         Verb::ApiKeys(verb) => api_keys::run(verb),
+        Verb::Destinations(verb) => destinations::run(verb),
         Verb::EnrollToken(verb) => enroll_token::run(verb),
         Verb::Badges(verb) => badges::run(verb),
         Verb::Sites(verb) => sites::run(verb),
@@ -168,11 +173,14 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
             let loaded = config.load()?;
             loaded.secrets(config.path())?;
             println!(
-                "{} is fine: {} sites, {} controllers, destination {}",
+                "{} is fine: {} sites, {} controllers, {}",
                 config.path().display(),
                 loaded.sites.len(),
                 loaded.controllers.len(),
-                loaded.destination.name
+                match &loaded.destination {
+                    Some(declared) => format!("destination {}", declared.name),
+                    None => "no destination declared".to_owned(),
+                }
             );
             Ok(ExitCode::SUCCESS)
         }

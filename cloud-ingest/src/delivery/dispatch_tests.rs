@@ -1,16 +1,17 @@
 //! The dispatcher against a store in memory, a destination that asks the test what to answer, and a clock that the test
 //! moves. Nothing sleeps.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use tap_protocol::ids::EventId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::destination::{CannotRender, Outcome, http_json};
+use crate::destination::settings::Limits;
+use crate::destination::{CannotRender, http_json};
 use crate::event_store::handle::StoreThread;
-use crate::event_store::{DeliverableTap, DeliveryState, EventFilter};
+use crate::event_store::{Change, Deed, DeliverableTap, DeliveryState, EventFilter, UtcMs};
 use crate::fixture::{self, Door, LEGACY, START};
 use crate::stop::{self, Stopper};
 
@@ -25,7 +26,13 @@ struct Request {
     answer: oneshot::Sender<Outcome>,
 }
 
-struct AskTheTest(mpsc::Sender<Request>);
+#[derive(Clone)]
+struct AskTheTest {
+    requests: mpsc::Sender<Request>,
+    /// Whether it can be asked for what it has.
+    looks_up: bool,
+    has_it: Arc<AtomicBool>,
+}
 
 impl Destination for AskTheTest {
     fn render(&self, event: EventId, tap: &DeliverableTap) -> Result<String, CannotRender> {
@@ -37,14 +44,24 @@ impl Destination for AskTheTest {
 
     async fn send(&self, event: EventId, body: String) -> Answered {
         let (answer, outcome) = oneshot::channel();
-        self.0.send(Request { event, body, answer }).await.expect("the test listens");
+        self.requests.send(Request { event, body, answer }).await.expect("the test listens");
         let outcome = outcome.await.expect("the test answers");
         Answered { outcome, status: None, answer: String::new() }
+    }
+
+    async fn look_up(&self, _: EventId, _: &str) -> LookedUp {
+        match self.has_it.load(Ordering::SeqCst) {
+            true => LookedUp::Found("17".into()),
+            false => LookedUp::Absent,
+        }
     }
 }
 
 struct World {
     requests: mpsc::Receiver<Request>,
+    /// For another dispatcher.
+    destination: AskTheTest,
+    opened: watch::Sender<Arc<Opened<AskTheTest>>>,
     store: StoreHandle,
     thread: StoreThread,
     now: Arc<AtomicI64>,
@@ -54,27 +71,52 @@ struct World {
     running: JoinHandle<()>,
 }
 
+fn settings(max_in_flight: usize) -> DestinationSettings {
+    let mut settings = DestinationSettings::http_json("http://127.0.0.1:9/").unwrap();
+    settings.limits =
+        Limits { per_second: 100.0, burst: 100, per_day: None, concurrency: max_in_flight as u32 };
+    settings
+}
+
 fn world(max_in_flight: usize) -> World {
+    world_of(settings(max_in_flight))
+}
+
+fn world_of(settings: DestinationSettings) -> World {
     let (store, thread) = StoreHandle::spawn("store", Box::new(fixture::store())).unwrap();
     let (ask, requests) = mpsc::channel(64);
     let now = Arc::new(AtomicI64::new(START.0 + 60_000));
     let (stopper, stop) = stop::pair();
+    let looks_up = settings.after_unknown == AfterUnknown::LookUp;
+    let destination = AskTheTest { requests: ask, looks_up, has_it: Arc::default() };
+    let opened = Opened { version: 1, settings, destination: destination.clone() };
+    let (opened, current) = watch::channel(Arc::new(opened));
+    let metrics = Arc::new(Metrics::new());
+    metrics.new_destination(LEGACY);
     let wake = Arc::new(Notify::new());
-    let metrics = Arc::new(Metrics::new(LEGACY));
-    let shown = Arc::clone(&now);
-    let dispatcher = Dispatcher {
-        name: LEGACY.into(),
-        destination: AskTheTest(ask),
-        timeout: Duration::from_secs(5),
-        max_in_flight,
-        store: store.clone(),
-        clock: Clock::from_fn(move || UtcMs(shown.load(Ordering::SeqCst))),
-        metrics: Arc::clone(&metrics),
-        health: Arc::default(),
-        wake: Arc::clone(&wake),
-    };
+    let dispatcher = dispatcher(&store, &now, current, &metrics, &wake);
     let running = tokio::spawn(run(dispatcher, stop));
-    World { requests, store, thread, now, wake, metrics, stopper, running }
+    World { requests, destination, opened, store, thread, now, wake, metrics, stopper, running }
+}
+
+fn dispatcher(
+    store: &StoreHandle,
+    now: &Arc<AtomicI64>,
+    opened: watch::Receiver<Arc<Opened<AskTheTest>>>,
+    metrics: &Arc<Metrics>,
+    wake: &Arc<Notify>,
+) -> Dispatcher<AskTheTest> {
+    let (wall, monotonic) = (Arc::clone(now), Arc::clone(now));
+    Dispatcher {
+        name: LEGACY.into(),
+        opened,
+        store: store.clone(),
+        clock: Clock::from_fn(move || UtcMs(wall.load(Ordering::SeqCst))),
+        monotonic: Monotonic::from_fn(move || monotonic.load(Ordering::SeqCst).unsigned_abs()),
+        metrics: Arc::clone(metrics),
+        health: Arc::default(),
+        wake: Arc::clone(wake),
+    }
 }
 
 impl World {
@@ -119,6 +161,22 @@ impl World {
     async fn held_until(&self) -> Option<i64> {
         let destinations = self.store.run(|store| store.destinations()).await.unwrap();
         destinations[0].held_until.map(|until| until.0 - START.0 - 60_000)
+    }
+
+    /// The dispatcher had the time to do whatever it does.
+    async fn a_turn_passes(&self) {
+        for _ in 0..3 {
+            self.wake.notify_one();
+            for _ in 0..100 {
+                self.store.run(|store| store.store_epoch()).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    async fn why_nothing_is_sent(&self) -> Option<&'static str> {
+        let destinations = self.store.run(|store| store.destinations()).await.unwrap();
+        destinations[0].hindrance(UtcMs(self.now.load(Ordering::SeqCst))).map(|hindrance| hindrance.what)
     }
 
     async fn end(self) {
@@ -203,8 +261,7 @@ async fn retry_after_holds_everything_and_for_exactly_that_long() {
     world.until(DeliveryState::InFlight, 0).await;
     assert_eq!(world.held_until().await, Some(7_000));
     world.pass(6_999);
-    let due = world.store.run(|store| store.next_due(LEGACY)).await.unwrap();
-    assert_eq!(due, Some(UtcMs(START.0 + 67_000)));
+    world.a_turn_passes().await;
     assert!(world.requests.try_recv().is_err());
     world.pass(1);
     for _ in 0..3 {
@@ -228,13 +285,100 @@ async fn of_two_holds_the_later_counts() {
 }
 
 #[tokio::test]
-async fn a_closed_door_holds_everything_and_nothing_dies() {
-    let mut world = world(1);
-    world.taps(&[1, 2]).await;
-    world.answer(Outcome::Unauthorized).await;
-    world.until(DeliveryState::InFlight, 0).await;
-    assert_eq!(world.held_until().await, Some(60_000));
+async fn a_closed_door_stops_everything_nothing_dies_and_later_one_request_tries() {
+    let mut world = world(2);
+    world.taps(&[1, 2, 3]).await;
+    let (first, second) = (world.request().await, world.request().await);
+    first.answer.send(Outcome::Unauthorized).unwrap();
+    world.until(DeliveryState::InFlight, 1).await;
+    second.answer.send(Outcome::Unauthorized).unwrap();
+    world.until(DeliveryState::Pending, 3).await;
+    assert_eq!(world.why_nothing_is_sent().await, Some("stopped"));
     assert_eq!(world.count(DeliveryState::Dead).await, 0);
+    world.pass(breaker::DENIED_OPEN_MS as i64);
+    let probe = world.request().await;
+    world.a_turn_passes().await;
+    assert!(world.requests.try_recv().is_err(), "one is enough to find out");
+    probe.answer.send(Outcome::Delivered).unwrap();
+    world.answer(Outcome::Delivered).await;
+    world.until(DeliveryState::Delivered, 2).await;
+    assert_eq!(world.why_nothing_is_sent().await, None);
+    world.answer(Outcome::Delivered).await;
+    world.until(DeliveryState::Delivered, 3).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn what_can_be_looked_up_is_and_is_sent_again_only_if_it_is_not_there() {
+    let mut world = world_of(DestinationSettings { after_unknown: AfterUnknown::LookUp, ..settings(8) });
+    assert!(world.destination.looks_up);
+    world.taps(&[1, 2]).await;
+    world.answer(Outcome::TimedOut).await;
+    world.destination.has_it.store(true, Ordering::SeqCst);
+    world.answer(Outcome::TimedOut).await;
+    world.until(DeliveryState::Unknown, 2).await;
+    world.pass(500);
+    world.until(DeliveryState::Delivered, 2).await;
+    assert!(world.requests.try_recv().is_err(), "both are there");
+    world.destination.has_it.store(false, Ordering::SeqCst);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn what_is_looked_up_and_not_there_is_sent_again() {
+    let mut world = world_of(DestinationSettings { after_unknown: AfterUnknown::LookUp, ..settings(8) });
+    world.taps(&[1]).await;
+    let first = world.answer(Outcome::TimedOut).await;
+    world.until(DeliveryState::Unknown, 1).await;
+    world.pass(500);
+    assert_eq!(world.answer(Outcome::Delivered).await, first);
+    world.until(DeliveryState::Delivered, 1).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_change_of_the_settings_counts_from_the_next_turn_on() {
+    let mut world = world(8);
+    let deed = Deed::by_itself(START, "set", LEGACY);
+    world
+        .store
+        .run(move |store| store.change_destination(LEGACY, &Change::Settings("{}".into()), &deed))
+        .await
+        .unwrap();
+    world.taps(&[1]).await;
+    world.a_turn_passes().await;
+    assert!(world.requests.try_recv().is_err(), "by settings that are gone nothing is sent");
+    let (settings, destination) = (settings(8), world.destination.clone());
+    world.opened.send_replace(Arc::new(Opened { version: 2, settings, destination }));
+    world.answer(Outcome::Delivered).await;
+    world.until(DeliveryState::Delivered, 1).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn two_dispatchers_on_one_store_send_each_tap_once_and_each_persons_in_order() {
+    let mut world = world(3);
+    let (stopper, stop) = stop::pair();
+    let wake = Arc::new(Notify::new());
+    let second = dispatcher(&world.store, &world.now, world.opened.subscribe(), &world.metrics, &wake);
+    let second = tokio::spawn(run(second, stop));
+    let badges: Vec<u8> = (0..60).map(|n| n % 5).collect();
+    world.taps(&badges).await;
+    let mut seen = BTreeMap::<String, Vec<u64>>::new();
+    for _ in 0..60 {
+        wake.notify_one();
+        world.pass(20);
+        let Request { event, body, answer } = world.request().await;
+        assert!(world.count(DeliveryState::InFlight).await <= 3, "both share one limit");
+        let person = body.split("\"person\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+        seen.entry(person).or_default().push(event.seq().0);
+        answer.send(Outcome::Delivered).unwrap();
+    }
+    world.until(DeliveryState::Delivered, 60).await;
+    assert_eq!(seen.len(), 5);
+    assert!(seen.values().all(|seqs| seqs.len() == 12 && seqs.is_sorted()), "{seen:?}");
+    stopper.stop();
+    second.await.unwrap();
     world.end().await;
 }
 
@@ -263,7 +407,7 @@ async fn a_tap_of_which_no_request_can_be_made_is_dead_at_once_and_holds_nobody_
     assert_ne!(dead, event);
     let detail = world.store.run(move |store| store.event(dead)).await.unwrap().unwrap();
     let told: Vec<_> = detail.attempts.iter().map(|a| (a.outcome.as_deref(), a.answer.as_deref())).collect();
-    assert_eq!(told, [(Some("unrenderable"), Some("no request can be made of this tap: nobody can"))]);
+    assert_eq!(told, [(Some("impossible"), Some("no request can be made of this tap: nobody can"))]);
     world.end().await;
 }
 
@@ -307,18 +451,42 @@ async fn told_to_stop_it_writes_the_last_answers_down_and_sends_no_more() {
 }
 
 #[tokio::test]
-async fn an_answer_after_its_lease_changes_nothing() {
+async fn a_request_that_takes_longer_than_a_lease_keeps_it() {
     let mut world = world(8);
     world.taps(&[1]).await;
-    let late = world.request().await;
-    world.pass(LEASE_MS);
+    let slow = world.request().await;
+    for _ in 0..2 * LEASE_MS / BEAT_MS {
+        world.pass(BEAT_MS as i64);
+        world.a_turn_passes().await;
+    }
+    assert!(world.requests.try_recv().is_err(), "nobody else sends it");
+    slow.answer.send(Outcome::Delivered).unwrap();
+    world.until(DeliveryState::Delivered, 1).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_request_whose_lease_cannot_be_kept_is_given_up_before_it_ends() {
+    let mut world = world(8);
+    world.taps(&[1]).await;
+    let mut late = world.request().await;
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    let store = world.store.clone();
+    let blocked = tokio::spawn(async move {
+        let stand_still = move |_: &mut dyn crate::event_store::EventStore| {
+            wait.recv().expect("the test lets it go");
+            Ok(())
+        };
+        store.run(stand_still).await
+    });
+    world.pass((LEASE_MS - LEASE_MARGIN_MS) as i64);
+    late.answer.closed().await;
+    go_on.send(()).unwrap();
+    blocked.await.unwrap().unwrap();
+    world.until(DeliveryState::Unknown, 1).await;
+    world.pass(500);
     let again = world.request().await;
     assert_eq!((again.event, &again.body), (late.event, &late.body));
-    late.answer.send(Outcome::Refused(422)).unwrap();
-    while !world.metrics.render(&Health::default()).contains("lost_lease_total{destination=\"legacy\"} 1") {
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(world.count(DeliveryState::Dead).await, 0);
     again.answer.send(Outcome::Duplicate).unwrap();
     world.until(DeliveryState::Delivered, 1).await;
     world.end().await;

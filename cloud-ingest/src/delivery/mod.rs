@@ -1,6 +1,15 @@
-//! Step 11 of 12: who is sent next, when, and what follows from the answer. [`order`] and [`retry`] decide, [`dispatch`]
-//! acts.
+//! Step 11 of 12: who is sent next, when, and what follows from the answer. [`order`] says who is head of its line,
+//! [`class`] which kind of work is next, [`limiter`] and [`breaker`] how much of it, [`retry`] what follows; [`ticks`] is
+//! the time that replicas share, [`rules`] what one
+//! destination's settings mean for them. All of these decide; [`dispatch`] acts for one destination, [`supervise`] has one
+//! of it for each.
 
+pub mod breaker;
+pub mod class;
 pub mod dispatch;
+pub mod limiter;
 pub mod order;
 pub mod retry;
+pub mod rules;
+pub mod supervise;
+pub mod ticks;

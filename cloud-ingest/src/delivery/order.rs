@@ -10,8 +10,10 @@
 //! what was merely `pending` steps back.
 //!
 //! What was set aside because its time did not become known stands in no lane: it is nobody's turn to wait for it.
+//! Neither does a dead one, unless the destination's policy is that those behind it wait for a person, or for some hours:
+//! then it stands where it died, in nobody's way but those of its own lane.
 //!
-//! Both stores ask here. [`settle`] is the whole rule; [`stored`], [`next_in_line`] and [`back_in_line`] are the same rule
+//! All stores ask here. [`settle`] is the whole rule; [`stored`], [`next_in_line`] and [`back_in_line`] are the same rule
 //! for the frequent cases, which need not read the lane.
 
 use crate::event_store::{DeliveryState, HeldFor, Position};
@@ -42,6 +44,7 @@ pub struct Change {
 pub fn resting(held_for: Option<HeldFor>, is_head: bool) -> DeliveryState {
     match (held_for, is_head) {
         (Some(HeldFor::Time | HeldFor::Binding), _) => DeliveryState::Held,
+        (Some(HeldFor::Person), _) => DeliveryState::Unknown,
         (Some(HeldFor::TimeUnresolved), _) => DeliveryState::Parked,
         (None, true) => DeliveryState::Pending,
         (None, false) => DeliveryState::Parked,
@@ -73,21 +76,24 @@ pub fn back_in_line(first: Standing, back: Standing) -> Vec<Change> {
 pub fn settle(lane: &[Standing]) -> Vec<Change> {
     debug_assert!(lane.is_sorted_by(|one, next| one.position < next.position), "a lane is in order");
     debug_assert!(
-        lane.iter().all(|d| d.state.is_open() && d.held_for != Some(HeldFor::TimeUnresolved)),
-        "a lane has only open deliveries, and none that was set aside"
+        lane.iter().all(|d| {
+            (d.state.is_open() || d.state == DeliveryState::Dead)
+                && d.held_for != Some(HeldFor::TimeUnresolved)
+        }),
+        "a lane has only what is open or dead and in the way, and none that was set aside"
     );
-    let somebody_is_sent = lane.iter().any(|delivery| is_sent(delivery.state));
+    let somebody_is_sent = lane.iter().any(|delivery| stays(delivery.state));
     let changes = lane.iter().enumerate().map(|(place, delivery)| {
         let rests = resting(delivery.held_for, place == 0 && !somebody_is_sent);
-        let to = if is_sent(delivery.state) { delivery.state } else { rests };
+        let to = if stays(delivery.state) { delivery.state } else { rests };
         Change { position: delivery.position, from: delivery.state, to }
     });
     changes.filter(|change| change.from != change.to).collect()
 }
 
-/// Sent, or about to be: nobody can call it back.
-fn is_sent(state: DeliveryState) -> bool {
-    matches!(state, DeliveryState::InFlight | DeliveryState::Unknown)
+/// Sent, or about to be: nobody can call it back. Or dead and in the way: that is for its policy to end.
+fn stays(state: DeliveryState) -> bool {
+    matches!(state, DeliveryState::InFlight | DeliveryState::Unknown | DeliveryState::Dead)
 }
 
 #[cfg(test)]
@@ -95,7 +101,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use DeliveryState::{Held, InFlight, Parked, Pending, Unknown};
+    use DeliveryState::{Dead, Held, InFlight, Parked, Pending, Unknown};
 
     fn at(position: u64, state: DeliveryState) -> Standing {
         let held_for = (state == Held).then_some(HeldFor::Time);
@@ -143,6 +149,13 @@ mod tests {
     fn what_is_sent_stays_in_front_of_lower_positions() {
         settles(&[Parked, InFlight, Parked], &[Parked, InFlight, Parked]);
         settles(&[Held, Parked, Unknown], &[Held, Parked, Unknown]);
+    }
+
+    #[test]
+    fn a_dead_one_that_stays_keeps_all_of_its_lane_back_and_nothing_else_changes() {
+        settles(&[Dead, Parked, Held], &[Dead, Parked, Held]);
+        settles(&[Dead, Pending], &[Dead, Parked]);
+        settles(&[Parked, Dead, Parked], &[Parked, Dead, Parked]);
     }
 
     #[test]
@@ -222,7 +235,7 @@ mod tests {
 
     impl Lane {
         fn sent(&self) -> Option<Standing> {
-            self.open.iter().copied().find(|delivery| is_sent(delivery.state))
+            self.open.iter().copied().find(|delivery| stays(delivery.state))
         }
 
         fn settle(&mut self) {
@@ -245,7 +258,7 @@ mod tests {
                     }
                 }
                 Step::LeaveOpen => {
-                    if let Some(sent) = self.open.iter_mut().find(|delivery| is_sent(delivery.state)) {
+                    if let Some(sent) = self.open.iter_mut().find(|delivery| stays(delivery.state)) {
                         sent.state = Unknown;
                     }
                 }
@@ -256,7 +269,7 @@ mod tests {
                     }
                 }
                 Step::Finish => {
-                    if let Some(place) = self.open.iter().position(|delivery| is_sent(delivery.state)) {
+                    if let Some(place) = self.open.iter().position(|delivery| stays(delivery.state)) {
                         self.finished.push(self.open.remove(place).position.0);
                         if let Some(change) = self.open.first().and_then(|first| next_in_line(*first)) {
                             apply(&mut self.open, &[change]);

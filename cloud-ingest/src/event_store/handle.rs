@@ -124,7 +124,7 @@ fn thread_ended() -> StoreError {
 mod tests {
     use super::*;
     use crate::event_store::sqlite::SqliteStore;
-    use crate::event_store::{Site, UtcMs};
+    use crate::event_store::{Change, Deed, Site, UtcMs};
 
     fn site(n: usize) -> Site {
         Site { id: format!("site-{n}"), label: String::new(), zone: "UTC".into() }
@@ -148,7 +148,9 @@ mod tests {
     #[tokio::test]
     async fn an_error_comes_back_to_its_caller_and_the_store_goes_on() {
         let (handle, thread) = spawn();
-        let refused = handle.run(|store| store.next_due("nowhere")).await;
+        let deed = Deed::by_itself(UtcMs(1), "pause", "nowhere");
+        let refused =
+            handle.run(move |store| store.change_destination("nowhere", &Change::Pause, &deed)).await;
         assert!(matches!(refused, Err(StoreError::NotFound { .. })), "{refused:?}");
         assert_eq!(handle.run(|store| store.sites()).await.unwrap(), []);
         thread.close().await;

@@ -10,6 +10,7 @@ pub mod badges;
 mod boots;
 pub mod capture;
 pub mod commands;
+mod deliveries;
 mod fleet;
 pub mod handle;
 mod leases;
@@ -36,8 +37,13 @@ use tap_protocol::tap::{Direction, Verdict};
 pub use self::badges::{BadgeFilter, BadgeRow, Directory, Revocation, RosterState, Snapshot, Stood, Which};
 pub use self::capture::Capture;
 pub use self::commands::Commands;
+pub use self::deliveries::{
+    Change, Deliveries, DestinationState, Ended, Hindrance, MAX_MADE_AT_ONCE, NewDestination, Paused, Render,
+    Rendered, Since, Turn, Turned,
+};
 pub use self::leases::Leases;
 pub use self::people::People;
+use crate::delivery::class::Class;
 use crate::directory::direction::Decided;
 use crate::directory::timeline::When;
 use crate::event_store::people::Difference;
@@ -81,7 +87,7 @@ pub type DestinationName = String;
 pub struct PersonId(pub String);
 
 /// What a store can do. Every method that changes something is one transaction, durable when it returns.
-pub trait EventStore: Capture + Commands + Directory + Fleet + Leases + People + Proof {
+pub trait EventStore: Capture + Commands + Deliveries + Directory + Fleet + Leases + People + Proof {
     /// Which life of the store this is; receipts carry it.
     fn store_epoch(&mut self) -> Result<StoreEpoch, StoreError>;
 
@@ -120,48 +126,6 @@ pub trait EventStore: Capture + Commands + Directory + Fleet + Leases + People +
     /// Keeps what cannot be stored as good, with the reason. Only the newest [`MAX_DEAD_LETTERS`] are kept.
     fn quarantine(&mut self, letter: &DeadLetter) -> Result<(), StoreError>;
 
-    // Delivery.
-
-    /// Makes a destination known: taps stored from now on are delivered to it.
-    fn put_destination(&mut self, name: &str) -> Result<(), StoreError>;
-
-    /// Leases up to `limit` deliveries that are due at `now`: heads of their order key, earliest due first. Nothing
-    /// while the destination is on hold. They are `in_flight` until finished, or until the lease runs out.
-    fn claim(
-        &mut self,
-        destination: &str,
-        now: UtcMs,
-        lease_until: UtcMs,
-        limit: usize,
-    ) -> Result<Vec<Claimed>, StoreError>;
-
-    /// Fixes the body (at the first attempt; a later one that gives another is [`StoreError::Broken`]) and notes that
-    /// an attempt starts. Only after this returns may the request be sent. [`Lease::Lost`] if the claim is no longer
-    /// ours or its time is over: send nothing then. One claim is one attempt: calling it again changes nothing.
-    fn start_attempt(&mut self, claim: &Claim, body: &str, now: UtcMs) -> Result<Lease, StoreError>;
-
-    /// Writes down how the attempt ended and what follows from it. [`Lease::Lost`] if the claim is no longer ours: the
-    /// attempt is written down all the same, and changes nothing. Without [`EventStore::start_attempt`] before it (a
-    /// request that could not be made), it is written down as an attempt that started when it ended.
-    fn finish(&mut self, claim: &Claim, attempt: &AttemptEnd, next: Next) -> Result<Lease, StoreError>;
-
-    /// Takes back what was leased until `now` or earlier, due at once: `unknown` if an attempt was ever started (it was
-    /// sent, maybe), `pending` if none was. Returns how many.
-    fn expire_leases(&mut self, now: UtcMs) -> Result<usize, StoreError>;
-
-    /// Keeps everything for a destination back until `until`, for a reason that people read. The last word counts: an
-    /// earlier `until` shortens the hold.
-    fn hold_destination(&mut self, destination: &str, until: UtcMs, why: &str) -> Result<(), StoreError>;
-
-    /// Sets aside what has waited for its true time for [`GIVE_UP_ON_TIME_AFTER_MS`] since it was received: `parked`,
-    /// held for [`HeldFor::TimeUnresolved`]; who stood behind it goes on. Returns how many, at most
-    /// [`MAX_GIVEN_UP_AT_ONCE`].
-    fn give_up_on_time(&mut self, now: UtcMs) -> Result<usize, StoreError>;
-
-    /// When something is next due at the destination, its hold considered: `None` if nothing waits. In the past means
-    /// now. Leases that run out are not in it.
-    fn next_due(&mut self, destination: &str) -> Result<Option<UtcMs>, StoreError>;
-
     // Reading.
 
     /// Stored taps and other records, newest first.
@@ -184,9 +148,6 @@ pub trait EventStore: Capture + Commands + Directory + Fleet + Leases + People +
     /// How many deliveries are in which state, per destination, all states of the closed list named. Maintained
     /// counters: never a scan.
     fn delivery_counts(&mut self) -> Result<Vec<DeliveryCount>, StoreError>;
-
-    /// The oldest undelivered tap's received time per destination, and what it waits for.
-    fn destinations(&mut self) -> Result<Vec<DestinationState>, StoreError>;
 
     /// The totals that must balance.
     fn totals(&mut self) -> Result<Totals, StoreError>;
@@ -439,6 +400,8 @@ pub enum HeldFor {
     /// Its time did not become known within [`GIVE_UP_ON_TIME_AFTER_MS`]: `parked`, out of its person's line, so that it
     /// keeps nobody waiting. Should its time become known after all, it takes its place again.
     TimeUnresolved,
+    /// It may have been processed or not, and the destination cannot tell: `unknown`, until a person says.
+    Person,
 }
 
 impl HeldFor {
@@ -448,12 +411,13 @@ impl HeldFor {
             HeldFor::Time => "time",
             HeldFor::Binding => "binding",
             HeldFor::TimeUnresolved => "time_unresolved",
+            HeldFor::Person => "person",
         }
     }
 
     /// The one of that name.
     pub fn from_name(name: &str) -> Option<HeldFor> {
-        let all = [HeldFor::Time, HeldFor::Binding, HeldFor::TimeUnresolved];
+        let all = [HeldFor::Time, HeldFor::Binding, HeldFor::TimeUnresolved, HeldFor::Person];
         all.into_iter().find(|held_for| held_for.name() == name)
     }
 }
@@ -476,6 +440,10 @@ pub struct Claim {
     pub position: Position,
     /// Never given twice: a late worker's token matches nothing.
     pub lease: u64,
+    /// Which attempt of this delivery it is: 1, 2, 3 …
+    pub attempt: u32,
+    /// In which state of the destination's breaker it was made.
+    pub generation: u64,
 }
 
 /// A leased delivery with all that a destination needs to make a request of it.
@@ -485,10 +453,14 @@ pub struct Claimed {
     pub claim: Claim,
     /// The idempotency key.
     pub event_id: EventId,
-    /// Attempts already started.
-    pub attempts: u32,
-    /// The body of the first attempt: later ones send the same.
-    pub body: Option<String>,
+    /// Attempts that failed before this one: being told to be patient is none.
+    pub failures: u32,
+    /// It may have been processed before.
+    pub was_unknown: bool,
+    /// The request, fixed at the first attempt: every attempt sends the same.
+    pub body: String,
+    /// What kind of work it is.
+    pub class: Class,
     /// The tap.
     pub tap: DeliverableTap,
 }
@@ -542,10 +514,18 @@ pub enum Next {
     Delivered,
     /// The answer (or its absence) leaves open whether it was processed: `unknown`, due again then.
     UnknownUntil(UtcMs),
-    /// Not processed: `pending`, due again then.
+    /// It is open whether it was processed, and only a person can find out: `unknown`, and its line waits.
+    AskPerson,
+    /// Not processed, and that is a failure: `pending`, due again then.
     RetryAt(UtcMs),
-    /// Refused for good: `dead`; the next in line becomes due.
+    /// Not processed, because the destination asked for patience: `pending`, due again then.
+    PatientUntil(UtcMs),
+    /// No request was sent: as if it had never been claimed.
+    NotSent,
+    /// Refused for good: `dead`; what that means for those behind it is the destination's policy.
     Dead,
+    /// By a person's rule it is not to be sent: `discarded`; the next in line becomes due.
+    Discarded,
 }
 
 /// Which events to list.
@@ -650,6 +630,10 @@ pub struct DeliveryRow {
     pub next_attempt: Option<UtcMs>,
     /// The event ahead of it in line, if parked behind one.
     pub behind: Option<EventId>,
+    /// If it is dead and those behind it wait: until when at the latest.
+    pub blocks_until: Option<UtcMs>,
+    /// What kind of work it is.
+    pub class: Class,
 }
 
 /// One event with everything that happened to it.
@@ -736,19 +720,6 @@ pub struct DeliveryCount {
     pub state: DeliveryState,
     /// How many.
     pub count: u64,
-}
-
-/// One destination and what holds it back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct DestinationState {
-    /// Which.
-    pub destination: DestinationName,
-    /// Until when everything is kept back, if it ever was: a hold is over when this is in the past.
-    pub held_until: Option<UtcMs>,
-    /// Why, for people.
-    pub held_why: Option<String>,
-    /// When the oldest tap whose delivery is still open was received.
-    pub oldest_open_received: Option<UtcMs>,
 }
 
 /// The totals that must balance: `last_position = records`, and `deliveries` = the sum over all delivery states (taps ×

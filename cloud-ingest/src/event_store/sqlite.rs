@@ -215,7 +215,7 @@ mod tests {
             let mut store = SqliteStore::open(&self.store(), NOW).unwrap();
             store.put_site(&world::hq()).unwrap();
             store.put_controller(&world::controller("hq-door-1")).unwrap();
-            store.put_destination(HR).unwrap();
+            crate::fixture::add_destination(&mut store, HR);
             store
         }
 

@@ -17,7 +17,7 @@ use super::*;
 use crate::event_store::capture::{Captured, CapturedTap, Claim, NewApiKey, Print, Source};
 use crate::event_store::handle::StoreThread;
 use crate::event_store::{Deed, EventFilter, RecordKey, Standing};
-use crate::fixture::{self, Door, LEGACY, START};
+use crate::fixture::{self, Door, START};
 use crate::intake::holding::holding;
 use crate::intake::inbox;
 use crate::stop::{self, Stopper};
@@ -95,7 +95,7 @@ async fn world_that_holds(
     let (roll, rolled) = watch::channel(Arc::default());
     let (usher, calls) = usher::bell();
     let told = Arc::default();
-    let metrics = Arc::new(Metrics::new(LEGACY));
+    let metrics = Arc::new(Metrics::new());
     let (stopper, stop) = stop::pair();
     let worker = Worker {
         store: store.clone(),

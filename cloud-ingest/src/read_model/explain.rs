@@ -7,7 +7,8 @@ use tap_protocol::tap::Direction;
 use crate::directory::direction::{Decided, Why};
 use crate::event_store::people::What;
 use crate::event_store::{
-    AttemptRow, DeliveryRow, DeliveryState, DestinationState, EventDetail, HeldFor, TapRow, Timeless, UtcMs,
+    AttemptRow, DeliveryRow, DeliveryState, DestinationState, EventDetail, HeldFor, Hindrance, TapRow,
+    Timeless, UtcMs,
 };
 
 /// How far a tap is, in the words of the line of stages on the screen.
@@ -144,8 +145,8 @@ pub fn sentence(detail: &EventDetail, destinations: &[DestinationState], now: Ut
         .map(|delivery| {
             let hold = destinations
                 .iter()
-                .find(|d| d.destination == delivery.destination && d.held_until > Some(now))
-                .and_then(|d| d.held_why.as_deref());
+                .find(|d| d.destination == delivery.destination)
+                .and_then(|d| d.hindrance(now));
             let last = detail.attempts.iter().rfind(|a| a.destination == delivery.destination);
             of_delivery(delivery, tap.occurred.err(), last, hold)
         })
@@ -175,7 +176,7 @@ fn of_delivery(
     delivery: &DeliveryRow,
     timeless: Option<Timeless>,
     last: Option<&AttemptRow>,
-    hold: Option<&str>,
+    hold: Option<Hindrance>,
 ) -> String {
     let to = &delivery.destination;
     let tries = match delivery.attempts {
@@ -185,11 +186,25 @@ fn of_delivery(
     let last_said = last.filter(|a| a.finished.is_some()).map(answer);
     match (delivery.state, delivery.held_for) {
         (DeliveryState::Delivered, _) => format!("Delivered to {to} after {tries}."),
+        (DeliveryState::Unknown, Some(HeldFor::Person)) => format!(
+            "Sent to {to}, but whether it was taken is not known ({}), and {to} cannot tell: a person must look there, and \
+             this person's later taps wait.",
+            last_said.unwrap_or_else(|| "no answer".into())
+        ),
+        (DeliveryState::Dead, _) if delivery.blocks_until.is_some() => format!(
+            "{to} refused it for good: {}. A person has to look, and this person's later taps wait for that.",
+            last_said.unwrap_or_else(|| "no reason is known".into())
+        ),
         (DeliveryState::Dead, _) => format!(
             "{to} refused it for good: {}. A person has to look.",
             last_said.unwrap_or_else(|| "no reason is known".into())
         ),
-        (DeliveryState::Discarded, _) => format!("A person took it out of the queue for {to}."),
+        (DeliveryState::Discarded, _) => match last.and_then(|last| last.answer.as_deref()) {
+            Some(why) if last.is_some_and(|last| last.started == last.finished.unwrap_or(UtcMs(0))) => {
+                format!("Not sent to {to}: {why}.")
+            }
+            _ => format!("A person took it out of the queue for {to}."),
+        },
         (DeliveryState::Held, Some(HeldFor::Binding)) => {
             "Waiting until somebody says whose badge it is (cloud-ingest badges assign).".into()
         }
@@ -205,7 +220,7 @@ fn of_delivery(
         },
         (DeliveryState::InFlight, _) => format!("On its way to {to}, attempt {}.", delivery.attempts),
         (DeliveryState::Pending | DeliveryState::Unknown, _) if hold.is_some() => {
-            format!("Waiting: {}.", hold.unwrap_or_default())
+            format!("Waiting: {}.", hold.map(|hindrance| hindrance.why).unwrap_or_default())
         }
         (DeliveryState::Unknown, _) => format!(
             "Sent to {to}, but whether it was taken is not known ({}); it is sent again under the same key.",
@@ -221,7 +236,9 @@ fn of_delivery(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::class::Class;
     use crate::event_store::{EventRow, Occurred, PersonId, Position};
+    use crate::fixture;
     use tap_protocol::badge::{SealedBadge, Token, TokenKeyId};
     use tap_protocol::chain::ChainHash;
     use tap_protocol::ids::{EventId, OutboxId, Seq};
@@ -255,6 +272,8 @@ mod tests {
                         attempts: attempts.len() as u32,
                         next_attempt: None,
                         behind: None,
+                        blocks_until: None,
+                        class: Class::Live,
                     }],
                 }),
             },
@@ -366,12 +385,8 @@ mod tests {
     #[test]
     fn a_held_destination_is_the_reason_as_long_as_it_is_held() {
         let waiting = detail(DeliveryState::Pending, vec![]);
-        let held = DestinationState {
-            destination: "legacy".into(),
-            held_until: Some(UtcMs(6_000)),
-            held_why: Some("too many requests".into()),
-            oldest_open_received: None,
-        };
+        let mut held = fixture::destination_state("legacy");
+        (held.held_until, held.held_why) = (Some(UtcMs(6_000)), Some("too many requests".into()));
         assert_eq!(
             sentence(&waiting, std::slice::from_ref(&held), UtcMs(5_000)),
             "Waiting: too many requests."

@@ -14,7 +14,7 @@ use crate::directory::badges::seals;
 use crate::event_store::handle::StoreThread;
 use crate::event_store::sqlite::SqliteStore;
 use crate::event_store::{Binding, PersonId, Which};
-use crate::fixture::{LEGACY, START};
+use crate::fixture::START;
 use crate::intake::Ticket;
 use crate::keyring::ring::Kind;
 use crate::keyring::{self, Keys, live};
@@ -70,7 +70,7 @@ fn world() -> World {
         link: link.clone(),
         keys: keys.clone(),
         clock: Clock::from_fn(move || UtcMs(START.0 + began.elapsed().as_millis() as i64)),
-        metrics: Arc::new(Metrics::new(LEGACY)),
+        metrics: Arc::new(Metrics::new()),
     };
     let running = tokio::spawn(run(librarian, said, stop));
     World {

@@ -3,7 +3,7 @@
 
 use anyhow::Context as _;
 use cloud_ingest::event_store::{
-    EventStore, UtcMs,
+    Deed, EventStore, NewDestination, UtcMs,
     postgres::{Address, PostgresStore},
     sqlite::SqliteStore,
 };
@@ -76,7 +76,10 @@ fn append(store: &mut dyn EventStore) -> anyhow::Result<f64> {
     let mut doors = Doors::new(1..=DOORS, 0..PERSONS);
     doors.introduce(store)?;
     doors.bind(store)?;
-    store.put_destination(DESTINATION)?;
+    store.add_destination(
+        &NewDestination::from_now(DESTINATION, "{}"),
+        &Deed::by_itself(NOW, "add", DESTINATION),
+    )?;
     let groups: Vec<_> = (0..GROUPS).map(|_| doors.group(GROUP_MESSAGES, MESSAGE_RECORDS)).collect();
     let taken = Stopwatch::start();
     for group in &groups {

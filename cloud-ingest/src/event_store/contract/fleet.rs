@@ -161,10 +161,11 @@ pub fn a_token_of_another_secret_or_time_or_taken_back_lets_nobody_in(world: &mu
 pub fn tokens_are_made_all_or_none_and_listed_newest_first(world: &mut World) {
     let lost = NewToken { site: "nowhere".into(), ..new_token(world, 2, "b") };
     let (good, now) = (new_token(world, 1, "a"), world.now);
+    let deeds = world.store().deed_count().unwrap();
     let refused = world.store().put_enroll_tokens(&[good.clone(), lost], &deed(now, "create_token", "2"));
     assert!(matches!(refused, Err(StoreError::NotFound { what: "site", .. })), "{refused:?}");
     assert_eq!(world.store().enroll_tokens().unwrap(), []);
-    assert_eq!(world.store().deed_count().unwrap(), 0);
+    assert_eq!(world.store().deed_count().unwrap(), deeds);
     put_token(world, 1, "a");
     put_token(world, 3, "c");
     let made = |token| TokenState { token, created: now, used: None, withdrawn: None };
@@ -291,8 +292,9 @@ pub fn every_decision_is_in_the_log(world: &mut World) {
         line("anna", "revoked", "yard-gate"),
         line("cloud-ingest", "enroll", "yard-gate"),
         line("anna", "create_token", "yard-gate"),
+        line("cloud-ingest", "add", "hr"),
     ];
     assert_eq!(told, expected);
     assert_eq!(world.store().deeds(1).unwrap(), [noted]);
-    assert_eq!(world.store().deed_count().unwrap(), 4);
+    assert_eq!(world.store().deed_count().unwrap(), 5);
 }

@@ -139,7 +139,7 @@ pub fn the_oldest_open_tap_of_a_destination_is_known(world: &mut World) {
 }
 
 pub fn every_state_is_counted_even_at_zero(world: &mut World) {
-    world.store().put_destination("payroll").unwrap();
+    crate::fixture::add_destination(world.store(), "payroll");
     world.tap(&mut Door::new(1), 1);
     let counts = world.store().delivery_counts().unwrap();
     let cells: Vec<_> =

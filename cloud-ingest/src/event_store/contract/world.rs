@@ -12,21 +12,26 @@ use tap_protocol::record::{AnchorSource, Body, ClockState, PreviousStop, Record,
 use tap_protocol::tap::{Direction, Tap, Verdict};
 
 use super::UnderTest;
+use crate::delivery::breaker::{self, Sign};
+use crate::delivery::limiter::Limits;
 use crate::delivery::order::{self, Standing};
+use crate::delivery::rules::{self, Rules};
+use crate::delivery::ticks::Ticker;
 use crate::directory::timeline::Timeline;
 use crate::event_store::people::{Difference, DifferenceFilter, What};
 use crate::event_store::{
-    Appended, AttemptEnd, BadgeFilter, Binding, Bound, Claimed, Controller, DeliveryRow, DeliveryState,
-    EventDetail, EventFilter, EventRow, EventStore, GIVE_UP_ON_TIME_AFTER_MS, HeldFor, Lease, Next, PersonId,
-    Position, RecordKey, Site, Timeless, UtcMs,
+    Appended, AttemptEnd, BadgeFilter, Binding, Bound, Claim, Claimed, Controller, DeliveryRow,
+    DeliveryState, Ended, EventDetail, EventFilter, EventRow, EventStore, GIVE_UP_ON_TIME_AFTER_MS, HeldFor,
+    Lease, Next, PersonId, Position, RecordKey, Rendered, Site, TapRow, Timeless, Turn, Turned, UtcMs,
 };
+use crate::fixture;
 use crate::read_model::audit::{Audit, Audited};
 
 /// The one destination that is there from the start.
 pub const HR: &str = "hr";
 
-/// How long the world's claims are leased, milliseconds.
-pub const LEASE_MS: i64 = 30_000;
+/// How long claims are leased, milliseconds.
+pub const LEASE_MS: i64 = rules::LEASE_MS as i64;
 
 /// True time when a door's boottime is zero.
 pub const BOOT_UTC_MS: i64 = 1_700_000_000_000;
@@ -36,16 +41,43 @@ pub struct World {
     under_test: Box<dyn UnderTest>,
     /// The cloud's clock; moves a second with every append.
     pub now: UtcMs,
+    /// What the dispatcher goes by: nothing is limited, unless a case says so.
+    pub rules: Rules,
+    /// What a request looks like.
+    pub body: Rendered,
+    worker: Worker,
+}
+
+/// A dispatcher's process, as far as the store knows of it.
+pub struct Worker(Ticker);
+
+impl Worker {
+    /// One that has just started.
+    pub fn new(by: i64) -> Worker {
+        Worker(Ticker::new(by))
+    }
+}
+
+/// No limit of any kind.
+pub fn boundless() -> Rules {
+    let limits = Limits { per_second: 1_000_000.0, burst: 1_000_000, per_day: None, concurrency: 1_000_000 };
+    let breaker =
+        breaker::Settings { failures: u32::MAX, open_ms: 1_000, most_open_ms: 8_000, ramp_ms: 1_000 };
+    Rules { limits, breaker, ..Rules::default() }
 }
 
 impl World {
     pub fn new(under_test: Box<dyn UnderTest>) -> World {
-        let mut world = World { under_test, now: UtcMs(BOOT_UTC_MS + 3_600_000) };
+        let body = Rendered::Body("{}".into());
+        let now = UtcMs(BOOT_UTC_MS + 3_600_000);
+        let mut world = World { under_test, now, rules: boundless(), body, worker: Worker::new(1) };
         world.store().put_site(&hq()).unwrap();
         for name in ["hq-door-1", "hq-door-2", "hq-door-3"] {
             world.store().put_controller(&controller(name)).unwrap();
         }
-        world.store().put_destination(HR).unwrap();
+        fixture::add_destination(world.store(), HR);
+        // The first turn makes the process known: from here on it can vouch for time.
+        world.turn_at(HR, &[], 0);
         world
     }
 
@@ -57,6 +89,7 @@ impl World {
     /// Closes the store without a word and opens it again.
     pub fn restart(&mut self) {
         self.under_test.restart();
+        self.worker = Worker::new(self.now.0 + 1);
         self.check();
     }
 
@@ -99,10 +132,48 @@ impl World {
     }
 
     pub fn claim_at(&mut self, destination: &str, limit: usize) -> Vec<Claimed> {
-        let (now, until) = (self.now, UtcMs(self.now.0 + LEASE_MS));
-        let claimed = self.store().claim(destination, now, until, limit).unwrap();
+        self.turn_at(destination, &[], limit).claimed
+    }
+
+    /// A turn of this world's own worker.
+    pub fn turn_at(&mut self, destination: &str, ended: &[Ended], room: usize) -> Turned {
+        let mut worker = std::mem::replace(&mut self.worker, Worker::new(0));
+        let turned = self.turn_of(&mut worker, destination, ended, &[], room);
+        self.worker = worker;
+        turned
+    }
+
+    /// A turn of any worker.
+    pub fn turn_of(
+        &mut self,
+        worker: &mut Worker,
+        destination: &str,
+        ended: &[Ended],
+        under_way: &[Claim],
+        room: usize,
+    ) -> Turned {
+        let monotonic_ms = self.now.0.unsigned_abs();
+        let (rules, body, now) = (self.rules.clone(), self.body.clone(), self.now);
+        let states = self.store().destinations().unwrap();
+        let version =
+            states.iter().find(|state| state.destination == destination).map_or(1, |state| state.version);
+        let turned = self.store().turn(&Turn {
+            destination,
+            version,
+            rules: &rules,
+            now,
+            vouch: &|| worker.0.vouch(monotonic_ms),
+            ended,
+            under_way,
+            room,
+            render: &|_, _| body.clone(),
+        });
+        let turned = turned.unwrap();
+        if let Some(passed) = &turned.passed {
+            worker.0.told(passed);
+        }
         self.check();
-        claimed
+        turned
     }
 
     /// Claims the one that is due at [`HR`], and there must be one.
@@ -113,39 +184,29 @@ impl World {
         claimed.remove(0)
     }
 
-    pub fn start(&mut self, claimed: &Claimed, body: &str) -> Lease {
-        let now = self.now;
-        let lease = self.store().start_attempt(&claimed.claim, body, now).unwrap();
-        self.check();
-        lease
-    }
-
     pub fn finish(&mut self, claimed: &Claimed, next: Next) -> Lease {
-        let end = AttemptEnd {
-            finished: self.now,
-            outcome: match next {
-                Next::Delivered => "delivered",
-                Next::UnknownUntil(_) => "timed_out",
-                Next::RetryAt(_) => "rate_limited",
-                Next::Dead => "refused",
-            },
-            status: None,
-            answer: String::new(),
-        };
-        let lease = self.store().finish(&claimed.claim, &end, next).unwrap();
-        self.check();
-        lease
+        let ended = self.ended(claimed, next);
+        self.turn_at(&claimed.claim.destination, &[ended], 0).ended[0]
     }
 
-    /// Sends a claimed delivery from start to end.
+    /// The end of an attempt, without a word about its destination.
+    pub fn ended(&self, claimed: &Claimed, next: Next) -> Ended {
+        let outcome = match next {
+            Next::Delivered => "delivered",
+            Next::UnknownUntil(_) | Next::AskPerson => "timed_out",
+            Next::RetryAt(_) => "server_error",
+            Next::PatientUntil(_) => "rate_limited",
+            Next::Dead => "refused",
+            Next::NotSent | Next::Discarded => "not_sent",
+        };
+        let end = AttemptEnd { finished: self.now, outcome, status: None, answer: String::new() };
+        let sign = (next != Next::NotSent).then_some(Sign::Answered);
+        Ended { claim: claimed.claim.clone(), end, next, hold: None, sign }
+    }
+
+    /// Sends a claimed delivery to the end.
     #[track_caller]
     pub fn send(&mut self, claimed: &Claimed, next: Next) {
-        self.send_as(claimed, "{}", next);
-    }
-
-    #[track_caller]
-    pub fn send_as(&mut self, claimed: &Claimed, body: &str, next: Next) {
-        assert_eq!(self.start(claimed, body), Lease::Held);
         assert_eq!(self.finish(claimed, next), Lease::Held);
     }
 
@@ -156,17 +217,12 @@ impl World {
     }
 
     pub fn give_up_on_time(&mut self) -> usize {
-        let now = self.now;
-        let given_up = self.store().give_up_on_time(now).unwrap();
-        self.check();
-        given_up
+        let destinations = self.store().destinations().unwrap();
+        destinations.iter().map(|known| self.turn_at(&known.destination, &[], 0).given_up).sum()
     }
 
     pub fn expire_leases(&mut self) -> usize {
-        let now = self.now;
-        let expired = self.store().expire_leases(now).unwrap();
-        self.check();
-        expired
+        self.turn_at(HR, &[], 0).expired
     }
 
     pub fn events(&mut self) -> Vec<EventRow> {
@@ -246,13 +302,12 @@ pub fn check(store: &mut dyn EventStore) {
     let (mut disputed, mut unresolved) = (0, 0);
     for (row, tap) in events.iter().filter_map(|row| Some((row, row.tap.as_ref()?))) {
         disputed += u64::from(tap.occurred == Err(Timeless::Disputed));
-        for delivery in tap.deliveries.iter().filter(|delivery| delivery.state.is_open()) {
+        let in_line = |delivery: &&DeliveryRow| delivery.state.is_open() || delivery.blocks_until.is_some();
+        for delivery in tap.deliveries.iter().filter(in_line) {
             let token = delivery.person.is_none().then_some(tap.badge.token);
-            let waits_for = match (tap.occurred.is_err(), delivery.person.is_none(), delivery.state) {
-                (true, _, DeliveryState::Parked) => Some(HeldFor::TimeUnresolved),
-                (true, ..) => Some(HeldFor::Time),
-                (false, true, _) => Some(HeldFor::Binding),
-                (false, false, _) => None,
+            let waits_for = match (delivery.state, delivery.held_for) {
+                (DeliveryState::Unknown, Some(HeldFor::Person)) => Some(HeldFor::Person),
+                _ => waits_for(tap, delivery),
             };
             assert_eq!(delivery.held_for, waits_for, "{delivery:?}");
             let holder = histories.get(&tap.badge.token).and_then(|history| history.holder(tap.occurred));
@@ -281,6 +336,16 @@ pub fn check(store: &mut dyn EventStore) {
     assert_eq!((totals.disputed, totals.unresolved), (disputed, unresolved), "both equal a scan");
     for (key, lane) in &lanes {
         assert_eq!(order::settle(lane), vec![], "{key:?} is settled: {lane:?}");
+    }
+}
+
+/// What a delivery waits for before it is ever sent.
+fn waits_for(tap: &TapRow, delivery: &DeliveryRow) -> Option<HeldFor> {
+    match (tap.occurred.is_err(), delivery.person.is_none(), delivery.state) {
+        (true, _, DeliveryState::Parked) => Some(HeldFor::TimeUnresolved),
+        (true, ..) => Some(HeldFor::Time),
+        (false, true, _) => Some(HeldFor::Binding),
+        (false, false, _) => None,
     }
 }
 

@@ -171,7 +171,8 @@ impl Standing {
 
     /// Whether somebody may have been told of it: it has a body that names a person, or is about to be given one.
     fn is_sent(&self) -> bool {
-        self.has_body || matches!(self.state, DeliveryState::InFlight | DeliveryState::Unknown)
+        self.has_body
+            || matches!(self.state, DeliveryState::InFlight | DeliveryState::Unknown | DeliveryState::Dead)
     }
 }
 

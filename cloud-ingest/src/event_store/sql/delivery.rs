@@ -1,297 +1,329 @@
-//! Step 11 of 12, as far as it is rows: leasing, attempts and their ends. Knows no HTTP; who is next is for
-//! [`crate::delivery::order`] to say.
+//! Step 11 of 12, as far as it is rows: a dispatcher's turn. What has ended is written down first, then what time has
+//! ended, then what is due is claimed. Knows no HTTP; who is next, and how much, is for [`crate::delivery`] to say.
 
 use std::collections::BTreeSet;
 
-use tap_protocol::ids::{EventId, OutboxId, Seq};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use super::directions::Directions;
-use super::session::Row;
 use super::statements as sql;
 use super::values::capped;
 use super::writing::Writing;
-use crate::delivery::order::{self, Standing};
-use crate::event_store::meaning::{self, Meaning};
+use crate::delivery::breaker::Breaker;
+use crate::delivery::class::Shares;
+use crate::delivery::limiter::Limiter;
+use crate::delivery::order::{self, Change, Standing};
+use crate::delivery::rules::LEASE_MS;
+use crate::delivery::ticks::{Kept, Passed, Ticks};
+use crate::destination::settings::{AfterUnknown, OnDead};
+use crate::event_store::meaning;
 use crate::event_store::{
-    AttemptEnd, Claim, Claimed, DeliverableTap, DeliveryState, GIVE_UP_ON_TIME_AFTER_MS, Lease,
-    MAX_ANSWER_BYTES, MAX_GIVEN_UP_AT_ONCE, Next, OrderKey, Position, Site, StoreError, UtcMs,
+    AttemptEnd, Claim, DeliveryState, Ended, GIVE_UP_ON_TIME_AFTER_MS, HeldFor, Lease, MAX_ANSWER_BYTES,
+    MAX_GIVEN_UP_AT_ONCE, Next, OrderKey, Position, StoreError, Turn, Turned, UtcMs,
 };
 
-pub fn put_destination(writing: &mut Writing<'_>, name: &str) -> Result<(), StoreError> {
-    if let Some(no) = writing.one(sql::PUT_DESTINATION, [name], |row| row.get::<i64>(0))? {
-        for state in DeliveryState::ALL {
-            writing.execute(sql::NEW_COUNT, (no, state))?;
-        }
-    }
-    Ok(())
-}
+/// Of an answer, so much goes into a reason.
+const MAX_REASON_BYTES: usize = 200;
 
-pub fn hold_destination(
-    writing: &mut Writing<'_>,
-    name: &str,
-    until: UtcMs,
-    why: &str,
-) -> Result<(), StoreError> {
-    match writing.execute(sql::HOLD_DESTINATION, (name, until, why))? {
-        0 => Err(unknown(name)),
-        _ => Ok(()),
-    }
-}
+const HOUR_MS: i64 = 60 * 60 * 1_000;
 
-pub fn claim(
-    writing: &mut Writing<'_>,
-    destination: &str,
-    now: UtcMs,
-    lease_until: UtcMs,
-    limit: usize,
-) -> Result<Vec<Claimed>, StoreError> {
-    let (no, held_until) = writing
-        .one(sql::DESTINATION, [destination], |row| Ok((row.get(0)?, row.get::<Option<UtcMs>>(1)?)))?
-        .ok_or_else(|| unknown(destination))?;
-    if held_until.is_some_and(|until| now < until) {
-        return Ok(Vec::new());
-    }
-    let due: Vec<Due> = writing.all(sql::CLAIMABLE, (no, now, capped(limit as u64)), Due::read)?;
-    let mut directions = Directions::default();
-    let claimed = due.into_iter().map(|due| {
-        writing.last_lease += 1;
-        let lease = writing.last_lease;
-        writing.execute(sql::LEASE, (no, due.position, lease, lease_until))?;
-        writing.count_move(no, due.state, DeliveryState::InFlight);
-        let mut claimed = due.claimed(destination, lease)?;
-        directions.tell(writing, no, &mut claimed)?;
-        Ok(claimed)
-    });
-    claimed.collect()
-}
-
-/// A row of [`sql::CLAIMABLE`].
-struct Due {
-    position: Position,
-    key: OrderKey,
-    state: DeliveryState,
-    attempts: u32,
-    body: Option<String>,
-    seq: Seq,
-    bytes: Vec<u8>,
-    occurred: UtcMs,
-    uncertainty_ms: u64,
-    outbox: OutboxId,
-    controller: String,
-    site: Site,
-}
-
-impl Due {
-    fn read(row: &Row<'_>) -> Result<Due, StoreError> {
-        Ok(Due {
-            position: row.get(0)?,
-            key: row.get(1)?,
-            state: row.get(2)?,
-            attempts: row.get(3)?,
-            body: row.get(4)?,
-            seq: Seq(row.get(5)?),
-            bytes: row.get(6)?,
-            occurred: row.get(7)?,
-            uncertainty_ms: row.get(8)?,
-            outbox: OutboxId(row.get(9)?),
-            controller: row.get(10)?,
-            site: Site { id: row.get(11)?, label: row.get(12)?, zone: row.get(13)? },
-        })
-    }
-
-    fn claimed(self, destination: &str, lease: u64) -> Result<Claimed, StoreError> {
-        let (OrderKey::Person(person), Meaning::Tap(_, tap)) = (self.key, Meaning::of(&self.bytes)) else {
-            return Err(StoreError::broken("a delivery is due that has no person or is of no tap"));
-        };
-        let controller = super::reading::controller_id(&self.controller)?;
-        Ok(Claimed {
-            event_id: EventId::new(&controller, self.outbox, self.seq),
-            claim: Claim { destination: destination.to_owned(), position: self.position, lease },
-            attempts: self.attempts,
-            body: self.body,
-            tap: DeliverableTap {
-                person,
-                controller,
-                site: self.site,
-                reader: tap.reader,
-                direction: tap.direction,
-                occurred: self.occurred,
-                uncertainty_ms: self.uncertainty_ms,
-            },
-        })
-    }
-}
-
-/// A delivery that is leased.
-struct Leased {
-    key: OrderKey,
-    attempts: u32,
-    until: UtcMs,
-    body: Option<String>,
-}
-
-fn leased(writing: &Writing<'_>, no: i64, claim: &Claim) -> Result<Option<Leased>, StoreError> {
-    writing.one(sql::LEASED, (no, claim.position, claim.lease), |row| {
-        Ok(Leased { key: row.get(0)?, attempts: row.get(1)?, until: row.get(2)?, body: row.get(3)? })
+pub fn turn(writing: &mut Writing<'_>, turn: &Turn<'_>) -> Result<Turned, StoreError> {
+    let mut desk = Desk::open(writing, turn)?;
+    let ended = turn.ended.iter().map(|one| desk.end(one)).collect::<Result<_, _>>()?;
+    let lost = desk.extend()?;
+    let expired = desk.expire()?;
+    let given_up = desk.give_up_on_time()?;
+    let more = desk.unblock()? | desk.make()?;
+    let claims = desk.claim()?;
+    let passed = desk.close()?;
+    Ok(Turned {
+        passed,
+        ended,
+        lost,
+        claimed: claims.claimed,
+        impossible: claims.impossible,
+        expired,
+        given_up,
+        more: more || claims.more || given_up == MAX_GIVEN_UP_AT_ONCE,
+        again_in_ms: claims.again_in_ms,
+        breaker: desk.row.breaker,
+        version: desk.row.version,
     })
 }
 
-/// The attempt that was started under a claim, by number.
-fn attempt_of(writing: &Writing<'_>, no: i64, claim: &Claim) -> Result<Option<u32>, StoreError> {
-    writing.one(sql::ATTEMPT_OF, (no, claim.position, claim.lease), |row| row.get(0))
+/// One turn at one destination.
+pub(super) struct Desk<'w, 's, 't> {
+    pub writing: &'w mut Writing<'s>,
+    pub turn: &'t Turn<'t>,
+    pub no: i64,
+    pub row: Shared,
+    pub ticks: Ticks,
+    /// Leases that run, over all replicas.
+    pub under_way: u64,
+    before: Shared,
+    kept: Kept,
+    passed: Passed,
 }
 
-pub fn start_attempt(
-    writing: &mut Writing<'_>,
-    claim: &Claim,
-    body: &str,
-    now: UtcMs,
-) -> Result<Lease, StoreError> {
-    let no = destination_no(writing, &claim.destination)?;
-    let Some(leased) = leased(writing, no, claim)?.filter(|leased| now < leased.until) else {
-        return Ok(Lease::Lost);
-    };
-    if leased.body.as_ref().is_some_and(|first| first != body) {
-        return Err(StoreError::broken(format!(
-            "position {} was sent to {} with another body before",
-            claim.position.0, claim.destination
-        )));
+/// What all replicas share of a destination.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Shared {
+    pub version: u64,
+    pub is_paused: bool,
+    pub held_until: Ticks,
+    held_until_ms: Option<UtcMs>,
+    held_why: Option<String>,
+    pub make_next: Position,
+    pub make_through: Position,
+    pub make_from: Option<UtcMs>,
+    pub limiter: Limiter,
+    pub breaker: Breaker,
+    pub shares: Shares,
+}
+
+impl<'w, 's, 't> Desk<'w, 's, 't> {
+    fn open(writing: &'w mut Writing<'s>, turn: &'t Turn<'t>) -> Result<Desk<'w, 's, 't>, StoreError> {
+        let mut kept = writing
+            .one(sql::TICKS, [], |row| Ok(Kept { ticks: row.get(0)?, by: row.get(1)? }))?
+            .ok_or_else(|| StoreError::broken("the store's row of time is gone"))?;
+        let passed = kept.pass(&(turn.vouch)());
+        let ticks = passed.ticks;
+        let limits = &turn.rules.limits;
+        let (no, row) = writing
+            .one(sql::DESTINATION, [turn.destination], |row| {
+                let shared = Shared {
+                    version: row.get(1)?,
+                    is_paused: row.get(2)?,
+                    held_until: row.get(3)?,
+                    held_until_ms: row.get(4)?,
+                    held_why: row.get(5)?,
+                    make_next: row.get(6)?,
+                    make_through: row.get(7)?,
+                    make_from: row.get(8)?,
+                    limiter: remembered(row.get(9)?)?.unwrap_or_else(|| Limiter::new(limits, ticks)),
+                    breaker: remembered(row.get(10)?)?.unwrap_or_default(),
+                    shares: remembered(row.get(11)?)?.unwrap_or_default(),
+                };
+                Ok((row.get::<i64>(0)?, shared))
+            })?
+            .ok_or_else(|| unknown(turn.destination))?;
+        let under_way = writing.one(sql::COUNT, (no, DeliveryState::InFlight), |row| row.get(0))?;
+        let before = row.clone();
+        let mut desk =
+            Desk { writing, turn, no, row, ticks, under_way: under_way.unwrap_or(0), before, kept, passed };
+        desk.row.limiter.pass(limits, ticks, turn.now);
+        Ok(desk)
     }
-    if attempt_of(writing, no, claim)?.is_none() {
-        new_attempt(writing, no, claim, leased.attempts + 1, Some(body), now)?;
-    }
-    Ok(Lease::Held)
-}
 
-fn new_attempt(
-    writing: &mut Writing<'_>,
-    no: i64,
-    claim: &Claim,
-    number: u32,
-    body: Option<&str>,
-    now: UtcMs,
-) -> Result<(), StoreError> {
-    writing.execute(sql::NEW_ATTEMPT, (no, claim.position, number, claim.lease, now))?;
-    writing.execute(sql::START_ATTEMPT, (no, claim.position, number, body))?;
-    writing.totals.attempts += 1;
-    Ok(())
-}
-
-pub fn finish(
-    writing: &mut Writing<'_>,
-    claim: &Claim,
-    attempt: &AttemptEnd,
-    next: Next,
-) -> Result<Lease, StoreError> {
-    let no = destination_no(writing, &claim.destination)?;
-    let leased = leased(writing, no, claim)?;
-    let number = match (attempt_of(writing, no, claim)?, &leased) {
-        (Some(number), _) => Some(number),
-        (None, Some(leased)) => {
-            let number = leased.attempts + 1;
-            new_attempt(writing, no, claim, number, leased.body.as_deref(), attempt.finished)?;
-            Some(number)
+    /// Writes down what has changed. Time is written down while it matters to somebody.
+    fn close(&mut self) -> Result<Option<Passed>, StoreError> {
+        let limits = &self.turn.rules.limits;
+        let waits = self.row.breaker.waits() || self.row.held_until > self.ticks;
+        let matters = waits || self.under_way > 0 || self.row.limiter.remembers(limits);
+        let moved = !self.turn.ended.is_empty() || self.before.breaker != self.row.breaker;
+        if !matters && !moved && self.before.make_next == self.row.make_next {
+            return Ok(None);
         }
-        (None, None) => None,
-    };
-    if let Some(number) = number {
-        let answer = meaning::cut(&attempt.answer, MAX_ANSWER_BYTES);
-        writing.execute(
+        self.writing.execute(sql::PUT_TICKS, (self.kept.ticks, self.kept.by))?;
+        let Shared { held_until, held_until_ms, held_why, make_next, limiter, breaker, shares, .. } =
+            &self.row;
+        let (limiter, breaker, shares) = (to_remember(limiter)?, to_remember(breaker)?, to_remember(shares)?);
+        let columns = (self.no, held_until, held_until_ms, held_why, make_next, limiter, breaker, shares);
+        self.writing.execute(sql::PUT_DESTINATION, columns)?;
+        Ok(Some(self.passed))
+    }
+
+    fn end(&mut self, ended: &Ended) -> Result<Lease, StoreError> {
+        let Ended { claim, end, next, hold, sign } = ended;
+        let answer = meaning::cut(&end.answer, MAX_ANSWER_BYTES);
+        self.writing.execute(
             sql::END_ATTEMPT,
-            (no, claim.position, number, attempt.finished, attempt.outcome, attempt.status, answer),
+            (
+                self.no,
+                claim.position,
+                claim.attempt,
+                claim.lease,
+                end.finished,
+                end.outcome,
+                end.status,
+                answer,
+            ),
         )?;
-    }
-    let Some(leased) = leased else { return Ok(Lease::Lost) };
-    match next {
-        Next::Delivered => end(writing, no, claim.position, &leased.key, DeliveryState::Delivered)?,
-        Next::Dead => end(writing, no, claim.position, &leased.key, DeliveryState::Dead)?,
-        Next::UnknownUntil(due) => unlease(writing, no, claim.position, DeliveryState::Unknown, Some(due))?,
-        Next::RetryAt(due) => back_in_line(writing, no, claim.position, &leased.key, due)?,
-    }
-    Ok(Lease::Held)
-}
-
-/// Ends a delivery for good and calls the next in line.
-fn end(
-    writing: &mut Writing<'_>,
-    no: i64,
-    position: Position,
-    key: &OrderKey,
-    state: DeliveryState,
-) -> Result<(), StoreError> {
-    unlease(writing, no, position, state, None)?;
-    let next = writing.first_in_lane(no, key)?.and_then(order::next_in_line);
-    writing.change(no, next.as_slice())
-}
-
-/// Puts a delivery that was not processed back into its lane.
-fn back_in_line(
-    writing: &mut Writing<'_>,
-    no: i64,
-    position: Position,
-    key: &OrderKey,
-    due: UtcMs,
-) -> Result<(), StoreError> {
-    let back = Standing { position, state: DeliveryState::InFlight, held_for: None };
-    let first = writing.first_in_lane(no, key)?.unwrap_or(back);
-    writing.execute(sql::UNLEASE, (no, position, DeliveryState::InFlight, due))?;
-    writing.change(no, &order::back_in_line(first, back))
-}
-
-fn unlease(
-    writing: &mut Writing<'_>,
-    no: i64,
-    position: Position,
-    to: DeliveryState,
-    due: Option<UtcMs>,
-) -> Result<(), StoreError> {
-    writing.execute(sql::UNLEASE, (no, position, to, due))?;
-    writing.count_move(no, DeliveryState::InFlight, to);
-    Ok(())
-}
-
-pub fn expire_leases(writing: &mut Writing<'_>, now: UtcMs) -> Result<usize, StoreError> {
-    let mut expired = 0;
-    for no in writing.all(sql::DESTINATIONS, [], |row| row.get::<i64>(0))? {
-        let ran_out = writing.all(sql::EXPIRED, (no, now), |row| {
-            Ok((row.get::<Position>(0)?, row.get::<OrderKey>(1)?, row.get::<u32>(2)?))
-        })?;
-        expired += ran_out.len();
-        for (position, key, attempts) in ran_out {
-            match attempts {
-                0 => back_in_line(writing, no, position, &key, now)?,
-                _ => unlease(writing, no, position, DeliveryState::Unknown, Some(now))?,
+        let now = self.turn.now;
+        let (state, due, held_for, failures, blocks_until) = match next {
+            Next::Delivered => (DeliveryState::Delivered, None, None, 0, None),
+            Next::Discarded => (DeliveryState::Discarded, None, None, 0, None),
+            Next::Dead => (DeliveryState::Dead, None, None, 0, self.blocks_until()),
+            Next::UnknownUntil(due) => (DeliveryState::Unknown, Some(*due), None, 1, None),
+            Next::AskPerson => (DeliveryState::Unknown, Some(now), Some(HeldFor::Person), 1, None),
+            Next::RetryAt(due) => (DeliveryState::Pending, Some(*due), None, 1, None),
+            Next::PatientUntil(due) => (DeliveryState::Pending, Some(*due), None, 0, None),
+            Next::NotSent => (DeliveryState::Pending, Some(now), None, 0, None),
+        };
+        let columns = (self.no, claim.position, claim.lease, state, due, held_for, failures, blocks_until);
+        let key: Option<OrderKey> = self.writing.one(sql::UNLEASE, columns, |row| row.get(0))?;
+        let Some(key) = key else { return Ok(Lease::Lost) };
+        self.writing.count_move(self.no, DeliveryState::InFlight, state);
+        self.under_way = self.under_way.saturating_sub(1);
+        match sign {
+            Some(sign) => {
+                self.row.limiter.end(1);
+                let settings = &self.turn.rules.breaker;
+                let (generation, lease) = (claim.generation, claim.lease);
+                self.row.breaker.ended(settings, generation, *sign, self.ticks, lease, &reason(ended));
+            }
+            None => {
+                self.row.limiter.give_back(1);
+                self.row.breaker.released(claim.lease);
             }
         }
+        if let Some(hold) = hold {
+            let until = self.ticks.plus(hold.for_ms);
+            // Several requests under way may each be told to come back later: the latest counts.
+            if until > self.row.held_until {
+                self.row.held_until = until;
+                self.row.held_until_ms = Some(UtcMs(now.0.saturating_add_unsigned(hold.for_ms)));
+                self.row.held_why = Some(hold.why.to_owned());
+            }
+        }
+        match state {
+            DeliveryState::Pending => self.back_in_line(claim.position, &key)?,
+            DeliveryState::Unknown => {}
+            _ => self.call_next(&key)?,
+        }
+        Ok(Lease::Held)
     }
-    Ok(expired)
-}
 
-pub fn give_up_on_time(writing: &mut Writing<'_>, now: UtcMs) -> Result<usize, StoreError> {
-    let received_by = UtcMs(now.0 - GIVE_UP_ON_TIME_AFTER_MS);
-    let mut given_up = 0;
-    for no in writing.all(sql::DESTINATIONS, [], |row| row.get::<i64>(0))? {
-        let limit = capped((MAX_GIVEN_UP_AT_ONCE - given_up) as u64);
-        let old = writing.all(sql::WITHOUT_TIME, (no, received_by, limit), |row| {
+    /// Until when a dead one is in the way of those behind it.
+    pub(super) fn blocks_until(&self) -> Option<i64> {
+        match self.turn.rules.on_dead {
+            OnDead::Skip => None,
+            OnDead::Hold => Some(i64::MAX),
+            OnDead::HoldHours(hours) => Some(self.turn.now.0.saturating_add(i64::from(hours) * HOUR_MS)),
+        }
+    }
+
+    /// One of a lane has ended: the first of it is due now, unless it is held, or somebody dead is in the way.
+    pub(super) fn call_next(&mut self, key: &OrderKey) -> Result<(), StoreError> {
+        if self.is_blocked(key)? {
+            return Ok(());
+        }
+        let next = self.writing.first_in_lane(self.no, key)?.and_then(order::next_in_line);
+        self.writing.change(self.no, next.as_slice())
+    }
+
+    /// One that was not processed, and is pending by now, stands in line again: mostly first.
+    fn back_in_line(&mut self, position: Position, key: &OrderKey) -> Result<(), StoreError> {
+        let back = Standing { position, state: DeliveryState::Pending, held_for: None };
+        if self.is_blocked(key)? {
+            let parked = Change { position, from: DeliveryState::Pending, to: DeliveryState::Parked };
+            return self.writing.change(self.no, &[parked]);
+        }
+        let first = self.writing.first_in_lane(self.no, key)?.unwrap_or(back);
+        let changes = order::back_in_line(first, back);
+        let changes: Vec<_> = changes.into_iter().filter(|change| change.from != change.to).collect();
+        self.writing.change(self.no, &changes)
+    }
+
+    fn is_blocked(&self, key: &OrderKey) -> Result<bool, StoreError> {
+        Ok(self.writing.one(sql::LANE_BLOCKED, (self.no, key), |_| Ok(()))?.is_some())
+    }
+
+    /// The requests of this process that are under way stay its own. Gives those that are not, any more.
+    fn extend(&mut self) -> Result<Vec<Claim>, StoreError> {
+        let until = self.ticks.plus(LEASE_MS);
+        let mut lost = Vec::new();
+        for claim in self.turn.under_way {
+            match self.writing.execute(sql::EXTEND, (self.no, claim.position, claim.lease, until))? {
+                0 => lost.push(claim.clone()),
+                _ => self.row.breaker.extended(claim.lease, until),
+            }
+        }
+        Ok(lost)
+    }
+
+    /// Takes back what was leased until now: whether it was processed, nobody knows.
+    fn expire(&mut self) -> Result<usize, StoreError> {
+        if self.under_way == 0 {
+            return Ok(0);
+        }
+        let ran_out = self.writing.all(sql::EXPIRED, (self.no, self.ticks), |row| {
+            Ok((row.get::<Position>(0)?, row.get::<u64>(1)?))
+        })?;
+        let held_for = match self.turn.rules.unknown.then {
+            AfterUnknown::Repeat | AfterUnknown::LookUp => None,
+            AfterUnknown::AskPerson => Some(HeldFor::Person),
+        };
+        for (position, lease) in &ran_out {
+            let settled = self.turn.now.0.saturating_add_unsigned(self.turn.rules.unknown.settles_ms);
+            let (due, state) = (Some(UtcMs(settled)), DeliveryState::Unknown);
+            let columns = (self.no, *position, *lease, state, due, held_for, 0, None::<i64>);
+            self.writing.one(sql::UNLEASE, columns, |row| row.get::<OrderKey>(0))?;
+            self.writing.count_move(self.no, DeliveryState::InFlight, state);
+            self.row.limiter.end(1);
+            self.row.breaker.released(*lease);
+            self.under_way = self.under_way.saturating_sub(1);
+        }
+        Ok(ran_out.len())
+    }
+
+    /// Sets aside what has waited for its true time for too long.
+    fn give_up_on_time(&mut self) -> Result<usize, StoreError> {
+        let received_by = UtcMs(self.turn.now.0 - GIVE_UP_ON_TIME_AFTER_MS);
+        let limit = capped(MAX_GIVEN_UP_AT_ONCE as u64);
+        let old = self.writing.all(sql::WITHOUT_TIME, (self.no, received_by, limit), |row| {
             Ok((row.get::<Position>(0)?, row.get::<OrderKey>(1)?))
         })?;
-        given_up += old.len();
+        let given_up = old.len();
         let mut lanes = BTreeSet::new();
         for (position, key) in old {
-            writing.execute(sql::GIVE_UP, (no, position))?;
-            writing.count_move(no, DeliveryState::Held, DeliveryState::Parked);
-            lanes.insert((no, key));
+            self.writing.execute(sql::GIVE_UP, (self.no, position))?;
+            self.writing.count_move(self.no, DeliveryState::Held, DeliveryState::Parked);
+            lanes.insert((self.no, key));
         }
-        writing.settle(&lanes)?;
+        self.writing.settle(&lanes)?;
+        self.writing.totals.unresolved += given_up as u64;
+        Ok(given_up)
     }
-    writing.totals.unresolved += given_up as u64;
-    Ok(given_up)
+
+    /// Those behind a dead one have waited for as long as the policy says. Whether there may be more.
+    fn unblock(&mut self) -> Result<bool, StoreError> {
+        let limit = capped(MAX_GIVEN_UP_AT_ONCE as u64);
+        let over = self.writing.all(sql::UNBLOCKED, (self.no, self.turn.now, limit), |row| {
+            Ok((row.get::<Position>(0)?, row.get::<OrderKey>(1)?))
+        })?;
+        for (position, key) in &over {
+            self.writing.execute(sql::UNBLOCK, (self.no, position))?;
+            self.call_next(key)?;
+        }
+        Ok(over.len() == MAX_GIVEN_UP_AT_ONCE)
+    }
+
+    /// Passes on to [`super::claiming`].
+    fn claim(&mut self) -> Result<super::claiming::Claims, StoreError> {
+        super::claiming::claim(self)
+    }
+
+    fn make(&mut self) -> Result<bool, StoreError> {
+        super::claiming::make_old(self)
+    }
 }
 
-fn destination_no(writing: &Writing<'_>, name: &str) -> Result<i64, StoreError> {
-    writing.one(sql::DESTINATION, [name], |row| row.get(0))?.ok_or_else(|| unknown(name))
+/// What a person reads if this attempt opens the breaker.
+fn reason(ended: &Ended) -> String {
+    let AttemptEnd { outcome, status, answer, .. } = &ended.end;
+    let status = status.map_or_else(String::new, |status| format!(" {status}"));
+    format!("{outcome}{status}: {}", meaning::cut(answer, MAX_REASON_BYTES))
 }
 
-fn unknown(destination: &str) -> StoreError {
+pub(super) fn remembered<T: DeserializeOwned>(json: Option<String>) -> Result<Option<T>, StoreError> {
+    json.map(|json| serde_json::from_str(&json)).transpose().map_err(|bad| StoreError::Broken(bad.into()))
+}
+
+fn to_remember(value: &impl Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|bad| StoreError::Broken(bad.into()))
+}
+
+pub(super) fn unknown(destination: &str) -> StoreError {
     StoreError::NotFound { what: "destination", name: destination.to_owned() }
 }

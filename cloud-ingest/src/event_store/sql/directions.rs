@@ -16,7 +16,7 @@ use super::writing::Writing;
 use crate::directory::direction::{Decided, Placed, Policy, Rule, Rules, Shown, Walk, Why, starts_over};
 use crate::directory::timeline::Stretch;
 use crate::event_store::people::What;
-use crate::event_store::{Claimed, DeliverableTap, PersonId, Position, StoreError, UtcMs};
+use crate::event_store::{DeliverableTap, PersonId, Position, StoreError, UtcMs};
 
 /// After all taps of one moment.
 const LAST: Position = Position(i64::MAX.unsigned_abs());
@@ -72,24 +72,24 @@ impl Directions {
     pub fn tell(
         &mut self,
         writing: &Writing<'_>,
-        destination: i64,
-        claimed: &mut Claimed,
+        (destination, position): (i64, Position),
+        was_told: bool,
+        tap: &mut DeliverableTap,
     ) -> Result<(), StoreError> {
-        let rules = self.rules(writing.aside(), &claimed.tap.site.id)?;
+        let rules = self.rules(writing.aside(), &tap.site.id)?;
         if rules.0.is_empty() {
             return Ok(());
         }
-        let position = claimed.claim.position;
-        if claimed.body.is_some() {
+        if was_told {
             let told = writing
                 .one(sql::TOLD_DIRECTION, (destination, position), |row| row.get::<Option<Direction>>(0))?;
-            claimed.tap.direction = told.flatten().unwrap_or(claimed.tap.direction);
+            tap.direction = told.flatten().unwrap_or(tap.direction);
             return Ok(());
         }
-        let DeliverableTap { person, site, direction, occurred, .. } = &claimed.tap;
+        let DeliverableTap { person, site, direction, occurred, .. } = &*tap;
         let shown = Shown { at: *occurred, position, placed: (*direction).into() };
         let decided = decide(writing.snapshot()?, person, &site.id, shown, rules)?;
-        claimed.tap.direction = decided.direction;
+        tap.direction = decided.direction;
         writing.execute(sql::TELL_DIRECTION, (destination, position, decided.direction))?;
         writing.execute(sql::FORGET_DIFFERENCE, (destination, position, What::Direction))?;
         Ok(())

@@ -436,7 +436,9 @@ impl Append<'_, '_> {
         match (held_for, occurred) {
             (HeldFor::TimeUnresolved, Ok(_)) => self.writing.totals.unresolved -= 1,
             (HeldFor::Time, _) => {}
-            (HeldFor::TimeUnresolved, Err(_)) | (HeldFor::Binding, _) => return Ok(Vec::new()),
+            (HeldFor::TimeUnresolved, Err(_)) | (HeldFor::Binding | HeldFor::Person, _) => {
+                return Ok(Vec::new());
+            }
         }
         if before != *key {
             self.writing.execute(sql::REKEY, (destination, position, key))?;

@@ -12,8 +12,10 @@
 mod badges;
 mod bindings;
 mod capture;
+mod claiming;
 mod commands;
 mod delivery;
+mod destinations;
 mod differences;
 mod directions;
 mod fleet;
@@ -44,11 +46,11 @@ use super::capture::{ApiKeyId, ApiKeyState, Capture, NewApiKey, NoApiKey, Source
 use super::commands::{CommandEnd, CommandRow, TroubleKind, TroubleRow};
 use super::people::{Difference, DifferenceFilter, People};
 use super::{
-    Appended, AttemptEnd, BadgeFilter, BadgeRow, Binding, Bound, Claim, Claimed, Commands, Controller,
-    ControllerState, DeadLetter, Deed, DeliveryCount, DestinationState, Directory, Enrolment, EventDetail,
-    EventFilter, EventRow, EventStore, Fleet, Lease, Leases, Member, NewToken, Next, OutboxMark, Proof,
+    Appended, BadgeFilter, BadgeRow, Binding, Bound, Change, Commands, Controller, ControllerState,
+    DeadLetter, Deed, Deliveries, DeliveryCount, DestinationState, Directory, Enrolment, EventDetail,
+    EventFilter, EventRow, EventStore, Fleet, Leases, Member, NewDestination, NewToken, OutboxMark, Proof,
     Refusal, Renewal, RevokedCertificate, RosterState, Site, Snapshot, Standing, Stood, StoreError, TokenId,
-    TokenState, Totals, UtcMs, Walked, Which,
+    TokenState, Totals, Turn, Turned, UtcMs, Walked, Which,
 };
 use crate::directory::direction::{Rule, Rules};
 use crate::intake::lease::{self, Fence};
@@ -127,44 +129,6 @@ impl<D: Database> EventStore for SqlStore<D> {
         self.write(|writing| intake::quarantine(writing, letter))
     }
 
-    fn put_destination(&mut self, name: &str) -> Result<(), StoreError> {
-        self.write(|writing| delivery::put_destination(writing, name))
-    }
-
-    fn claim(
-        &mut self,
-        destination: &str,
-        now: UtcMs,
-        lease_until: UtcMs,
-        limit: usize,
-    ) -> Result<Vec<Claimed>, StoreError> {
-        self.write(|writing| delivery::claim(writing, destination, now, lease_until, limit))
-    }
-
-    fn start_attempt(&mut self, claim: &Claim, body: &str, now: UtcMs) -> Result<Lease, StoreError> {
-        self.write(|writing| delivery::start_attempt(writing, claim, body, now))
-    }
-
-    fn finish(&mut self, claim: &Claim, attempt: &AttemptEnd, next: Next) -> Result<Lease, StoreError> {
-        self.write(|writing| delivery::finish(writing, claim, attempt, next))
-    }
-
-    fn expire_leases(&mut self, now: UtcMs) -> Result<usize, StoreError> {
-        self.write(|writing| delivery::expire_leases(writing, now))
-    }
-
-    fn give_up_on_time(&mut self, now: UtcMs) -> Result<usize, StoreError> {
-        self.write(|writing| delivery::give_up_on_time(writing, now))
-    }
-
-    fn hold_destination(&mut self, destination: &str, until: UtcMs, why: &str) -> Result<(), StoreError> {
-        self.write(|writing| delivery::hold_destination(writing, destination, until, why))
-    }
-
-    fn next_due(&mut self, destination: &str) -> Result<Option<UtcMs>, StoreError> {
-        self.read(|snapshot| reading::next_due(snapshot, destination))
-    }
-
     fn events(&mut self, filter: &EventFilter) -> Result<Vec<EventRow>, StoreError> {
         self.read(|snapshot| reading::events(snapshot, filter))
     }
@@ -188,10 +152,6 @@ impl<D: Database> EventStore for SqlStore<D> {
 
     fn delivery_counts(&mut self) -> Result<Vec<DeliveryCount>, StoreError> {
         self.read(reading::delivery_counts)
-    }
-
-    fn destinations(&mut self) -> Result<Vec<DestinationState>, StoreError> {
-        self.read(reading::destinations)
     }
 
     fn totals(&mut self) -> Result<Totals, StoreError> {
@@ -301,6 +261,24 @@ impl<D: Database> Fleet for SqlStore<D> {
 
     fn deed_count(&mut self) -> Result<u64, StoreError> {
         self.read(fleet::deed_count)
+    }
+}
+
+impl<D: Database> Deliveries for SqlStore<D> {
+    fn add_destination(&mut self, new: &NewDestination, deed: &Deed) -> Result<bool, StoreError> {
+        self.write(|writing| destinations::add(writing, new, deed))
+    }
+
+    fn change_destination(&mut self, name: &str, change: &Change, deed: &Deed) -> Result<(), StoreError> {
+        self.write(|writing| destinations::change(writing, name, change, deed))
+    }
+
+    fn destinations(&mut self) -> Result<Vec<DestinationState>, StoreError> {
+        self.read(destinations::destinations)
+    }
+
+    fn turn(&mut self, turn: &Turn<'_>) -> Result<Turned, StoreError> {
+        self.write(|writing| delivery::turn(writing, turn))
     }
 }
 

@@ -14,6 +14,7 @@ use super::session::{Dialect, Row, Session, all, one};
 use super::values::capped;
 use super::writing::{Writing, counters};
 use super::{reading, statements as sql};
+use crate::delivery::limiter;
 use crate::event_store::{
     DeadLetter, MAX_DEAD_LETTER_BYTES, OutboxMark, Position, SignedBatch, StoreError, StoredRecord, UtcMs,
     Walked, next_epoch,
@@ -37,6 +38,9 @@ pub fn new_epoch(
     let before = before.ok_or_else(|| StoreError::broken("the store's counter row is gone"))?;
     let epoch = next_epoch(heard_of.into_iter().fold(before, StoreEpoch::max), now);
     writing.execute(sql::PUT_EPOCH, [epoch.0])?;
+    let until = UtcMs(now.0.saturating_add_unsigned(limiter::REMEMBERS_MS));
+    let why = "the store was put back from a backup, which does not know of the last minute's calls";
+    writing.execute(sql::HOLD_ALL, (limiter::REMEMBERS_MS, until, why))?;
     Ok(epoch)
 }
 

@@ -16,7 +16,7 @@ use crate::directory::direction::{Decided, Shown};
 use crate::event_store::meaning::Meaning;
 use crate::event_store::{
     AttemptRow, Controller, ControllerState, DeadLetter, DeliveryCount, DeliveryRow, DeliveryState,
-    DestinationName, DestinationState, EventDetail, EventFilter, EventRow, HelloState, OrderKey, OutboxMark,
+    DestinationName, EventDetail, EventFilter, EventRow, HeldFor, HelloState, OrderKey, OutboxMark,
     OutboxState, Position, RecordKey, Site, StoreError, TapRow, Totals, UtcMs,
 };
 
@@ -125,26 +125,13 @@ pub fn dead_letters(snapshot: &dyn Session, limit: usize) -> Result<Vec<DeadLett
 struct Destination {
     no: i64,
     name: DestinationName,
-    held_until: Option<UtcMs>,
-    held_why: Option<String>,
 }
 
 fn known_destinations(snapshot: &dyn Session) -> Result<Vec<Destination>, StoreError> {
-    all(snapshot, sql::DESTINATIONS, [], |row| {
-        Ok(Destination { no: row.get(0)?, name: row.get(1)?, held_until: row.get(2)?, held_why: row.get(3)? })
-    })
+    all(snapshot, sql::DESTINATIONS, [], |row| Ok(Destination { no: row.get(0)?, name: row.get(1)? }))
 }
 
-pub fn destinations(snapshot: &dyn Session) -> Result<Vec<DestinationState>, StoreError> {
-    let states =
-        known_destinations(snapshot)?.into_iter().map(|Destination { no, name, held_until, held_why }| {
-            let oldest_open_received = oldest_open_received(snapshot, no)?;
-            Ok(DestinationState { destination: name, held_until, held_why, oldest_open_received })
-        });
-    states.collect()
-}
-
-fn oldest_open_received(snapshot: &dyn Session, no: i64) -> Result<Option<UtcMs>, StoreError> {
+pub(super) fn oldest_open_received(snapshot: &dyn Session, no: i64) -> Result<Option<UtcMs>, StoreError> {
     let mut oldest: Option<Position> = None;
     for state in DeliveryState::ALL.into_iter().filter(|state| state.is_open()) {
         let first = one(snapshot, sql::FIRST_IN_STATE, (no, state), |row| row.get(0))?;
@@ -158,23 +145,13 @@ fn oldest_open_received(snapshot: &dyn Session, no: i64) -> Result<Option<UtcMs>
 
 pub fn delivery_counts(snapshot: &dyn Session) -> Result<Vec<DeliveryCount>, StoreError> {
     let mut counts = Vec::new();
-    for Destination { no, name, .. } in known_destinations(snapshot)? {
+    for Destination { no, name } in known_destinations(snapshot)? {
         for state in DeliveryState::ALL {
             let count = one(snapshot, sql::COUNT, (no, state), |row| row.get(0))?.unwrap_or(0);
             counts.push(DeliveryCount { destination: name.clone(), state, count });
         }
     }
     Ok(counts)
-}
-
-pub fn next_due(snapshot: &dyn Session, name: &str) -> Result<Option<UtcMs>, StoreError> {
-    let row: Option<(i64, Option<UtcMs>)> =
-        one(snapshot, sql::DESTINATION, [name], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let Some((no, held_until)) = row else {
-        return Err(StoreError::NotFound { what: "destination", name: name.to_owned() });
-    };
-    let first_due: Option<UtcMs> = one(snapshot, sql::FIRST_DUE, [no], |row| row.get(0))?;
-    Ok(first_due.map(|due| held_until.map_or(due, |until| due.max(until))))
 }
 
 pub fn record_bytes(
@@ -239,7 +216,7 @@ pub fn event(snapshot: &dyn Session, id: EventId) -> Result<Option<EventDetail>,
     let (row, hash) = event_row(snapshot, position, &destinations)?;
     let mut attempts = Vec::new();
     let mut bodies = Vec::new();
-    for Destination { no, name, .. } in &destinations {
+    for Destination { no, name } in &destinations {
         attempts.extend(all(snapshot, sql::ATTEMPTS, (no, position), |row| {
             Ok(AttemptRow {
                 destination: name.clone(),
@@ -321,19 +298,23 @@ fn deliveries(
     destinations: &[Destination],
 ) -> Result<Vec<DeliveryRow>, StoreError> {
     let mut deliveries = Vec::new();
-    for Destination { no, name, .. } in destinations {
+    for Destination { no, name } in destinations {
         let row = one(snapshot, sql::DELIVERY, (no, position), |row| {
             let key: OrderKey = row.get(0)?;
             let state: DeliveryState = row.get(1)?;
-            let waits = matches!(state, DeliveryState::Pending | DeliveryState::Unknown);
+            let held_for: Option<HeldFor> = row.get(2)?;
+            let waits =
+                matches!(state, DeliveryState::Pending | DeliveryState::Unknown) && held_for.is_none();
             let delivery = DeliveryRow {
                 destination: name.clone(),
                 state,
-                held_for: row.get(2)?,
+                held_for,
                 person: None,
                 attempts: row.get(4)?,
                 next_attempt: waits.then_some(row.get(3)?),
                 behind: None,
+                blocks_until: row.get(5)?,
+                class: row.get(6)?,
             };
             Ok((key, delivery))
         })?;

@@ -10,14 +10,14 @@ use super::session::Bulk;
 /// The condition of `deliveries_due`.
 macro_rules! due {
     () => {
-        "state IN ('pending', 'unknown')"
+        "state IN ('pending', 'unknown') AND held_for IS NULL"
     };
 }
 
 /// The condition of `deliveries_lane`.
 macro_rules! open {
     () => {
-        "state IN ('held', 'pending', 'in_flight', 'unknown', 'parked') AND held_for IS DISTINCT FROM 'time_unresolved'"
+        "(state IN ('held', 'pending', 'in_flight', 'unknown', 'parked') OR blocks_until_ms IS NOT NULL) AND held_for IS DISTINCT FROM 'time_unresolved'"
     };
 }
 
@@ -173,12 +173,6 @@ pub const FORGET_CAPTURED: &str = "DELETE FROM captured WHERE (controller_no, ke
 
 // Delivery.
 
-pub const PUT_DESTINATION: &str =
-    "INSERT INTO destinations (name) VALUES (?1) ON CONFLICT (name) DO NOTHING RETURNING no";
-pub const DESTINATION: &str = "SELECT no, held_until_ms FROM destinations WHERE name = ?1";
-pub const DESTINATIONS: &str = "SELECT no, name, held_until_ms, held_why FROM destinations ORDER BY no";
-pub const HOLD_DESTINATION: &str =
-    "UPDATE destinations SET held_until_ms = ?2, held_why = ?3 WHERE name = ?1";
 pub const NEW_COUNT: &str = "INSERT INTO delivery_counts VALUES (?1, ?2, 0)";
 pub const ADD_TO_COUNT: &str =
     "UPDATE delivery_counts SET count = count + ?3 WHERE destination_no = ?1 AND state = ?2";
@@ -225,48 +219,90 @@ pub const HOLD: &str = "UPDATE deliveries SET held_for = ?3 WHERE destination_no
 pub const REKEY: &str = "UPDATE deliveries SET order_key = ?3 WHERE destination_no = ?1 AND position = ?2";
 pub const HELD: &str =
     "SELECT order_key, held_for FROM deliveries WHERE destination_no = ?1 AND position = ?2";
-pub const CLAIMABLE: &str = concat!(
-    "SELECT d.position, d.order_key, d.state, d.attempts, d.body, e.seq, e.bytes, t.occurred_ms, t.uncertainty_ms, ",
-    "o.id, c.id, s.id, s.label, s.zone FROM deliveries d INDEXED BY deliveries_due ",
-    "JOIN events e ON e.position = d.position ",
-    "JOIN taps t ON t.position = d.position ",
-    "JOIN outboxes o ON o.no = e.outbox_no ",
-    "JOIN controllers c ON c.no = o.controller_no ",
-    "JOIN sites s ON s.id = c.site ",
-    "WHERE d.destination_no = ?1 AND d.",
-    due!(),
-    " AND d.due_ms <= ?2 ORDER BY d.due_ms, d.position LIMIT ?3"
-);
-pub const LEASE: &str = "UPDATE deliveries SET state = 'in_flight', lease = ?3, lease_until_ms = ?4 \
-     WHERE destination_no = ?1 AND position = ?2";
-pub const LEASED: &str = "SELECT order_key, attempts, lease_until_ms, body FROM deliveries \
-     WHERE destination_no = ?1 AND position = ?2 AND state = 'in_flight' AND lease = ?3";
-pub const UNLEASE: &str = "UPDATE deliveries SET state = ?3, due_ms = coalesce(?4, due_ms), lease = NULL, \
-     lease_until_ms = NULL WHERE destination_no = ?1 AND position = ?2";
-pub const EXPIRED: &str = concat!(
-    "SELECT position, order_key, attempts FROM deliveries INDEXED BY deliveries_undone WHERE destination_no = ?1 AND state = 'in_flight' AND ",
-    undone!(),
-    " AND lease_until_ms <= ?2 ORDER BY position"
-);
-pub const START_ATTEMPT: &str =
-    "UPDATE deliveries SET attempts = ?3, body = ?4 WHERE destination_no = ?1 AND position = ?2";
-pub const NEW_ATTEMPT: &str =
-    "INSERT INTO attempts (destination_no, position, number, lease, started_ms) VALUES (?1, ?2, ?3, ?4, ?5)";
-pub const ATTEMPT_OF: &str =
-    "SELECT number FROM attempts WHERE destination_no = ?1 AND position = ?2 AND lease = ?3";
-pub const END_ATTEMPT: &str = "UPDATE attempts SET finished_ms = ?4, outcome = ?5, status = ?6, answer = ?7 \
-     WHERE destination_no = ?1 AND position = ?2 AND number = ?3 AND finished_ms IS NULL";
-pub const FIRST_DUE: &str = concat!(
-    "SELECT due_ms FROM deliveries INDEXED BY deliveries_due WHERE destination_no = ?1 AND ",
-    due!(),
-    " ORDER BY due_ms, position LIMIT 1"
-);
 pub const FIRST_IN_STATE: &str = concat!(
     "SELECT position FROM deliveries INDEXED BY deliveries_undone WHERE destination_no = ?1 AND state = ?2 AND ",
     undone!(),
     " AND held_for IS DISTINCT FROM 'time_unresolved' ORDER BY position LIMIT 1"
 );
 pub const RECEIVED: &str = "SELECT received_ms FROM events WHERE position = ?1";
+
+// Deliveries: a dispatcher's turn.
+
+pub const TICKS: &str = "SELECT ticks, ticked_by FROM ticks";
+pub const PUT_TICKS: &str = "UPDATE ticks SET ticks = ?1, ticked_by = ?2";
+pub const ADD_DESTINATION: &str = "INSERT INTO destinations \
+     (name, settings, version, credentials_file, held_until, make_next, make_through, make_from_ms) \
+     VALUES (?1, ?2, 1, ?3, 0, 1, ?4, ?5) ON CONFLICT (name) DO NOTHING RETURNING no";
+pub const CHANGE_SETTINGS: &str =
+    "UPDATE destinations SET settings = ?2, version = version + 1 WHERE name = ?1";
+pub const CHANGE_CREDENTIALS: &str = "UPDATE destinations SET credentials_file = ?2, version = version + 1, \
+     breaker = NULL, held_until = 0, held_until_ms = NULL, held_why = NULL WHERE name = ?1";
+pub const PAUSE: &str =
+    "UPDATE destinations SET paused_ms = ?2, paused_by = ?3, paused_why = ?4 WHERE name = ?1";
+pub const RESUME: &str = "UPDATE destinations SET paused_ms = NULL, paused_by = NULL, paused_why = NULL, \
+     breaker = NULL, held_until = 0, held_until_ms = NULL, held_why = NULL WHERE name = ?1";
+/// A backup does not know what was called since it was made: nobody is called for so long as a call counts.
+pub const HOLD_ALL: &str = "UPDATE destinations SET held_until = (SELECT ticks FROM ticks) + ?1, held_until_ms = ?2, \
+     held_why = ?3";
+pub const DESTINATIONS: &str = "SELECT no, name FROM destinations ORDER BY no";
+pub const DESTINATION_STATES: &str = "SELECT no, name, settings, version, credentials_file, paused_ms, paused_by, \
+     paused_why, held_until_ms, held_why, breaker, make_next, make_through FROM destinations ORDER BY no";
+pub const DESTINATION: &str = "SELECT no, version, paused_ms IS NOT NULL, held_until, held_until_ms, held_why, make_next, \
+     make_through, make_from_ms, limiter, breaker, shares FROM destinations WHERE name = ?1";
+pub const PUT_DESTINATION: &str = "UPDATE destinations SET held_until = ?2, held_until_ms = ?3, held_why = ?4, \
+     make_next = ?5, limiter = ?6, breaker = ?7, shares = ?8 WHERE no = ?1";
+pub const CLAIMABLE: &str = concat!(
+    "SELECT d.position, d.order_key, d.state, d.due_ms, d.attempts, d.failures, d.body, e.seq, e.bytes, t.occurred_ms, ",
+    "t.uncertainty_ms, o.id, c.id, s.id, s.label, s.zone FROM deliveries d INDEXED BY deliveries_due ",
+    "JOIN events e ON e.position = d.position ",
+    "JOIN taps t ON t.position = d.position ",
+    "JOIN outboxes o ON o.no = e.outbox_no ",
+    "JOIN controllers c ON c.no = o.controller_no ",
+    "JOIN sites s ON s.id = c.site ",
+    "WHERE d.destination_no = ?1 AND d.class = ?2 AND d.",
+    due!(),
+    " AND d.due_ms <= ?3 ORDER BY d.due_ms, d.position LIMIT ?4"
+);
+pub const FIRST_DUE: &str = concat!(
+    "SELECT due_ms FROM deliveries INDEXED BY deliveries_due WHERE destination_no = ?1 AND class = ?2 AND ",
+    due!(),
+    " ORDER BY due_ms, position LIMIT 1"
+);
+pub const CLAIM: &str = "UPDATE deliveries SET state = 'in_flight', lease = ?3, lease_until = ?4, attempts = ?5, body = ?6 \
+     WHERE destination_no = ?1 AND position = ?2";
+pub const NEW_ATTEMPTS: Bulk = Bulk {
+    into: "INSERT INTO attempts (destination_no, position, number, lease, started_ms, finished_ms, outcome, answer)",
+    types: &["bigint", "bigint", "bigint", "bigint", "bigint", "bigint", "text", "text"],
+};
+pub const TAKE_OUT: &str = "UPDATE deliveries SET state = ?3, attempts = ?4, body = coalesce(?5, body), \
+     blocks_until_ms = ?6 WHERE destination_no = ?1 AND position = ?2";
+/// The lease is in it: whoever comes late touches no row.
+pub const UNLEASE: &str = "UPDATE deliveries SET state = ?4, due_ms = coalesce(?5, due_ms), held_for = ?6, \
+     failures = failures + ?7, blocks_until_ms = ?8, lease = NULL, lease_until = NULL \
+     WHERE destination_no = ?1 AND position = ?2 AND lease = ?3 AND state = 'in_flight' RETURNING order_key";
+pub const EXTEND: &str = "UPDATE deliveries SET lease_until = ?4 \
+     WHERE destination_no = ?1 AND position = ?2 AND lease = ?3 AND state = 'in_flight'";
+pub const EXPIRED: &str = concat!(
+    "SELECT position, lease FROM deliveries INDEXED BY deliveries_undone WHERE destination_no = ?1 AND state = 'in_flight' AND ",
+    undone!(),
+    " AND lease_until <= ?2 ORDER BY position"
+);
+pub const END_ATTEMPT: &str = "UPDATE attempts SET finished_ms = ?5, outcome = ?6, status = ?7, answer = ?8 \
+     WHERE destination_no = ?1 AND position = ?2 AND number = ?3 AND lease = ?4 AND finished_ms IS NULL";
+pub const LANE_BLOCKED: &str = "SELECT 1 FROM deliveries INDEXED BY deliveries_blocking \
+     WHERE destination_no = ?1 AND order_key = ?2 AND blocks_until_ms IS NOT NULL LIMIT 1";
+pub const UNBLOCKED: &str = "SELECT position, order_key FROM deliveries INDEXED BY deliveries_unblocking \
+     WHERE destination_no = ?1 AND blocks_until_ms IS NOT NULL AND blocks_until_ms <= ?2 \
+     ORDER BY blocks_until_ms LIMIT ?3";
+pub const UNBLOCK: &str =
+    "UPDATE deliveries SET blocks_until_ms = NULL WHERE destination_no = ?1 AND position = ?2";
+pub const OLD_TAPS: &str = "SELECT t.position, t.token, e.received_ms, t.occurred_ms, t.uncertainty_ms, t.estimated, \
+     t.timeless, t.not_before_ms, t.not_after_ms, d.position FROM taps t JOIN events e ON e.position = t.position \
+     LEFT JOIN deliveries d ON d.destination_no = ?1 AND d.position = t.position \
+     WHERE t.position >= ?2 AND t.position <= ?3 ORDER BY t.position LIMIT ?4";
+pub const NEW_OLD_DELIVERY: &str = "INSERT INTO deliveries \
+     (destination_no, position, order_key, state, held_for, due_ms, attempts, class) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 'backfill')";
 
 // Reading.
 
@@ -289,7 +325,7 @@ pub const POSITION_OF: &str = "SELECT e.position FROM outboxes o JOIN events e O
 pub const RECORD_BYTES: &str = "SELECT e.bytes FROM controllers c \
      JOIN outboxes o ON o.controller_no = c.no AND o.id = ?2 \
      JOIN events e ON e.outbox_no = o.no AND e.seq = ?3 WHERE c.id = ?1";
-pub const DELIVERY: &str = "SELECT order_key, state, held_for, due_ms, attempts FROM deliveries \
+pub const DELIVERY: &str = "SELECT order_key, state, held_for, due_ms, attempts, blocks_until_ms, class FROM deliveries \
      WHERE destination_no = ?1 AND position = ?2";
 pub const BODY: &str = "SELECT body FROM deliveries WHERE destination_no = ?1 AND position = ?2";
 pub const ATTEMPTS: &str = "SELECT number, started_ms, finished_ms, outcome, status, answer FROM attempts \
@@ -561,12 +597,15 @@ mod tests {
         REKEY,
         HELD,
         CLAIMABLE,
-        LEASE,
-        LEASED,
+        CLAIM,
+        TAKE_OUT,
+        EXTEND,
+        LANE_BLOCKED,
+        UNBLOCKED,
+        UNBLOCK,
+        OLD_TAPS,
         UNLEASE,
         EXPIRED,
-        START_ATTEMPT,
-        ATTEMPT_OF,
         END_ATTEMPT,
         FIRST_DUE,
         FIRST_IN_STATE,

@@ -10,6 +10,8 @@ use tap_protocol::tap::Direction;
 use tap_protocol::time_repair::Witness;
 
 use super::session::{FromCell, Row, ToValue, Value};
+use crate::delivery::class::Class;
+use crate::delivery::ticks::Ticks;
 use crate::directory::direction::Policy;
 use crate::event_store::boots::BootNo;
 use crate::event_store::people::What;
@@ -34,7 +36,7 @@ macro_rules! as_inside {
     )*};
 }
 
-as_inside!(UtcMs, Position, BootNo);
+as_inside!(UtcMs, Position, BootNo, Ticks);
 
 /// A closed list that stands in a column by its names.
 macro_rules! by_name {
@@ -56,7 +58,7 @@ macro_rules! by_name {
     )*};
 }
 
-by_name!(DeliveryState, HeldFor, Policy, What);
+by_name!(Class, DeliveryState, HeldFor, Policy, What);
 
 impl ToValue for Direction {
     fn to_value(&self) -> Value<'_> {

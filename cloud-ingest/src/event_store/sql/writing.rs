@@ -215,9 +215,14 @@ impl<'a> Writing<'a> {
         let state = order::stored(held_for, !is_occupied);
         self.collect(DELIVERIES, (destination, position, key, state, held_for, due, 0i64));
         self.occupied.borrow_mut().insert(lane, true);
-        *self.moved.entry((*destination, state)).or_default() += 1;
-        self.totals.deliveries += 1;
+        self.count_new(*destination, state);
         Ok(())
+    }
+
+    /// Notes that there is a delivery more; the statement that made it was the caller's.
+    pub fn count_new(&mut self, destination: i64, state: DeliveryState) {
+        *self.moved.entry((destination, state)).or_default() += 1;
+        self.totals.deliveries += 1;
     }
 
     /// Notes that a delivery moved; the statement that moved it was the caller's.

@@ -131,11 +131,41 @@ CREATE TABLE anchors (
     PRIMARY KEY (boot_no, latest_ms, position)
 ) STRICT, WITHOUT ROWID;
 
+-- Time that has passed for sure, for leases and limits: one row.
+CREATE TABLE ticks (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    ticks INTEGER NOT NULL,
+    -- The process that moved it on last.
+    ticked_by INTEGER NOT NULL
+) STRICT;
+
+INSERT INTO ticks VALUES (1, 0, 0);
+
 CREATE TABLE destinations (
     no INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
+    -- What it is, as JSON; each change makes another version of it.
+    settings TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    -- Where its credentials are; never they themselves.
+    credentials_file TEXT,
+    -- If a person stopped it.
+    paused_ms INTEGER,
+    paused_by TEXT,
+    paused_why TEXT,
+    -- Nothing is sent before so many ticks, and when that is about, for people.
+    held_until INTEGER NOT NULL,
     held_until_ms INTEGER,
-    held_why TEXT
+    held_why TEXT,
+    -- Deliveries of old events are still to be made: of positions from `make_next` to `make_through`, if they happened
+    -- at `make_from_ms` or later.
+    make_next INTEGER NOT NULL,
+    make_through INTEGER NOT NULL,
+    make_from_ms INTEGER,
+    -- What all replicas share, as JSON: what was called, whether calls flow, which kind of work is next.
+    limiter TEXT,
+    breaker TEXT,
+    shares TEXT
 ) STRICT;
 
 CREATE TABLE deliveries (
@@ -148,8 +178,14 @@ CREATE TABLE deliveries (
     -- Not before this; kept while the delivery is held or parked.
     due_ms INTEGER NOT NULL,
     attempts INTEGER NOT NULL,
+    -- Those of them that make the next wait longer.
+    failures INTEGER NOT NULL DEFAULT 0,
+    class TEXT NOT NULL DEFAULT 'live',
     lease INTEGER,
-    lease_until_ms INTEGER,
+    -- In ticks.
+    lease_until INTEGER,
+    -- If it is dead and those behind it wait: until when.
+    blocks_until_ms INTEGER,
     body TEXT,
     -- Which way it was told to go, where that is not as its reader is placed.
     direction TEXT,
@@ -157,12 +193,19 @@ CREATE TABLE deliveries (
 ) STRICT, WITHOUT ROWID;
 
 -- What to send next.
-CREATE INDEX deliveries_due ON deliveries (destination_no, due_ms, position)
-    WHERE state IN ('pending', 'unknown');
+CREATE INDEX deliveries_due ON deliveries (destination_no, class, due_ms, position)
+    WHERE state IN ('pending', 'unknown') AND held_for IS NULL;
 
--- Who stands in line: not what was set aside because its time did not become known.
+-- Who stands in line: not what was set aside because its time did not become known, and of the dead only who is in the way.
 CREATE INDEX deliveries_lane ON deliveries (destination_no, order_key, position)
-    WHERE state IN ('held', 'pending', 'in_flight', 'unknown', 'parked') AND held_for IS DISTINCT FROM 'time_unresolved';
+    WHERE (state IN ('held', 'pending', 'in_flight', 'unknown', 'parked') OR blocks_until_ms IS NOT NULL) AND held_for IS DISTINCT FROM 'time_unresolved';
+
+-- Who is dead and in the way of those behind.
+CREATE INDEX deliveries_blocking ON deliveries (destination_no, order_key)
+    WHERE blocks_until_ms IS NOT NULL;
+
+CREATE INDEX deliveries_unblocking ON deliveries (destination_no, blocks_until_ms)
+    WHERE blocks_until_ms IS NOT NULL;
 
 -- Who waits for the time, the longest first: `due_ms` is when it was received, as long as it was never sent.
 CREATE INDEX deliveries_without_time ON deliveries (destination_no, due_ms, position)

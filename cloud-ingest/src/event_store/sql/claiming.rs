@@ -1,0 +1,293 @@
+//! Step 11 of 12, as far as it is rows: what is due is claimed, as much of each kind as is allowed; and before that, old
+//! events are given deliveries to a destination that came later.
+
+use tap_protocol::badge::Token;
+use tap_protocol::ids::{EventId, OutboxId, Seq};
+
+use super::bindings;
+use super::delivery::Desk;
+use super::directions::Directions;
+use super::session::{Row, Value};
+use super::statements as sql;
+use super::values::{capped, time};
+use crate::delivery::class::{Class, Waiting};
+use crate::delivery::order::{self, Change, Standing};
+use crate::delivery::rules::LEASE_MS;
+use crate::event_store::meaning::{self, Meaning};
+use crate::event_store::{
+    Claim, Claimed, DeliverableTap, DeliveryState, MAX_MADE_AT_ONCE, OrderKey, Position, Rendered, Site,
+    StoreError, UtcMs,
+};
+
+/// What was claimed, and when to ask again.
+#[derive(Default)]
+pub(super) struct Claims {
+    pub claimed: Vec<Claimed>,
+    pub impossible: Vec<(EventId, String)>,
+    /// Some were ended without a request: there may be others at once.
+    pub more: bool,
+    pub again_in_ms: Option<u64>,
+}
+
+pub(super) fn claim(desk: &mut Desk<'_, '_, '_>) -> Result<Claims, StoreError> {
+    let mut claims = Claims::default();
+    let (room, again_in_ms) = room(desk);
+    claims.again_in_ms = again_in_ms;
+    if room == 0 {
+        return Ok(claims);
+    }
+    let now = desk.turn.now;
+    let mut due: [Vec<Due>; 4] = Default::default();
+    for (class, due) in Class::ALL.into_iter().zip(&mut due) {
+        *due = desk.writing.all(sql::CLAIMABLE, (desk.no, class, now, capped(room as u64)), Due::read)?;
+    }
+    let waiting = [0, 1, 2, 3].map(|class| Waiting {
+        count: due[class].len(),
+        waited_ms: due[class].first().map_or(0, |first| u64::try_from(now.0 - first.due.0).unwrap_or(0)),
+    });
+    let starts = desk.row.shares.divide(waiting, room);
+    let mut attempts = Vec::new();
+    let mut taking =
+        Taking { claims: &mut claims, attempts: &mut attempts, directions: Directions::default() };
+    for ((class, due), starts) in Class::ALL.into_iter().zip(due).zip(starts) {
+        for due in due.into_iter().take(starts) {
+            take(desk, class, due, &mut taking)?;
+        }
+    }
+    desk.writing.snapshot()?.run_for_each(&sql::NEW_ATTEMPTS, &attempts)?;
+    desk.row.limiter.take(claims.claimed.len() as u32);
+    claims.again_in_ms = match starts.iter().sum::<usize>() {
+        // All that was due was taken.
+        taken if taken < room => first_due(desk)?,
+        _ => self::room(desk).1,
+    };
+    Ok(claims)
+}
+
+/// How many may be claimed; if none, how long that stays so.
+fn room(desk: &mut Desk<'_, '_, '_>) -> (usize, Option<u64>) {
+    let (turn, row) = (desk.turn, &mut desk.row);
+    if row.is_paused || row.version != turn.version || row.make_next <= row.make_through || turn.room == 0 {
+        return (0, None);
+    }
+    if desk.ticks < row.held_until {
+        return (0, Some(row.held_until.since(desk.ticks)));
+    }
+    if turn.rules.shadow {
+        return (turn.room, None);
+    }
+    let at_once = turn.rules.limits.concurrency;
+    let by_breaker = row.breaker.room(&turn.rules.breaker, desk.ticks, at_once, desk.under_way);
+    if by_breaker == 0 {
+        return (0, row.breaker.again_in_ms(desk.ticks));
+    }
+    let by_limit = row.limiter.room(&turn.rules.limits, desk.under_way, turn.now);
+    (turn.room.min(by_breaker.min(by_limit.calls) as usize), Some(by_limit.again_in_ms))
+}
+
+/// When the first that waits is due.
+fn first_due(desk: &Desk<'_, '_, '_>) -> Result<Option<u64>, StoreError> {
+    let mut first: Option<UtcMs> = None;
+    for class in Class::ALL {
+        let due: Option<UtcMs> = desk.writing.one(sql::FIRST_DUE, (desk.no, class), |row| row.get(0))?;
+        first = [first, due].into_iter().flatten().min();
+    }
+    Ok(first.map(|due| u64::try_from(due.0.saturating_sub(desk.turn.now.0)).unwrap_or(0)))
+}
+
+/// What is collected over one transaction.
+struct Taking<'c> {
+    claims: &'c mut Claims,
+    attempts: &'c mut Vec<Value<'static>>,
+    directions: Directions,
+}
+
+/// Claims one that is due, or ends it if there is nothing to be sent for it.
+fn take(
+    desk: &mut Desk<'_, '_, '_>,
+    class: Class,
+    due: Due,
+    Taking { claims, attempts, directions }: &mut Taking<'_>,
+) -> Result<(), StoreError> {
+    let Due {
+        position,
+        state,
+        attempts: before,
+        failures,
+        body,
+        seq,
+        ref bytes,
+        occurred,
+        uncertainty_ms,
+        ..
+    } = due;
+    let (OrderKey::Person(person), Meaning::Tap(_, tap)) = (&due.key, Meaning::of(bytes)) else {
+        return Err(StoreError::broken("a delivery is due that has no person or is of no tap"));
+    };
+    let controller = super::reading::controller_id(&due.controller)?;
+    let event_id = EventId::new(&controller, due.outbox, seq);
+    let mut tap = DeliverableTap {
+        person: person.clone(),
+        controller,
+        site: due.site,
+        reader: tap.reader,
+        direction: tap.direction,
+        occurred,
+        uncertainty_ms,
+    };
+    directions.tell(desk.writing, (desk.no, position), body.is_some(), &mut tap)?;
+    let rendered = match body {
+        Some(body) => Rendered::Body(body),
+        None => (desk.turn.render)(event_id, &tap),
+    };
+    desk.writing.last_lease += 1;
+    let (lease, attempt, now) = (desk.writing.last_lease, before + 1, desk.turn.now);
+    let mut started = |ended: Option<(&'static str, &str)>| {
+        let (outcome, why) = ended.unzip();
+        let int = |number: u64| Value::Int(i64::try_from(number).unwrap_or(i64::MAX));
+        let text = |text: Option<&str>| text.map_or(Value::Null, |text| Value::Text(text.to_owned().into()));
+        let finished = if ended.is_some() { Value::Int(now.0) } else { Value::Null };
+        let row = [int(position.0), int(attempt.into()), int(lease), Value::Int(now.0), finished];
+        attempts.push(Value::Int(desk.no));
+        attempts.extend(row);
+        attempts.extend([text(outcome), text(why)]);
+    };
+    let body = match rendered {
+        Rendered::Body(body) if !desk.turn.rules.shadow => body,
+        Rendered::Body(body) => {
+            started(Some(("shadow", "in shadow mode nothing is sent")));
+            return end(
+                desk,
+                &due.key,
+                (position, state),
+                DeliveryState::Discarded,
+                attempt,
+                Some(body),
+                claims,
+            );
+        }
+        Rendered::NotWanted(why) => {
+            started(Some(("not_wanted", &why)));
+            return end(desk, &due.key, (position, state), DeliveryState::Discarded, attempt, None, claims);
+        }
+        Rendered::Impossible(why) => {
+            started(Some(("impossible", &why)));
+            claims.impossible.push((event_id, why));
+            return end(desk, &due.key, (position, state), DeliveryState::Dead, attempt, None, claims);
+        }
+    };
+    started(None);
+    let until = desk.ticks.plus(LEASE_MS);
+    desk.writing.execute(sql::CLAIM, (desk.no, position, lease, until, attempt, &body))?;
+    desk.writing.count_move(desk.no, state, DeliveryState::InFlight);
+    desk.writing.totals.attempts += 1;
+    desk.under_way += 1;
+    desk.row.breaker.claimed(lease, until);
+    let claim = Claim {
+        destination: desk.turn.destination.to_owned(),
+        position,
+        lease,
+        attempt,
+        generation: desk.row.breaker.generation(),
+    };
+    let was_unknown = state == DeliveryState::Unknown;
+    claims.claimed.push(Claimed { claim, event_id, failures, was_unknown, body, class, tap });
+    Ok(())
+}
+
+/// Ends one that was due without a request.
+fn end(
+    desk: &mut Desk<'_, '_, '_>,
+    key: &OrderKey,
+    (position, from): (Position, DeliveryState),
+    to: DeliveryState,
+    attempt: u32,
+    body: Option<String>,
+    claims: &mut Claims,
+) -> Result<(), StoreError> {
+    let blocks_until = if to == DeliveryState::Dead { desk.blocks_until() } else { None };
+    desk.writing.execute(sql::TAKE_OUT, (desk.no, position, to, attempt, body, blocks_until))?;
+    desk.writing.count_move(desk.no, from, to);
+    desk.writing.totals.attempts += 1;
+    claims.more = true;
+    desk.call_next(key)
+}
+
+/// A row of [`sql::CLAIMABLE`].
+struct Due {
+    position: Position,
+    key: OrderKey,
+    state: DeliveryState,
+    due: UtcMs,
+    attempts: u32,
+    failures: u32,
+    body: Option<String>,
+    seq: Seq,
+    bytes: Vec<u8>,
+    occurred: UtcMs,
+    uncertainty_ms: u64,
+    outbox: OutboxId,
+    controller: String,
+    site: Site,
+}
+
+impl Due {
+    fn read(row: &Row<'_>) -> Result<Due, StoreError> {
+        Ok(Due {
+            position: row.get(0)?,
+            key: row.get(1)?,
+            state: row.get(2)?,
+            due: row.get(3)?,
+            attempts: row.get(4)?,
+            failures: row.get(5)?,
+            body: row.get(6)?,
+            seq: Seq(row.get(7)?),
+            bytes: row.get(8)?,
+            occurred: row.get(9)?,
+            uncertainty_ms: row.get(10)?,
+            outbox: OutboxId(row.get(11)?),
+            controller: row.get(12)?,
+            site: Site { id: row.get(13)?, label: row.get(14)?, zone: row.get(15)? },
+        })
+    }
+}
+
+/// Makes deliveries of old events, some at a time: until all are made nothing is claimed, so that nobody's later tap
+/// goes before. Whether there is more to do.
+pub(super) fn make_old(desk: &mut Desk<'_, '_, '_>) -> Result<bool, StoreError> {
+    let (next, through) = (desk.row.make_next, desk.row.make_through);
+    if next > through {
+        return Ok(false);
+    }
+    let limit = capped(MAX_MADE_AT_ONCE as u64);
+    let old = desk.writing.all(sql::OLD_TAPS, (desk.no, next, through, limit), |row| {
+        let made: Option<Position> = row.get(9)?;
+        Ok((row.get::<Position>(0)?, row.get::<[u8; 16]>(1)?, row.get::<UtcMs>(2)?, time(row, 3)?, made))
+    })?;
+    desk.row.make_next = match old.last() {
+        Some((last, ..)) if old.len() == MAX_MADE_AT_ONCE => Position(last.0 + 1),
+        _ => Position(through.0 + 1),
+    };
+    for (position, token, received, occurred, made) in old {
+        let too_early =
+            occurred.is_ok_and(|occurred| desk.row.make_from.is_some_and(|from| occurred.at < from));
+        if made.is_some() || too_early {
+            continue;
+        }
+        let token = Token(token);
+        let timeline = bindings::timeline_of(desk.writing.snapshot()?, token)?;
+        let held_for = meaning::held_for(occurred, timeline.holder(occurred));
+        let key = bindings::key(&timeline, token, occurred);
+        // What came since then stands behind it.
+        let first = desk.writing.first_in_lane(desk.no, &key)?;
+        let is_head = first.is_none_or(|first| first.position > position);
+        let state = order::resting(held_for, is_head);
+        desk.writing.execute(sql::NEW_OLD_DELIVERY, (desk.no, position, &key, state, held_for, received))?;
+        desk.writing.count_new(desk.no, state);
+        if let Some(Standing { position, state: DeliveryState::Pending, .. }) = first.filter(|_| is_head) {
+            let back = Change { position, from: DeliveryState::Pending, to: DeliveryState::Parked };
+            desk.writing.change(desk.no, &[back])?;
+        }
+    }
+    Ok(true)
+}
