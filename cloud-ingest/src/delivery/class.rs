@@ -86,9 +86,9 @@ impl Shares {
             (0..4).filter(|class| waiting[*class].count > 0).map(|class| self.0[class]).max().unwrap_or(0);
         let busy =
             (0..4).filter(|class| waiting[*class].count > 0).map(|class| self.0[class]).min().unwrap_or(0);
-        for class in 0..4 {
-            if waiting[class].count == 0 {
-                self.0[class] = self.0[class].max(busy).min(line);
+        for (pass, waiting) in self.0.iter_mut().zip(&waiting) {
+            if waiting.count == 0 {
+                *pass = (*pass).max(busy).min(line);
             }
         }
         for _ in 0..room {

@@ -470,7 +470,7 @@ async fn a_request_whose_lease_cannot_be_kept_is_given_up_before_it_ends() {
     let mut world = world(8);
     world.taps(&[1]).await;
     let mut late = world.request().await;
-    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    let (go_on, wait) = std::sync::mpsc::sync_channel::<()>(1);
     let store = world.store.clone();
     let blocked = tokio::spawn(async move {
         let stand_still = move |_: &mut dyn crate::event_store::EventStore| {
