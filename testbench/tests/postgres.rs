@@ -137,7 +137,7 @@ async fn cloud_ingest_is_killed_at_every_crash_point_on_a_server() {
     for point in cloud_ingest::crash::POINTS {
         site.kill_cloud().unwrap();
         // It may die before it is ready: what was left to deliver runs into the crash point at once.
-        let started = site.start_cloud(&[("CRASH_AT", &format!("{point}:3"))]).await;
+        let started = site.start_cloud(&[("CRASH_AT", point)]).await;
         tap(&site, &mut greens, 15).await;
         if started.is_ok() {
             let cloud = site.cloud.as_mut().unwrap();
