@@ -270,3 +270,7 @@ fn run_migrations(client: &mut Client, now: UtcMs) -> Result<(), StoreError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "postgres/turns_tests.rs"]
+mod turns_tests;

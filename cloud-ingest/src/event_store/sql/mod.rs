@@ -440,3 +440,15 @@ impl<D: Database> Proof for SqlStore<D> {
         self.read(|snapshot| proof::is_quarantined(snapshot, letter))
     }
 }
+
+/// Stores batches in a transaction that the caller ends: for tests of what others see meanwhile.
+#[cfg(test)]
+pub(super) fn intake_of(
+    session: &dyn Session,
+    batches: &[VerifiedBatch],
+    received: UtcMs,
+) -> Result<(), StoreError> {
+    let mut writing = Writing::begin(session)?;
+    intake::append(&mut writing, batches, received)?;
+    writing.put_counters()
+}
