@@ -363,7 +363,7 @@ impl Dispatcher {
 
     /// Bait: the next in line is sent along with its head.
     fn overtake(&mut self, stage: &mut Stage, vault: &mut Vault, head: &Claimed) {
-        let Some(next) = stage.oracle.next_of_same_person(head) else { return };
+        let Some(next) = stage.oracle.next_of_same_person(head, &mut vault.store) else { return };
         let key = next.event_id.to_string();
         let body = render(next.event_id, &next.tap);
         stage.oracle.claimed(&next, stage.now_ms, &mut vault.store);

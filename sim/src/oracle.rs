@@ -330,15 +330,22 @@ impl Oracle {
         self.a_mark_says_only_what_is_stored(&door.machine.disk);
     }
 
-    /// Bait for the dispatcher: who stands behind this one?
-    pub fn next_of_same_person(&self, head: &Claimed) -> Option<Claimed> {
+    /// Bait for the dispatcher: who stands behind this one and was never sent?
+    pub fn next_of_same_person(&self, head: &Claimed, store: &mut SqliteStore) -> Option<Claimed> {
         let behind = self.stored.iter().enumerate().skip(index(head.claim.position) + 1);
         let next = behind.map(|(at, stored)| (Position(at as u64 + 1), stored)).find(|(_, stored)| {
-            !stored.ended && self.person(stored).is_some_and(|person| *person == head.tap.person)
+            !stored.ended
+                && self.person(stored).is_some_and(|person| *person == head.tap.person)
+                && delivery_of(stored.event_id, store)
+                    .is_some_and(|delivery| delivery.state.is_open() && delivery.attempts == 0)
         });
         next.map(|(position, stored)| {
             let mut claimed = head.clone();
             (claimed.claim.position, claimed.event_id) = (position, stored.event_id);
+            // All about it is true but its turn.
+            if let Some(tap) = stored.tap {
+                claimed.tap.occurred = self.taps[tap].utc;
+            }
             claimed
         })
     }
