@@ -36,8 +36,8 @@ fn taps(door: u8) -> Vec<tap_protocol::envelope::VerifiedBatch> {
 /// positions that are stored in the end.
 fn positions_after(first_commits: bool) -> Vec<Position> {
     let (database, mut one, mut other) = two();
-    let (appended, has_appended) = mpsc::channel();
-    let (go_on, may_go_on) = mpsc::channel::<()>();
+    let (appended, has_appended) = mpsc::sync_channel(1);
+    let (go_on, may_go_on) = mpsc::sync_channel::<()>(1);
     let first = thread::spawn(move || {
         one.database.write(|session| {
             intake_of(session, &taps(1), NOW)?;
