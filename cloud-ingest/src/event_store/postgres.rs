@@ -25,7 +25,7 @@ use super::sql::{Database, SqlStore, statements as sql};
 use super::{StoreError, UtcMs, first_epoch};
 
 /// One script per schema version, in order; `schema_version` counts those that were run.
-const MIGRATIONS: &[&str] = &[include_str!("postgres/schema.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("postgres/schema/1.sql"), include_str!("postgres/schema/2.sql")];
 
 /// A connection that is not there by then is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -23,7 +23,8 @@ use super::{StoreError, UtcMs, first_epoch};
 const APPLICATION_ID: i32 = 0x5461_7063;
 
 /// One script per schema version, in order; `user_version` counts those that were run.
-const MIGRATIONS: &[&str] = &[include_str!("sqlite/schema.sql")];
+pub(super) const MIGRATIONS: &[&str] =
+    &[include_str!("sqlite/schema/1.sql"), include_str!("sqlite/schema/2.sql")];
 
 /// How long a writer waits for another process's lock (a backup, a person with `sqlite3`) before it says so.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
--- The event store on PostgreSQL, schema version 1: the tables of sqlite/schema.sql, column by column, because the same
+-- The event store on PostgreSQL, schema version 1: the tables of sqlite/schema/1.sql, column by column, because the same
 -- statements run over both. Frozen once released: a change is a new migration.
 --
 -- What differs: text is ordered by its bytes (COLLATE "C"), as everywhere else; tables that grow with the taps have no

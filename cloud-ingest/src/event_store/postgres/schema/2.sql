@@ -1,0 +1,1 @@
+-- The event store on PostgreSQL, schema version 2: what sqlite/schema/2.sql changes, column by column.

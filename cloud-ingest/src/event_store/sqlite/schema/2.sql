@@ -1,0 +1,1 @@
+-- The event store, schema version 2.
