@@ -668,7 +668,7 @@ url = "http://127.0.0.1:9000/attendance"
         );
         check(
             ("name = \"legacy\"", "name = \"legacy\"\nper_second = 0.0"),
-            "c.toml:32: destination.per_second: use 0.001 to 1000; 0.1 is one in ten seconds",
+            "c.toml:32: destination.per_second: use 0.001 to 100000; 0.1 is one in ten seconds",
         );
         check(
             ("client_id = \"cloud-ingest\"", "client_id = \"c\"\nca_file = \"/ca.pem\""),
