@@ -38,8 +38,8 @@ pub(super) fn claim(desk: &mut Desk<'_, '_, '_>) -> Result<Claims, StoreError> {
     }
     let now = desk.turn.now;
     let mut due: [Vec<Due>; 4] = Default::default();
-    for (class, due) in Class::ALL.into_iter().zip(&mut due) {
-        *due = desk.writing.all(sql::CLAIMABLE, (desk.no, class, now, capped(room as u64)), Due::read)?;
+    for (class, one) in desk.writing.all(sql::CLAIMABLE, (desk.no, now, capped(room as u64)), Due::read)? {
+        due[class as usize].push(one);
     }
     let waiting = [0, 1, 2, 3].map(|class| Waiting {
         count: due[class].len(),
@@ -87,11 +87,8 @@ fn room(desk: &mut Desk<'_, '_, '_>) -> (usize, Option<u64>) {
 
 /// When the first that waits is due.
 fn first_due(desk: &Desk<'_, '_, '_>) -> Result<Option<u64>, StoreError> {
-    let mut first: Option<UtcMs> = None;
-    for class in Class::ALL {
-        let due: Option<UtcMs> = desk.writing.one(sql::FIRST_DUE, (desk.no, class), |row| row.get(0))?;
-        first = [first, due].into_iter().flatten().min();
-    }
+    let firsts = desk.writing.all(sql::FIRST_DUE, [desk.no], |row| row.get::<UtcMs>(0))?;
+    let first = firsts.into_iter().min();
     Ok(first.map(|due| u64::try_from(due.0.saturating_sub(desk.turn.now.0)).unwrap_or(0)))
 }
 
@@ -232,23 +229,24 @@ struct Due {
 }
 
 impl Due {
-    fn read(row: &Row<'_>) -> Result<Due, StoreError> {
-        Ok(Due {
-            position: row.get(0)?,
-            key: row.get(1)?,
-            state: row.get(2)?,
-            due: row.get(3)?,
-            attempts: row.get(4)?,
-            failures: row.get(5)?,
-            body: row.get(6)?,
-            seq: Seq(row.get(7)?),
-            bytes: row.get(8)?,
-            occurred: row.get(9)?,
-            uncertainty_ms: row.get(10)?,
-            outbox: OutboxId(row.get(11)?),
-            controller: row.get(12)?,
-            site: Site { id: row.get(13)?, label: row.get(14)?, zone: row.get(15)? },
-        })
+    fn read(row: &Row<'_>) -> Result<(Class, Due), StoreError> {
+        let due = Due {
+            position: row.get(1)?,
+            key: row.get(2)?,
+            state: row.get(3)?,
+            due: row.get(4)?,
+            attempts: row.get(5)?,
+            failures: row.get(6)?,
+            body: row.get(7)?,
+            seq: Seq(row.get(8)?),
+            bytes: row.get(9)?,
+            occurred: row.get(10)?,
+            uncertainty_ms: row.get(11)?,
+            outbox: OutboxId(row.get(12)?),
+            controller: row.get(13)?,
+            site: Site { id: row.get(14)?, label: row.get(15)?, zone: row.get(16)? },
+        };
+        Ok((row.get(0)?, due))
     }
 }
 

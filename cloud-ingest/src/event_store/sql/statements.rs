@@ -251,22 +251,57 @@ pub const DESTINATION: &str = "SELECT no, version, paused_ms IS NOT NULL, held_u
      make_through, make_from_ms, limiter, breaker, shares FROM destinations WHERE name = ?1";
 pub const PUT_DESTINATION: &str = "UPDATE destinations SET held_until = ?2, held_until_ms = ?3, held_why = ?4, \
      make_next = ?5, limiter = ?6, breaker = ?7, shares = ?8 WHERE no = ?1";
+/// The first that are due of one class.
+macro_rules! claimable {
+    ($class:literal) => {
+        concat!(
+            "SELECT * FROM (SELECT d.class, d.position, d.order_key, d.state, d.due_ms, d.attempts, d.failures, d.body, ",
+            "e.seq, e.bytes, t.occurred_ms, t.uncertainty_ms, o.id, c.id AS controller, s.id AS site, s.label, s.zone ",
+            "FROM deliveries d INDEXED BY deliveries_due ",
+            "JOIN events e ON e.position = d.position ",
+            "JOIN taps t ON t.position = d.position ",
+            "JOIN outboxes o ON o.no = e.outbox_no ",
+            "JOIN controllers c ON c.no = o.controller_no ",
+            "JOIN sites s ON s.id = c.site ",
+            "WHERE d.destination_no = ?1 AND d.class = '",
+            $class,
+            "' AND d.",
+            due!(),
+            " AND d.due_ms <= ?2 ORDER BY d.due_ms, d.position LIMIT ?3) AS found"
+        )
+    };
+}
+
+macro_rules! first_due {
+    ($class:literal) => {
+        concat!(
+            "SELECT * FROM (SELECT due_ms FROM deliveries INDEXED BY deliveries_due WHERE destination_no = ?1 AND class = '",
+            $class,
+            "' AND ",
+            due!(),
+            " ORDER BY due_ms, position LIMIT 1) AS found"
+        )
+    };
+}
+
+/// Of each class the first that are due. One question, because a server's answer is mostly its way.
 pub const CLAIMABLE: &str = concat!(
-    "SELECT d.position, d.order_key, d.state, d.due_ms, d.attempts, d.failures, d.body, e.seq, e.bytes, t.occurred_ms, ",
-    "t.uncertainty_ms, o.id, c.id, s.id, s.label, s.zone FROM deliveries d INDEXED BY deliveries_due ",
-    "JOIN events e ON e.position = d.position ",
-    "JOIN taps t ON t.position = d.position ",
-    "JOIN outboxes o ON o.no = e.outbox_no ",
-    "JOIN controllers c ON c.no = o.controller_no ",
-    "JOIN sites s ON s.id = c.site ",
-    "WHERE d.destination_no = ?1 AND d.class = ?2 AND d.",
-    due!(),
-    " AND d.due_ms <= ?3 ORDER BY d.due_ms, d.position LIMIT ?4"
+    claimable!("live"),
+    " UNION ALL ",
+    claimable!("corrections"),
+    " UNION ALL ",
+    claimable!("backfill"),
+    " UNION ALL ",
+    claimable!("replay")
 );
 pub const FIRST_DUE: &str = concat!(
-    "SELECT due_ms FROM deliveries INDEXED BY deliveries_due WHERE destination_no = ?1 AND class = ?2 AND ",
-    due!(),
-    " ORDER BY due_ms, position LIMIT 1"
+    first_due!("live"),
+    " UNION ALL ",
+    first_due!("corrections"),
+    " UNION ALL ",
+    first_due!("backfill"),
+    " UNION ALL ",
+    first_due!("replay")
 );
 pub const CLAIM: &str = "UPDATE deliveries SET state = 'in_flight', lease = ?3, lease_until = ?4, attempts = ?5, body = ?6 \
      WHERE destination_no = ?1 AND position = ?2";
@@ -651,7 +686,9 @@ mod tests {
             let plan = plan(&conn, statement);
             // Newest first means walking back from the end: a scan in name, ended by its LIMIT.
             let ends_early = [NEWEST, DEAD_LETTERS].contains(statement);
-            let walks = plan.iter().any(|line| line.starts_with("SCAN")) && !ends_early;
+            // What a query within it has found is not a table.
+            let scans = |line: &String| line.starts_with("SCAN") && line != "SCAN found";
+            let walks = plan.iter().any(scans) && !ends_early;
             let sorts = plan.iter().any(|line| line.contains("TEMP B-TREE"));
             assert!(!walks && !sorts, "{statement}\n{plan:#?}");
         }
