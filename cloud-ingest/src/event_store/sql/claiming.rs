@@ -1,13 +1,15 @@
 //! Step 11 of 12, as far as it is rows: what is due is claimed, as much of each kind as is allowed; and before that, old
 //! events are given deliveries to a destination that came later.
 
+use std::collections::BTreeSet;
+
 use tap_protocol::badge::Token;
 use tap_protocol::ids::{EventId, OutboxId, Seq};
 
 use super::bindings;
 use super::delivery::Desk;
 use super::directions::Directions;
-use super::session::{Row, Value};
+use super::session::{Row, Rows};
 use super::statements as sql;
 use super::values::{capped, time};
 use crate::delivery::class::{Class, Waiting};
@@ -30,11 +32,9 @@ pub(super) struct Claims {
 }
 
 pub(super) fn claim(desk: &mut Desk<'_, '_, '_>) -> Result<Claims, StoreError> {
-    let mut claims = Claims::default();
     let (room, again_in_ms) = room(desk);
-    claims.again_in_ms = again_in_ms;
     if room == 0 {
-        return Ok(claims);
+        return Ok(Claims { again_in_ms, ..Claims::default() });
     }
     let now = desk.turn.now;
     let mut due: [Vec<Due>; 4] = Default::default();
@@ -46,15 +46,15 @@ pub(super) fn claim(desk: &mut Desk<'_, '_, '_>) -> Result<Claims, StoreError> {
         waited_ms: due[class].first().map_or(0, |first| u64::try_from(now.0 - first.due.0).unwrap_or(0)),
     });
     let starts = desk.row.shares.divide(waiting, room);
-    let mut attempts = Vec::new();
-    let mut taking =
-        Taking { claims: &mut claims, attempts: &mut attempts, directions: Directions::default() };
+    let mut taking = Taking::default();
     for ((class, due), starts) in Class::ALL.into_iter().zip(due).zip(starts) {
         for due in due.into_iter().take(starts) {
             take(desk, class, due, &mut taking)?;
         }
     }
-    desk.writing.snapshot()?.run_for_each(&sql::NEW_ATTEMPTS, &attempts)?;
+    let Taking { mut claims, rows, attempts, .. } = taking;
+    desk.writing.change_each(&sql::CLAIM, &rows)?;
+    desk.writing.snapshot()?.run_for_each(&sql::NEW_ATTEMPTS, attempts.values())?;
     desk.row.limiter.take(claims.claimed.len() as u32);
     claims.again_in_ms = match starts.iter().sum::<usize>() {
         // All that was due was taken.
@@ -93,9 +93,13 @@ fn first_due(desk: &Desk<'_, '_, '_>) -> Result<Option<u64>, StoreError> {
 }
 
 /// What is collected over one transaction.
-struct Taking<'c> {
-    claims: &'c mut Claims,
-    attempts: &'c mut Vec<Value<'static>>,
+#[derive(Default)]
+struct Taking {
+    claims: Claims,
+    /// For [`sql::CLAIM`].
+    rows: Rows,
+    /// For [`sql::NEW_ATTEMPTS`].
+    attempts: Rows,
     directions: Directions,
 }
 
@@ -104,7 +108,7 @@ fn take(
     desk: &mut Desk<'_, '_, '_>,
     class: Class,
     due: Due,
-    Taking { claims, attempts, directions }: &mut Taking<'_>,
+    Taking { claims, rows, attempts, directions }: &mut Taking,
 ) -> Result<(), StoreError> {
     let Due {
         position,
@@ -141,13 +145,7 @@ fn take(
     let (lease, attempt, now) = (desk.writing.last_lease, before + 1, desk.turn.now);
     let mut started = |ended: Option<(&'static str, &str)>| {
         let (outcome, why) = ended.unzip();
-        let int = |number: u64| Value::Int(i64::try_from(number).unwrap_or(i64::MAX));
-        let text = |text: Option<&str>| text.map_or(Value::Null, |text| Value::Text(text.to_owned().into()));
-        let finished = if ended.is_some() { Value::Int(now.0) } else { Value::Null };
-        let row = [int(position.0), int(attempt.into()), int(lease), Value::Int(now.0), finished];
-        attempts.push(Value::Int(desk.no));
-        attempts.extend(row);
-        attempts.extend([text(outcome), text(why)]);
+        attempts.push((desk.no, position, attempt, lease, now, ended.map(|_| now), outcome, why));
     };
     let body = match rendered {
         Rendered::Body(body) if !desk.turn.rules.shadow => body,
@@ -175,7 +173,7 @@ fn take(
     };
     started(None);
     let until = desk.ticks.plus(LEASE_MS);
-    desk.writing.execute(sql::CLAIM, (desk.no, position, lease, until, attempt, &body))?;
+    rows.push((desk.no, position, lease, until, attempt, &body));
     desk.writing.count_move(desk.no, state, DeliveryState::InFlight);
     desk.writing.totals.attempts += 1;
     desk.under_way += 1;
@@ -207,7 +205,7 @@ fn end(
     desk.writing.count_move(desk.no, from, to);
     desk.writing.totals.attempts += 1;
     claims.more = true;
-    desk.call_next(key)
+    desk.call_next(&BTreeSet::from([key.clone()]))
 }
 
 /// A row of [`sql::CLAIMABLE`].

@@ -5,7 +5,7 @@
 //! and without statistics SQLite would rather walk a primary key, hence `INDEXED BY`. The test at the bottom asks
 //! SQLite itself whether any statement scans or sorts a table that grows.
 
-use super::session::Bulk;
+use super::session::{Bulk, Changes};
 
 /// The condition of `deliveries_due`.
 macro_rules! due {
@@ -174,8 +174,10 @@ pub const FORGET_CAPTURED: &str = "DELETE FROM captured WHERE (controller_no, ke
 // Delivery.
 
 pub const NEW_COUNT: &str = "INSERT INTO delivery_counts VALUES (?1, ?2, 0)";
-pub const ADD_TO_COUNT: &str =
-    "UPDATE delivery_counts SET count = count + ?3 WHERE destination_no = ?1 AND state = ?2";
+pub const ADD_TO_COUNT: Changes = Changes {
+    update: "UPDATE delivery_counts SET count = count + ?3 WHERE destination_no = ?1 AND state = ?2",
+    types: &["bigint", "text", "bigint"],
+};
 pub const COUNT: &str = "SELECT count FROM delivery_counts WHERE destination_no = ?1 AND state = ?2";
 pub const DELIVERIES: Bulk = Bulk {
     into: "INSERT INTO deliveries (destination_no, position, order_key, state, held_for, due_ms, attempts)",
@@ -188,7 +190,7 @@ pub const OCCUPIED_LANE: &str = concat!(
     " LIMIT 1"
 );
 pub const LANE_FIRST: &str = concat!(
-    "SELECT position, state, held_for FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND order_key = ?2 AND ",
+    "SELECT position, state, held_for, order_key FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND order_key = ?2 AND ",
     open!(),
     " ORDER BY position LIMIT 1"
 );
@@ -214,7 +216,10 @@ pub const WITHOUT_TIME: &str = concat!(
 );
 pub const GIVE_UP: &str = "UPDATE deliveries SET state = 'parked', held_for = 'time_unresolved' \
      WHERE destination_no = ?1 AND position = ?2";
-pub const STATE: &str = "UPDATE deliveries SET state = ?3 WHERE destination_no = ?1 AND position = ?2";
+pub const STATE: Changes = Changes {
+    update: "UPDATE deliveries SET state = ?3 WHERE destination_no = ?1 AND position = ?2",
+    types: &["bigint", "bigint", "text"],
+};
 pub const HOLD: &str = "UPDATE deliveries SET held_for = ?3 WHERE destination_no = ?1 AND position = ?2";
 pub const REKEY: &str = "UPDATE deliveries SET order_key = ?3 WHERE destination_no = ?1 AND position = ?2";
 pub const HELD: &str =
@@ -303,8 +308,11 @@ pub const FIRST_DUE: &str = concat!(
     " UNION ALL ",
     first_due!("replay")
 );
-pub const CLAIM: &str = "UPDATE deliveries SET state = 'in_flight', lease = ?3, lease_until = ?4, attempts = ?5, body = ?6 \
-     WHERE destination_no = ?1 AND position = ?2";
+pub const CLAIM: Changes = Changes {
+    update: "UPDATE deliveries SET state = 'in_flight', lease = ?3, lease_until = ?4, attempts = ?5, body = ?6 \
+     WHERE destination_no = ?1 AND position = ?2",
+    types: &["bigint", "bigint", "bigint", "bigint", "bigint", "text"],
+};
 pub const NEW_ATTEMPTS: Bulk = Bulk {
     into: "INSERT INTO attempts (destination_no, position, number, lease, started_ms, finished_ms, outcome, answer)",
     types: &["bigint", "bigint", "bigint", "bigint", "bigint", "bigint", "text", "text"],
@@ -312,9 +320,12 @@ pub const NEW_ATTEMPTS: Bulk = Bulk {
 pub const TAKE_OUT: &str = "UPDATE deliveries SET state = ?3, attempts = ?4, body = coalesce(?5, body), \
      blocks_until_ms = ?6 WHERE destination_no = ?1 AND position = ?2";
 /// The lease is in it: whoever comes late touches no row.
-pub const UNLEASE: &str = "UPDATE deliveries SET state = ?4, due_ms = coalesce(?5, due_ms), held_for = ?6, \
+pub const UNLEASE: Changes = Changes {
+    update: "UPDATE deliveries SET state = ?4, due_ms = coalesce(?5, due_ms), held_for = ?6, \
      failures = failures + ?7, blocks_until_ms = ?8, lease = NULL, lease_until = NULL \
-     WHERE destination_no = ?1 AND position = ?2 AND lease = ?3 AND state = 'in_flight' RETURNING order_key";
+     WHERE destination_no = ?1 AND position = ?2 AND lease = ?3 AND state = 'in_flight' RETURNING position, order_key",
+    types: &["bigint", "bigint", "bigint", "text", "bigint", "text", "bigint", "bigint"],
+};
 pub const EXTEND: &str = "UPDATE deliveries SET lease_until = ?4 \
      WHERE destination_no = ?1 AND position = ?2 AND lease = ?3 AND state = 'in_flight'";
 pub const EXPIRED: &str = concat!(
@@ -322,9 +333,13 @@ pub const EXPIRED: &str = concat!(
     undone!(),
     " AND lease_until <= ?2 ORDER BY position"
 );
-pub const END_ATTEMPT: &str = "UPDATE attempts SET finished_ms = ?5, outcome = ?6, status = ?7, answer = ?8 \
-     WHERE destination_no = ?1 AND position = ?2 AND number = ?3 AND lease = ?4 AND finished_ms IS NULL";
-pub const LANE_BLOCKED: &str = "SELECT 1 FROM deliveries INDEXED BY deliveries_blocking \
+pub const END_ATTEMPT: Changes = Changes {
+    update: "UPDATE attempts SET finished_ms = ?5, outcome = ?6, status = ?7, answer = ?8 \
+     WHERE destination_no = ?1 AND position = ?2 AND number = ?3 AND lease = ?4 AND finished_ms IS NULL",
+    types: &["bigint", "bigint", "bigint", "bigint", "bigint", "text", "bigint", "text"],
+};
+/// The lane's key, if somebody dead is in the way.
+pub const LANE_BLOCKED: &str = "SELECT order_key FROM deliveries INDEXED BY deliveries_blocking \
      WHERE destination_no = ?1 AND order_key = ?2 AND blocks_until_ms IS NOT NULL LIMIT 1";
 pub const UNBLOCKED: &str = "SELECT position, order_key FROM deliveries INDEXED BY deliveries_unblocking \
      WHERE destination_no = ?1 AND blocks_until_ms IS NOT NULL AND blocks_until_ms <= ?2 \
@@ -627,21 +642,21 @@ mod tests {
         LANE,
         LANE_BEFORE,
         LANE_SENT,
-        STATE,
+        STATE.update,
         HOLD,
         REKEY,
         HELD,
         CLAIMABLE,
-        CLAIM,
+        CLAIM.update,
         TAKE_OUT,
         EXTEND,
         LANE_BLOCKED,
         UNBLOCKED,
         UNBLOCK,
         OLD_TAPS,
-        UNLEASE,
+        UNLEASE.update,
         EXPIRED,
-        END_ATTEMPT,
+        END_ATTEMPT.update,
         FIRST_DUE,
         FIRST_IN_STATE,
         RECEIVED,
