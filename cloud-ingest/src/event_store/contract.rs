@@ -13,7 +13,7 @@ mod direction;
 mod fleet;
 mod history;
 mod intake;
-mod keepsake;
+pub mod keepsake;
 mod leases;
 mod proof;
 mod random;

@@ -8,6 +8,8 @@
 //! ```
 
 use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::LazyLock;
 
 use rusqlite::Connection;
 use tap_protocol::command::Order;
@@ -25,9 +27,11 @@ use crate::destination::settings::OnDead;
 use crate::directory::direction::{Policy, Rule};
 use crate::directory::timeline::EVER;
 use crate::event_store::commands::{CommandEnd, TroubleKind};
+use crate::event_store::migrations::{Migrated, VERSION};
+use crate::event_store::sqlite::SqliteStore;
 use crate::event_store::{
-    Binding, Change, Controller, DeadLetter, Deed, Ended, NewDestination, Next, RecordKey, Rendered, Since,
-    Standing, UtcMs, Which,
+    Binding, Change, Controller, DeadLetter, Deed, Ended, EventStore, NewDestination, Next, RecordKey,
+    Rendered, Since, Standing, UtcMs, Which,
 };
 
 /// A second destination, which was added later and has not been told of everything yet.
@@ -223,6 +227,39 @@ fn talk(world: &mut World, door: &Door) {
     world.store().take_intake("mqtts://broker as cloud-ingest", "host:/var/lib", None).unwrap();
 }
 
+/// A database with the store that version 1 wrote.
+pub fn first_version_on_server() -> String {
+    static TEMPLATE: LazyLock<String> = LazyLock::new(|| {
+        let template = postgres_rig::shared().new_database();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stores/v1/postgres.sql");
+        postgres_rig::shared().run_script(&template, &script).unwrap();
+        template
+    });
+    postgres_rig::shared().new_database_from(&TEMPLATE)
+}
+
+/// A file with the store that version 1 wrote.
+pub fn first_version_in_file(path: &Path) {
+    let conn = Connection::open(path).unwrap();
+    conn.execute_batch(include_str!("../../../tests/stores/v1/sqlite.sql")).unwrap();
+}
+
+/// A kept store that was brought up to date: all of it is there, it proves itself, and it goes on.
+#[track_caller]
+pub fn is_whole_and_takes_more(store: &mut dyn EventStore) {
+    world::check(store);
+    let before = store.totals().unwrap();
+    assert_eq!((before.records, before.taps), (43, 24), "{before:?}");
+    let mut door = Door::new(3).new_outbox(200);
+    door.start(201, ClockState::Synced);
+    (1..=3).for_each(|card| door.tap(card));
+    let now = UtcMs(1_800_000_000_000);
+    store.append(&[door.unsent()], now).unwrap();
+    world::check(store);
+    let after = store.totals().unwrap();
+    assert_eq!((after.records, after.taps), (before.records + 4, before.taps + 3));
+}
+
 /// An SQLite store as a script that makes it again.
 fn script_of(conn: &Connection) -> String {
     let texts = |sql: &str| -> Vec<String> {
@@ -243,7 +280,7 @@ fn script_of(conn: &Connection) -> String {
         }
     }
     texts(&schema("index")).iter().for_each(|sql| writeln!(script, "{sql};").unwrap());
-    writeln!(script, "PRAGMA application_id = 1415672931;\nPRAGMA user_version = {version};\nCOMMIT;")
+    writeln!(script, "PRAGMA application_id = 1415671907;\nPRAGMA user_version = {version};\nCOMMIT;")
         .unwrap();
     script
 }
@@ -309,4 +346,29 @@ fn a_keepsake_on_a_server_has_something_of_everything() {
             .filter(|line| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict"));
         std::fs::write(shelf.join("postgres.sql"), lines.collect::<Vec<_>>().join("\n") + "\n").unwrap();
     }
+}
+
+#[test]
+fn a_file_of_the_first_version_becomes_what_a_new_one_is_and_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let [old, fresh] = ["old.db", "fresh.db"].map(|name| folder.path().join(name));
+    first_version_in_file(&old);
+    let refused = SqliteStore::open(&old, UtcMs(1)).unwrap_err();
+    assert!(crate::telemetry::with_causes(&refused).contains("cloud-ingest store migrate"), "{refused:?}");
+    assert_eq!(SqliteStore::plan(&old).unwrap().from, 1);
+    let migrated = SqliteStore::migrate(&old, UtcMs(1), &mut |_| {}).unwrap();
+    assert_eq!(migrated, Migrated { from: 1, to: VERSION });
+    drop(SqliteStore::open(&fresh, UtcMs(1)).unwrap());
+    assert_eq!(shape(&old), shape(&fresh));
+    is_whole_and_takes_more(&mut SqliteStore::open(&old, UtcMs(1)).unwrap());
+}
+
+/// All that a file's schema says, one white space like another.
+fn shape(path: &Path) -> Vec<String> {
+    let conn = Connection::open(path).unwrap();
+    let mut rows = conn.prepare("SELECT name, coalesce(sql, '') FROM sqlite_schema ORDER BY name").unwrap();
+    let rows =
+        rows.query_map([], |row| Ok(format!("{}: {}", row.get::<_, String>(0)?, row.get::<_, String>(1)?)));
+    let words = |row: String| row.split_whitespace().collect::<Vec<_>>().join(" ");
+    rows.unwrap().map(|row| words(row.unwrap())).collect()
 }

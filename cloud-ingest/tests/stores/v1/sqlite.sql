@@ -669,6 +669,6 @@ CREATE INDEX badges_revoked ON badges (no) WHERE revoked_ms IS NOT NULL;
 CREATE INDEX seals_by_badge ON seals (badge_no);
 CREATE INDEX captured_by_age ON captured (at_ms);
 CREATE INDEX bindings_by_person ON bindings (person, badge_no);
-PRAGMA application_id = 1415672931;
+PRAGMA application_id = 1415671907;
 PRAGMA user_version = 1;
 COMMIT;
