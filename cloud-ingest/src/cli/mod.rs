@@ -24,6 +24,7 @@ mod fleet;
 mod import;
 mod keys;
 mod logging;
+mod migrate;
 mod printed;
 mod progress;
 mod proof;
@@ -84,7 +85,7 @@ enum Verb {
     Controllers(reading::ControllersVerb),
     /// Take in what controllers exported to files, as if it had come over the network; exit code 1 if something is left out
     Import(import::ImportArgs),
-    /// Back the store up, and say that a backup was put back
+    /// Back the store up, say that a backup was put back, and bring the store up to date
     #[command(subcommand)]
     Store(store::Verb),
     /// Add everything up; exit code 1 if it does not balance

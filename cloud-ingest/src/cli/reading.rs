@@ -252,7 +252,8 @@ pub fn open_or_make(config: &Config, now: UtcMs) -> anyhow::Result<AnyStore> {
     place.open(now).with_context(|| format!("cannot write to {place}"))
 }
 
-fn existing(config: &Config) -> anyhow::Result<Place> {
+/// Where the store is; it must be there, as far as that can be told without opening it.
+pub fn existing(config: &Config) -> anyhow::Result<Place> {
     let place = config.place()?;
     if let Place::File(path) = &place
         && !path.exists()

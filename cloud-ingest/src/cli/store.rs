@@ -11,7 +11,7 @@ use clap::Subcommand;
 use serde::Serialize;
 use tap_protocol::ids::{ControllerId, OutboxId, Seq, StoreEpoch};
 
-use super::{ConfigFile, Form, Output, print_json, reading};
+use super::{ConfigFile, Form, Output, migrate, print_json, reading};
 use crate::clock::Clock;
 use crate::event_store::EventStore;
 use crate::event_store::place::Place;
@@ -31,6 +31,8 @@ pub enum Verb {
         #[command(flatten)]
         output: Output,
     },
+    /// Bring the store up to date, or say what that would do
+    Migrate(migrate::MigrateArgs),
     /// Say that a backup was put back: controllers then send again what it lacks. The service must be stopped
     Restored {
         #[command(flatten)]
@@ -43,6 +45,7 @@ pub enum Verb {
 pub fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Backup { out, config, output } => back_up(&out, &config, output.output),
+        Verb::Migrate(args) => migrate::run(args),
         Verb::Restored { config, output } => restored(&config, output.output),
     }
 }

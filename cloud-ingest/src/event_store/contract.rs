@@ -13,6 +13,7 @@ mod direction;
 mod fleet;
 mod history;
 mod intake;
+pub mod keepsake;
 mod leases;
 mod proof;
 mod random;
@@ -40,6 +41,7 @@ const CREATED: UtcMs = UtcMs(1_700_000_000_000);
 
 struct OnServer {
     address: Address,
+    database: String,
     store: Option<PostgresStore>,
 }
 
@@ -51,8 +53,9 @@ impl OnServer {
             drop(PostgresStore::open(OnServer::address_of(&template), CREATED).unwrap());
             template
         });
-        let address = OnServer::address_of(&postgres_rig::shared().new_database_from(&TEMPLATE));
-        OnServer { store: Some(PostgresStore::open(address.clone(), CREATED).unwrap()), address }
+        let database = postgres_rig::shared().new_database_from(&TEMPLATE);
+        let address = OnServer::address_of(&database);
+        OnServer { store: Some(PostgresStore::open(address.clone(), CREATED).unwrap()), address, database }
     }
 
     fn address_of(database: &str) -> Address {

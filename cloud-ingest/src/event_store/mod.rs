@@ -15,6 +15,7 @@ mod fleet;
 pub mod handle;
 mod leases;
 mod meaning;
+pub mod migrations;
 pub mod people;
 pub mod place;
 pub mod postgres;

@@ -61,9 +61,9 @@ macro_rules! api_key_columns {
 
 pub const CREATE_STORE: &str = "INSERT INTO store VALUES (1, ?1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)";
 pub const EPOCH: &str = "SELECT epoch FROM store";
-pub const COUNTERS: &str = "SELECT last_position, last_lease, records, taps, deliveries, attempts, quarantined, badges, disputed, unresolved FROM store";
+pub const COUNTERS: &str = "SELECT last_position, last_lease, records, taps, deliveries, attempts, quarantined, badges, disputed, unresolved, oldest_program FROM store";
 /// Holds the one row until the transaction ends: that is how writers take turns.
-pub const COUNTERS_TO_WRITE: &str = "SELECT last_position, last_lease, records, taps, deliveries, attempts, quarantined, badges, disputed, unresolved FROM store FOR UPDATE";
+pub const COUNTERS_TO_WRITE: &str = "SELECT last_position, last_lease, records, taps, deliveries, attempts, quarantined, badges, disputed, unresolved, oldest_program FROM store FOR UPDATE";
 pub const PUT_COUNTERS: &str = "UPDATE store SET last_position = ?1, last_lease = ?2, records = ?3, taps = ?4, \
      deliveries = ?5, attempts = ?6, quarantined = ?7, badges = ?8, disputed = ?9, unresolved = ?10";
 
@@ -694,8 +694,8 @@ mod tests {
     #[test]
     fn no_statement_scans_or_sorts_a_table_that_grows() {
         let conn = rusqlite::Connection::open_in_memory().unwrap();
-        for script in crate::event_store::sqlite::MIGRATIONS {
-            conn.execute_batch(script).unwrap();
+        for migration in &crate::event_store::migrations::ALL {
+            conn.execute_batch(migration.sqlite).unwrap();
         }
         for statement in HOT {
             let plan = plan(&conn, statement);

@@ -9,6 +9,7 @@ use super::session::{
 };
 use super::statements as sql;
 use crate::delivery::order::{self, Change, Standing};
+use crate::event_store::migrations::{self, WrongVersion};
 use crate::event_store::{DeliveryState, HeldFor, OrderKey, Position, StoreError, Totals, UtcMs};
 
 /// A lane: one order key at one destination.
@@ -322,6 +323,11 @@ pub fn counters(session: &dyn Session, to_write: bool) -> Result<(Totals, u64), 
         (true, Dialect::Sqlite) | (false, _) => sql::COUNTERS,
     };
     let counters = one(session, sql, [], |row| {
+        let oldest_program: usize = row.get(10)?;
+        if to_write && oldest_program > migrations::VERSION {
+            // Worth another try, so that nothing is acknowledged, or put aside, that this program cannot store.
+            return Err(StoreError::Unavailable(WrongVersion::Ahead { is: oldest_program }.into()));
+        }
         let totals = Totals {
             last_position: row.get(0)?,
             records: row.get(2)?,
