@@ -13,6 +13,7 @@ use std::time::Duration;
 use std::{fmt, fs};
 
 use postgres::config::SslMode;
+use postgres::error::SqlState;
 use postgres::{Client, Config, IsolationLevel};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -20,12 +21,20 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use self::sessions::{InTransaction, Parsed};
-use super::sql::session::Session;
+use super::sql::session::{Session, one};
 use super::sql::{Database, SqlStore, statements as sql};
-use super::{StoreError, UtcMs, first_epoch};
+use super::{Position, StoreError, UtcMs, first_epoch};
 
 /// One script per schema version, in order; `schema_version` counts those that were run.
 const MIGRATIONS: &[&str] = &[include_str!("postgres/schema/1.sql"), include_str!("postgres/schema/2.sql")];
+
+/// What goes before a version's script, in parts that are transactions of their own: looking at all rows of a table that
+/// is being written to.
+const BEFORE: &[(usize, &str)] = &[(2, include_str!("postgres/schema/2-before.sql"))];
+
+/// So many positions before the end of the last partition the next one is made: half of a range, which is days even at the
+/// largest customer's.
+const ROOM_AHEAD: u64 = 500_000;
 
 /// A connection that is not there by then is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -141,6 +150,8 @@ pub struct PostgresServer {
     address: Address,
     open: Option<(Client, Parsed)>,
     reads_only: bool,
+    /// Where the last partition ends, as far as that was asked for.
+    room_until: Option<u64>,
 }
 
 impl fmt::Debug for PostgresServer {
@@ -171,11 +182,19 @@ impl PostgresStore {
     }
 
     fn over(address: Address, client: Client, reads_only: bool) -> PostgresStore {
-        SqlStore { database: PostgresServer { address, open: Some((client, Parsed::new())), reads_only } }
+        let open = Some((client, Parsed::new()));
+        SqlStore { database: PostgresServer { address, open, reads_only, room_until: None } }
     }
 }
 
 impl PostgresServer {
+    /// Sees to it that there are partitions for the positions to come; what the service's role may not do itself, a function
+    /// of the owner's does for it.
+    fn make_room(&mut self) {
+        let made = self.in_transaction(true, |session| one(session, sql::MAKE_RANGES, [], |row| row.get(0)));
+        self.room_until = made.ok().flatten();
+    }
+
     fn in_transaction<T>(
         &mut self,
         to_write: bool,
@@ -205,7 +224,26 @@ impl Database for PostgresServer {
         if self.reads_only {
             return Err(StoreError::broken("this store was opened readonly"));
         }
-        self.in_transaction(true, job)
+        let done = self.in_transaction(true, job);
+        if done.as_ref().is_err_and(sessions::lacks_room) {
+            self.make_room();
+        }
+        done
+    }
+
+    fn as_archivist<T>(
+        &mut self,
+        job: impl FnOnce(&dyn Session) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        // Whether it may is for the server to say: it depends on the role that we are.
+        self.write(job)
+    }
+
+    fn has_given(&mut self, last: Position) {
+        // Without success there is half a range of room, and each next record asks again.
+        if self.room_until.is_none_or(|end| last.0.saturating_add(ROOM_AHEAD) >= end) {
+            self.make_room();
+        }
     }
 
     fn read<T>(&mut self, job: impl FnOnce(&dyn Session) -> Result<T, StoreError>) -> Result<T, StoreError> {
@@ -246,14 +284,32 @@ fn migrate(client: &mut Client, now: UtcMs) -> Result<(), StoreError> {
         return Ok(());
     }
     client.execute("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK])?;
-    let done = run_migrations(client, now);
+    let done = run_migrations(client, now).map_err(told_to_the_owner);
     client.execute("SELECT pg_advisory_unlock($1)", &[&MIGRATION_LOCK])?;
     done
 }
 
+/// A service that may not change tables needs somebody who may.
+fn told_to_the_owner(error: StoreError) -> StoreError {
+    let is_refused = |error: &postgres::Error| error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
+    match error {
+        StoreError::Broken(source) if source.downcast_ref().is_some_and(is_refused) => {
+            StoreError::broken(format!(
+                "the database's schema has to be changed for this program, and this role may not do that: run \
+                 `cloud-ingest store migrate` with the address of the tables' owner ({source})"
+            ))
+        }
+        other => other,
+    }
+}
+
 fn run_migrations(client: &mut Client, now: UtcMs) -> Result<(), StoreError> {
+    client.batch_execute("SET statement_timeout = 0")?;
     // Another process may have been quicker.
     for (version, script) in MIGRATIONS.iter().enumerate().skip(known_version(client)?) {
+        for (_, parts) in BEFORE.iter().filter(|(before, _)| *before == version + 1) {
+            parts.split("-- Then:\n").try_for_each(|part| client.batch_execute(part))?;
+        }
         let mut transaction = client.transaction()?;
         transaction.batch_execute(script)?;
         if version == 0 {
