@@ -12,6 +12,7 @@ use crate::roles::{Role, Roles};
 use crate::telemetry::with_causes;
 
 mod api_keys;
+mod archive;
 mod assign;
 mod badges;
 mod ca;

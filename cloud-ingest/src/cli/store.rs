@@ -15,6 +15,7 @@ use super::{ConfigFile, Form, Output, migrate, print_json, reading};
 use crate::clock::Clock;
 use crate::event_store::EventStore;
 use crate::event_store::place::Place;
+use crate::event_store::roles;
 use crate::event_store::sqlite::SqliteStore;
 use crate::lock;
 use crate::read_model::rewound;
@@ -33,6 +34,15 @@ pub enum Verb {
     },
     /// Bring the store up to date, or say what that would do
     Migrate(migrate::MigrateArgs),
+    /// Write what a PostgreSQL role for the service may do, as SQL for the tables' owner
+    Roles {
+        /// The role under which the service connects
+        #[arg(long, value_name = "ROLE")]
+        service: String,
+        /// The schema in which the tables are
+        #[arg(long, value_name = "SCHEMA", default_value = "public")]
+        schema: String,
+    },
     /// Say that a backup was put back: controllers then send again what it lacks. The service must be stopped
     Restored {
         #[command(flatten)]
@@ -46,6 +56,10 @@ pub fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Backup { out, config, output } => back_up(&out, &config, output.output),
         Verb::Migrate(args) => migrate::run(args),
+        Verb::Roles { service, schema } => {
+            print!("{}", roles::grants(&schema, &service));
+            Ok(ExitCode::SUCCESS)
+        }
         Verb::Restored { config, output } => restored(&config, output.output),
     }
 }

@@ -26,7 +26,7 @@ pub const ALL: [Migration; 2] = [
         name: "records read anew, and what came with them",
         sqlite: include_str!("sqlite/schema/2.sql"),
         postgres: include_str!("postgres/schema/2.sql"),
-        postgres_before: None,
+        postgres_before: Some(include_str!("postgres/schema/2-before.sql")),
         oldest_program: 2,
     },
 ];

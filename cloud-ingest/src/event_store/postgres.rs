@@ -21,9 +21,13 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use self::sessions::{InTransaction, Parsed};
-use super::sql::session::Session;
-use super::sql::{Database, SqlStore};
-use super::{StoreError, UtcMs};
+use super::sql::session::{Session, one};
+use super::sql::{Database, SqlStore, statements as sql};
+use super::{Position, StoreError, UtcMs};
+
+/// So many positions before the end of the last partition the next one is made: half of a range, which is days even at the
+/// largest customer's.
+const ROOM_AHEAD: u64 = 500_000;
 
 /// A connection that is not there by then is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -136,6 +140,8 @@ pub struct PostgresServer {
     address: Address,
     open: Option<(Client, Parsed)>,
     reads_only: bool,
+    /// Where the last partition ends, as far as that was asked for.
+    room_until: Option<u64>,
 }
 
 impl fmt::Debug for PostgresServer {
@@ -165,11 +171,19 @@ impl PostgresStore {
     }
 
     fn over(address: Address, client: Client, reads_only: bool) -> PostgresStore {
-        SqlStore { database: PostgresServer { address, open: Some((client, Parsed::new())), reads_only } }
+        let open = Some((client, Parsed::new()));
+        SqlStore { database: PostgresServer { address, open, reads_only, room_until: None } }
     }
 }
 
 impl PostgresServer {
+    /// Sees to it that there are partitions for the positions to come; what the service's role may not do itself, a function
+    /// of the owner's does for it.
+    fn make_room(&mut self) {
+        let made = self.in_transaction(true, |session| one(session, sql::MAKE_RANGES, [], |row| row.get(0)));
+        self.room_until = made.ok().flatten();
+    }
+
     fn in_transaction<T>(
         &mut self,
         to_write: bool,
@@ -199,7 +213,26 @@ impl Database for PostgresServer {
         if self.reads_only {
             return Err(StoreError::broken("this store was opened readonly"));
         }
-        self.in_transaction(true, job)
+        let done = self.in_transaction(true, job);
+        if done.as_ref().is_err_and(sessions::lacks_room) {
+            self.make_room();
+        }
+        done
+    }
+
+    fn as_archivist<T>(
+        &mut self,
+        job: impl FnOnce(&dyn Session) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        // Whether it may is for the server to say: it depends on the role that we are.
+        self.write(job)
+    }
+
+    fn has_given(&mut self, last: Position) {
+        // Without success there is half a range of room, and each next record asks again.
+        if self.room_until.is_none_or(|end| last.0.saturating_add(ROOM_AHEAD) >= end) {
+            self.make_room();
+        }
     }
 
     fn read<T>(&mut self, job: impl FnOnce(&dyn Session) -> Result<T, StoreError>) -> Result<T, StoreError> {

@@ -11,13 +11,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use self::sessions::InTransaction;
 use super::migrations::{ALL, Migrated, Plan, Told, VERSION, WrongVersion};
 use super::sql::session::Session;
-use super::sql::{Database, SqlStore, statements as sql};
+use super::sql::{APPEND_ONLY, Database, SqlStore, statements as sql};
 use super::{StoreError, UtcMs, first_epoch};
 use crate::crash;
 
@@ -57,6 +58,7 @@ impl SqliteStore {
             migrate(&mut conn, now, &mut |_| {})?;
         }
         usable(&conn)?;
+        guard(&mut conn)?;
         Ok(SqlStore { database: SqliteFile { conn } })
     }
 
@@ -88,6 +90,7 @@ impl SqliteStore {
             keep_statements(&conn)?;
             set_and_read_back(&conn, "foreign_keys", 1)?;
             migrate(&mut conn, now, &mut |_| {})?;
+            guard(&mut conn)?;
             Ok(conn)
         });
         SqlStore { database: SqliteFile { conn: opened.expect("memory takes our own schema") } }
@@ -101,6 +104,7 @@ impl SqliteStore {
         backup.run_to_completion(std::ffi::c_int::MAX, Duration::ZERO, None)?;
         drop(backup);
         set_and_read_back(&conn, "foreign_keys", 1)?;
+        guard(&mut conn)?;
         Ok(SqlStore { database: SqliteFile { conn } })
     }
 
@@ -133,9 +137,39 @@ impl Database for SqliteFile {
         Ok(done)
     }
 
+    fn as_archivist<T>(
+        &mut self,
+        job: impl FnOnce(&dyn Session) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.conn.authorizer(None::<Guard>)?;
+        // What is archived goes whole, children first; looking for children of each row would read all of them.
+        set_and_read_back(&self.conn, "foreign_keys", 0)?;
+        let done = self.write(job);
+        set_and_read_back(&self.conn, "foreign_keys", 1)?;
+        guard(&mut self.conn)?;
+        done
+    }
+
     fn read<T>(&mut self, job: impl FnOnce(&dyn Session) -> Result<T, StoreError>) -> Result<T, StoreError> {
         job(&InTransaction(&self.conn.transaction_with_behavior(TransactionBehavior::Deferred)?))
     }
+}
+
+/// Judges what a statement means to do, when it is parsed.
+type Guard = fn(AuthContext<'_>) -> Authorization;
+
+/// Refuses to change or remove what is append-only, whatever code asks for it. A file cannot be kept from whoever may write to
+/// it; this keeps our own mistakes from it. (`DROP TABLE` begins as a removal of all rows.)
+fn guard(conn: &mut Connection) -> Result<(), StoreError> {
+    let judge: Guard = |context| match context.action {
+        AuthAction::Update { table_name, .. } | AuthAction::Delete { table_name }
+            if APPEND_ONLY.contains(&table_name) =>
+        {
+            Authorization::Deny
+        }
+        _ => Authorization::Allow,
+    };
+    Ok(conn.authorizer(Some(judge))?)
 }
 
 /// Parses each statement once. By default SQLite plans a statement again whenever another value is bound to it, in the hope

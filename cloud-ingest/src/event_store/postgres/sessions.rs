@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::ops::ControlFlow;
 
+use postgres::error::SqlState;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::{IsNull, ToSql, Type, private::BytesMut, to_sql_checked};
 use postgres::{Statement, Transaction};
@@ -243,7 +244,9 @@ impl From<postgres::Error> for StoreError {
     fn from(error: postgres::Error) -> StoreError {
         match error.code().map(|code| &code.code()[..2]) {
             Some("08" | "40" | "53" | "55" | "57" | "58") => StoreError::Unavailable(error.into()),
-            Some("25") if error.code() == Some(&postgres::error::SqlState::READ_ONLY_SQL_TRANSACTION) => {
+            // Room is made when this is seen: the same works then.
+            Some("23") if is_without_partition(&error) => StoreError::Unavailable(error.into()),
+            Some("25") if error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => {
                 StoreError::Broken(error.into())
             }
             Some(_) => StoreError::Broken(error.into()),
@@ -254,6 +257,20 @@ impl From<postgres::Error> for StoreError {
             }
             None => StoreError::Broken(error.into()),
         }
+    }
+}
+
+/// A row had no partition to go to: the one violation of a check that names no constraint.
+fn is_without_partition(error: &postgres::Error) -> bool {
+    let found = error.as_db_error();
+    found.is_some_and(|found| *found.code() == SqlState::CHECK_VIOLATION && found.constraint().is_none())
+}
+
+/// Whether positions came to the end of the last partition.
+pub fn lacks_room(error: &StoreError) -> bool {
+    match error {
+        StoreError::Unavailable(source) => source.downcast_ref().is_some_and(is_without_partition),
+        StoreError::Broken(_) | StoreError::NotFound { .. } => false,
     }
 }
 

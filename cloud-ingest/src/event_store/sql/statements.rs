@@ -140,9 +140,11 @@ pub const ANCHORS_BEFORE: &str = "SELECT latest_ms, position, earliest_ms, utc_m
      WHERE boot_no = ?1 AND latest_ms <= ?2 ORDER BY latest_ms DESC, position DESC LIMIT ?3";
 pub const ANCHORS_AFTER: &str = "SELECT latest_ms, position, earliest_ms, utc_ms, uncertainty_ms, witness FROM anchors \
      WHERE boot_no = ?1 AND latest_ms > ?2 ORDER BY latest_ms, position LIMIT ?3";
+/// What is archived stays as it was then, though its rows may still be there.
 pub const TAPS_WITHOUT_TIME: &str = "SELECT t.position, e.bytes, t.timeless, t.not_before_ms, t.not_after_ms FROM taps t \
      JOIN events e ON e.position = t.position \
-     WHERE t.boot_no = ?1 AND t.position > ?2 AND t.occurred_ms IS NULL ORDER BY t.position LIMIT ?3";
+     WHERE t.boot_no = ?1 AND t.position > ?2 AND t.occurred_ms IS NULL \
+     AND t.position > (SELECT through FROM archiving WHERE one = 1) ORDER BY t.position LIMIT ?3";
 pub const TAP_TIME: &str = "UPDATE taps SET occurred_ms = ?2, uncertainty_ms = ?3, estimated = ?4, timeless = ?5, \
      not_before_ms = ?6, not_after_ms = ?7 WHERE position = ?1";
 pub const NEW_DEAD_LETTER: &str = "INSERT INTO dead_letters (received_ms, topic, kind, reason, bytes) VALUES (?1, ?2, ?3, ?4, ?5) RETURNING no";
@@ -433,9 +435,9 @@ pub const BATCHES: Bulk = Bulk {
     types: &["bigint", "bigint", "bigint", "bigint", "bytea", "bytea"],
 };
 pub const CHECK_FILE: &str = "PRAGMA integrity_check(1)";
-pub const RECORDS_MARKED: &str = "SELECT CAST(coalesce(sum(o.stored_through), 0) AS BIGINT) FROM outboxes o \
+pub const RECORDS_MARKED: &str = "SELECT CAST(coalesce(sum(o.stored_through - o.archived_through), 0) AS BIGINT) FROM outboxes o \
      JOIN controllers c ON c.no = o.controller_no WHERE c.id = ?1 OR ?1 IS NULL";
-pub const WALKED_OUTBOXES: &str = "SELECT o.no, c.id, o.id, o.prefix, o.stored_through, o.hash, c.no \
+pub const WALKED_OUTBOXES: &str = "SELECT o.no, c.id, o.id, o.prefix, o.stored_through, o.hash, c.no, o.archived_through, o.archived_hash \
      FROM outboxes o JOIN controllers c ON c.no = o.controller_no \
      WHERE c.id = ?1 OR ?1 IS NULL ORDER BY c.id, o.no";
 pub const WALKED_RECORDS: &str = "SELECT e.position, e.seq, e.received_ms, e.kind, e.bytes, e.hash, t.token, t.occurred_ms \
@@ -618,6 +620,89 @@ pub const BEAT_INTAKE: &str =
     "UPDATE intake_claims SET beat = beat + 1 WHERE broker = ?1 AND fence = ?2 AND holder IS NOT NULL";
 pub const LEAVE_INTAKE: &str = "UPDATE intake_claims SET holder = NULL WHERE broker = ?1 AND fence = ?2";
 
+// Archiving.
+
+/// `range_size, through`.
+pub const ARCHIVING: &str = "SELECT range_size, through FROM archiving";
+pub const ARCHIVED_SUMS: &str = "SELECT count(*), CAST(coalesce(sum(records), 0) AS BIGINT), CAST(coalesce(sum(taps), 0) AS BIGINT), \
+     CAST(coalesce(sum(deliveries), 0) AS BIGINT), CAST(coalesce(sum(attempts), 0) AS BIGINT) FROM segments";
+/// PostgreSQL's alone: where the partition ends that begins there.
+pub const RANGE_FROM: &str = "SELECT until_position FROM ranges WHERE from_position = ?1";
+pub const MAKE_RANGES: &str = "SELECT make_ranges()";
+pub const RANGE_RECEIVED: &str =
+    "SELECT count(*), min(received_ms), max(received_ms) FROM events WHERE position >= ?1 AND position <= ?2";
+pub const RANGE_IN_STATE: &str = concat!(
+    "SELECT count(*), min(position) FROM deliveries INDEXED BY deliveries_undone WHERE destination_no = ?1 AND state = ?2 AND ",
+    undone!(),
+    " AND position >= ?3 AND position <= ?4"
+);
+pub const RANGE_COUNTS: &str = "SELECT state, count(*), CAST(coalesce(sum(attempts), 0) AS BIGINT) FROM deliveries \
+     WHERE destination_no = ?1 AND position >= ?2 AND position <= ?3 GROUP BY state ORDER BY state";
+pub const RANGE_DISPUTED: &str =
+    "SELECT count(*) FROM taps WHERE position >= ?1 AND position <= ?2 AND timeless = 'disputed'";
+pub const RANGE_OUTBOXES: &str = "SELECT o.no, c.id, o.id, o.prefix, o.archived_through, o.archived_hash, c.no FROM outboxes o \
+     JOIN controllers c ON c.no = o.controller_no WHERE o.stored_through > o.archived_through ORDER BY c.id, o.no";
+pub const RANGE_RECORDS: &str = "SELECT e.position, e.seq, e.received_ms, e.kind, e.bytes, e.hash, t.token, t.occurred_ms, \
+     t.uncertainty_ms, t.estimated, t.timeless, t.not_before_ms, t.not_after_ms FROM events e \
+     LEFT JOIN taps t ON t.position = e.position WHERE e.outbox_no = ?1 AND e.seq > ?2 ORDER BY e.seq LIMIT ?3";
+/// Signatures over records on both sides of a place.
+pub const STRADDLING: &str = "SELECT b.first_seq, b.last_seq, s.key, b.signature, b.message FROM batches b \
+     JOIN signers s ON s.no = b.signer_no WHERE b.outbox_no = ?1 AND b.last_seq > ?2 AND b.first_seq <= ?2 \
+     AND b.last_seq <= ?2 + ?3 ORDER BY b.last_seq";
+pub const RECORDS_BETWEEN: &str =
+    "SELECT bytes FROM events WHERE outbox_no = ?1 AND seq >= ?2 AND seq <= ?3 ORDER BY seq";
+pub const RANGE_DELIVERIES: &str = "SELECT position, order_key, state, due_ms, attempts, failures, class, body, direction \
+     FROM deliveries WHERE destination_no = ?1 AND position > ?2 AND position <= ?3 ORDER BY position LIMIT ?4";
+pub const RANGE_ATTEMPTS: &str = "SELECT position, number, started_ms, finished_ms, outcome, status, answer FROM attempts \
+     WHERE destination_no = ?1 AND (position, number) > (?2, ?3) AND position <= ?4 ORDER BY position, number LIMIT ?5";
+pub const RANGE_DIFFERENCES: &str = "SELECT position, what, told, is_so, noted_ms FROM differences \
+     WHERE position >= ?2 AND position <= ?3 AND destination_no = ?1 ORDER BY position, what";
+pub const NEW_SEGMENT: &str = "INSERT INTO segments (from_position, to_position, file, sha256, bytes, records, taps, deliveries, \
+     attempts, received_from_ms, received_to_ms, made_ms, made_by, removed_through) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, CAST(?1 AS BIGINT) - 1) RETURNING no";
+pub const NEW_SEGMENT_OUTBOX: &str = "INSERT INTO segment_outboxes (segment_no, outbox_no, from_seq, to_seq, hash_before, hash_after) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+pub const NEW_SEGMENT_DELIVERIES: &str =
+    "INSERT INTO segment_deliveries (segment_no, destination_no, state, count) VALUES (?1, ?2, ?3, ?4)";
+pub const OUTBOX_ARCHIVED: &str =
+    "UPDATE outboxes SET archived_through = ?2, archived_hash = ?3 WHERE no = ?1 AND archived_through = ?4";
+pub const KEEP_MESSAGE: &str =
+    "UPDATE batches SET message = ?3 WHERE outbox_no = ?1 AND last_seq = ?2 AND message IS NULL";
+pub const NEW_PAST_BADGE: &str =
+    "INSERT INTO past_badges (token, key_id, ciphertext) VALUES (?1, ?2, ?3) ON CONFLICT (token) DO NOTHING";
+pub const PAST_BADGE: &str = "SELECT key_id, ciphertext FROM past_badges WHERE token = ?1";
+/// As [`SEEN_IN_TAPS`].
+pub const SEEN_IN_THE_PAST: &str = "SELECT token FROM past_badges WHERE token IN ({tokens})";
+pub const ARCHIVED_THROUGH: &str = "UPDATE archiving SET through = ?1";
+pub const SEGMENTS: &str = "SELECT no, from_position, to_position, file, sha256, bytes, records, taps, deliveries, attempts, \
+     received_from_ms, received_to_ms, made_ms, made_by, removed_through FROM segments ORDER BY from_position";
+pub const SEGMENT_OUTBOXES: &str = "SELECT c.id, o.id, s.from_seq, s.to_seq, s.hash_before, s.hash_after FROM segment_outboxes s \
+     JOIN outboxes o ON o.no = s.outbox_no JOIN controllers c ON c.no = o.controller_no WHERE s.segment_no = ?1 ORDER BY c.id, o.no";
+pub const SEGMENT_DELIVERIES: &str = "SELECT d.name, s.state, s.count FROM segment_deliveries s \
+     JOIN destinations d ON d.no = s.destination_no WHERE s.segment_no = ?1 ORDER BY s.destination_no, s.state";
+/// Which segment has that record, by the prefix of its event id.
+pub const SEGMENT_WITH: &str = "SELECT g.file FROM outboxes o JOIN segment_outboxes s ON s.outbox_no = o.no AND s.to_seq >= ?2 \
+     JOIN segments g ON g.no = s.segment_no WHERE o.prefix = ?1 AND s.from_seq <= ?2 ORDER BY s.to_seq LIMIT 1";
+pub const TO_REMOVE: &str = "SELECT no, from_position, to_position, removed_through FROM segments \
+     WHERE removed_through < to_position ORDER BY from_position LIMIT 1";
+pub const SEGMENT_OUTBOX_NOS: &str = "SELECT outbox_no, to_seq FROM segment_outboxes WHERE segment_no = ?1";
+pub const REMOVE_ATTEMPTS: &str =
+    "DELETE FROM attempts WHERE destination_no = ?1 AND position >= ?2 AND position <= ?3";
+pub const REMOVE_DELIVERIES: &str =
+    "DELETE FROM deliveries WHERE destination_no = ?1 AND position >= ?2 AND position <= ?3";
+pub const REMOVE_DIFFERENCES: &str = "DELETE FROM differences WHERE position >= ?1 AND position <= ?2";
+pub const REMOVE_TAPS: &str = "DELETE FROM taps WHERE position >= ?1 AND position <= ?2";
+pub const REMOVE_EVENTS: &str = "DELETE FROM events WHERE position >= ?1 AND position <= ?2";
+pub const REMOVE_BATCHES: &str = "DELETE FROM batches WHERE outbox_no = ?1 AND last_seq <= ?2";
+/// PostgreSQL's alone, with where the partition begins in the place of `{from}`.
+pub const DROP_RANGE: [&str; 4] = [
+    "SET LOCAL lock_timeout = '1s'",
+    "DROP TABLE IF EXISTS taps_{from}",
+    "DROP TABLE IF EXISTS events_{from}",
+    "DELETE FROM ranges WHERE from_position = {from}",
+];
+pub const REMOVED: &str = "UPDATE segments SET removed_through = ?2 WHERE no = ?1";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -682,6 +767,24 @@ mod tests {
         TAP_BEFORE,
         TAP_AFTER,
         TAP_OF_TOKEN,
+        RANGE_RECEIVED,
+        RANGE_IN_STATE,
+        RANGE_DISPUTED,
+        RANGE_RECORDS,
+        STRADDLING,
+        RECORDS_BETWEEN,
+        RANGE_DELIVERIES,
+        RANGE_ATTEMPTS,
+        RANGE_DIFFERENCES,
+        NEW_PAST_BADGE,
+        PAST_BADGE,
+        SEGMENT_WITH,
+        REMOVE_ATTEMPTS,
+        REMOVE_DELIVERIES,
+        REMOVE_DIFFERENCES,
+        REMOVE_TAPS,
+        REMOVE_EVENTS,
+        REMOVE_BATCHES,
     ];
 
     /// What SQLite means to do for `statement`, a line per table.

@@ -102,6 +102,12 @@ impl<'a> Writing<'a> {
         Ok(())
     }
 
+    /// The last position, if this transaction gave any.
+    pub fn last_given(&self) -> Option<Position> {
+        let last = self.totals.last_position;
+        (last != self.before.0.last_position).then_some(Position(last))
+    }
+
     /// For what reads, within this transaction.
     pub fn snapshot(&self) -> Result<&'a dyn Session, StoreError> {
         self.send_off()?;
