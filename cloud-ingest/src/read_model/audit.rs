@@ -97,6 +97,16 @@ fn both(candidates: Candidates) -> impl Iterator<Item = ChainHash> {
     std::iter::once(candidates.0).chain(candidates.1)
 }
 
+impl Audited {
+    /// Something beside the walk does not hold.
+    pub fn also(&mut self, what: String) {
+        (self.holds, self.found) = (false, self.found + 1);
+        if self.findings.len() < MAX_FINDINGS {
+            self.findings.push(Finding { controller: None, outbox: None, seq: None, what });
+        }
+    }
+}
+
 impl Audit {
     /// An audit of what left a store, which ends anywhere.
     pub fn of_a_part() -> Audit {
