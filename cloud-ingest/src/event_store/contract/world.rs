@@ -275,6 +275,11 @@ pub fn check(store: &mut dyn EventStore) {
     assert_eq!(positions, (1..=totals.last_position).collect::<Vec<_>>(), "positions have no gap");
     assert_eq!(totals.records, events.len() as u64);
     assert_eq!(totals.taps, events.iter().filter(|row| row.tap.is_some()).count() as u64);
+    let rereading = store.rereading().unwrap();
+    if rereading.to_look_through == 0 {
+        let opaque = events.iter().filter(|row| row.kind == "opaque").count();
+        assert_eq!(rereading.unreadable, opaque as u64, "what could not be read equals a scan");
+    }
 
     let audited = audit(store);
     assert!(audited.holds, "{:#?}", audited.findings);

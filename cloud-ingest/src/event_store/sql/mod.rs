@@ -25,6 +25,7 @@ mod occurring;
 mod people;
 mod proof;
 mod reading;
+mod rereading;
 pub mod session;
 pub mod statements;
 mod values;
@@ -45,6 +46,7 @@ use self::writing::Writing;
 use super::capture::{ApiKeyId, ApiKeyState, Capture, NewApiKey, NoApiKey, Source, TakenIn, ToCapture};
 use super::commands::{CommandEnd, CommandRow, TroubleKind, TroubleRow};
 use super::people::{Difference, DifferenceFilter, People};
+use super::rereading::{Portion, Reread, Rereading};
 use super::{
     Appended, BadgeFilter, BadgeRow, Binding, Bound, Change, Commands, Controller, ControllerState,
     DeadLetter, Deed, Deliveries, DeliveryCount, DestinationState, Directory, Enrolment, EventDetail,
@@ -438,6 +440,16 @@ impl<D: Database> Proof for SqlStore<D> {
 
     fn is_quarantined(&mut self, letter: &DeadLetter) -> Result<bool, StoreError> {
         self.read(|snapshot| proof::is_quarantined(snapshot, letter))
+    }
+}
+
+impl<D: Database> Rereading for SqlStore<D> {
+    fn rereading(&mut self) -> Result<Reread, StoreError> {
+        self.read(rereading::state)
+    }
+
+    fn read_anew(&mut self, room: usize, now: UtcMs) -> Result<Portion, StoreError> {
+        self.write(|writing| rereading::read_anew(writing, room, now))
     }
 }
 
