@@ -141,6 +141,20 @@ pub enum Body {
 }
 
 impl Body {
+    /// The names of all kinds that this version can read, in the order of the wire.
+    pub const KINDS: [&str; 10] = [
+        "tap",
+        "repeats",
+        "clock_anchor",
+        "reader_up",
+        "reader_down",
+        "agent_started",
+        "buffer_high",
+        "lost",
+        "config_changed",
+        "same_as",
+    ];
+
     /// The kind's name in JSON, metrics and the store.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -51,6 +51,19 @@ pub struct BootTime {
     pub seen_utc_ms: Option<i64>,
 }
 
+impl BootTime {
+    /// What two know of one boot.
+    #[must_use]
+    pub fn and(self, other: BootTime) -> BootTime {
+        let earlier = self.began_by_utc_ms.into_iter().chain(other.began_by_utc_ms).min();
+        BootTime {
+            last_boottime_ms: self.last_boottime_ms.max(other.last_boottime_ms),
+            began_by_utc_ms: earlier,
+            seen_utc_ms: self.seen_utc_ms.max(other.seen_utc_ms),
+        }
+    }
+}
+
 /// What is known around a boot that has no anchor of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Neighbours {

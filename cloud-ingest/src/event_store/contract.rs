@@ -19,6 +19,7 @@ mod leases;
 mod proof;
 mod random;
 mod reading;
+mod rereading;
 mod time;
 pub mod world;
 
@@ -387,6 +388,13 @@ macro_rules! contract_tests {
             archive::a_new_destination_is_told_of_what_is_left,
             archive::the_service_adds_to_what_is_append_only_and_changes_nothing_of_it,
             archive::positions_go_on_over_the_end_of_a_range,
+            rereading::taps_that_nobody_could_read_are_delivered_in_their_places_and_once,
+            rereading::anchors_that_nobody_could_read_tell_the_time_of_what_waits_for_it,
+            rereading::starts_that_nobody_could_read_say_which_boot_is_which,
+            rereading::a_controller_of_which_nothing_could_be_read_is_read_as_a_whole,
+            rereading::what_was_sent_meanwhile_stays_and_the_late_one_goes_before_what_waits,
+            rereading::late_ones_are_told_to_whoever_would_have_been_told_at_once,
+            rereading::what_no_program_can_read_is_tried_once_by_each,
             leases::whoever_takes_in_changes_the_row_until_another_has_taken_over,
             leases::nobody_takes_over_from_a_row_that_has_changed_since_it_was_seen,
             leases::whoever_ends_in_order_leaves_the_row_to_the_next,

@@ -2,6 +2,7 @@
 //!
 //! Both stores ask here, so that they cannot read the same bytes in two ways.
 
+use tap_protocol::codec::VERSION_1;
 use tap_protocol::ids::{BootId, Seq};
 use tap_protocol::limits::NEAREST_ANCHORS;
 use tap_protocol::record::{Body, Record, Stamp};
@@ -37,10 +38,41 @@ pub enum Meaning {
     Opaque,
 }
 
+/// What turns a version's bytes into today's meaning. Whatever a version could say, its reader says in today's words: a
+/// record that was readable once stays readable (`meaning/golden/` has every kind of every version).
+struct Reader {
+    /// The first byte of its records.
+    version: u8,
+    /// How many kinds it reads.
+    kinds: usize,
+    /// `None` if they are of a kind that came later.
+    read: fn(&[u8]) -> Option<Meaning>,
+}
+
+/// One reader for every version that ever was.
+const READERS: &[Reader] =
+    &[Reader { version: VERSION_1, kinds: Body::KINDS.len(), read: Meaning::of_version_1 }];
+
+/// Grows with every kind that becomes readable: what an earlier edition had to store as opaque is tried again.
+pub fn edition() -> u64 {
+    let kinds: usize = READERS.iter().map(|reader| reader.kinds).sum();
+    kinds as u64 - blindfold::kinds()
+}
+
 impl Meaning {
     /// Reads a record. Never fails: one odd record must not block a door.
     pub fn of(bytes: &[u8]) -> Meaning {
-        let Ok(record) = Record::decode(bytes) else { return Meaning::Opaque };
+        let reader = READERS.iter().find(|reader| bytes.first() == Some(&reader.version));
+        let meaning = reader.and_then(|reader| (reader.read)(bytes)).unwrap_or(Meaning::Opaque);
+        if blindfold::hides(meaning.kind()) { Meaning::Opaque } else { meaning }
+    }
+
+    fn of_version_1(bytes: &[u8]) -> Option<Meaning> {
+        let record = Record::decode(bytes).ok()?;
+        Some(Meaning::of_record(record))
+    }
+
+    fn of_record(record: Record) -> Meaning {
         let (at, anchor) = (record.at, Anchor::of(&record).filter(has_room));
         match (record.body, anchor) {
             (Body::Tap(tap), _) => Meaning::Tap(at, tap),
@@ -143,6 +175,51 @@ pub fn cut(text: &str, max: usize) -> &str {
         end -= 1;
     }
     &text[..end]
+}
+
+/// Every kind is seen.
+#[cfg(not(test))]
+mod blindfold {
+    pub fn hides(_: &str) -> bool {
+        false
+    }
+
+    pub fn kinds() -> u64 {
+        0
+    }
+}
+
+/// For tests: what a program sees that knows fewer kinds.
+#[cfg(test)]
+pub mod blindfold {
+    use std::cell::RefCell;
+
+    thread_local! {
+        static HIDDEN: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// As long as it is worn, this thread's program knows all kinds but these.
+    pub fn wear(kinds: &[&'static str]) -> Worn {
+        HIDDEN.set(kinds.to_vec());
+        Worn
+    }
+
+    /// Taken off by dropping it.
+    pub struct Worn;
+
+    impl Drop for Worn {
+        fn drop(&mut self) {
+            HIDDEN.take();
+        }
+    }
+
+    pub fn hides(kind: &str) -> bool {
+        HIDDEN.with_borrow(|hidden| hidden.contains(&kind))
+    }
+
+    pub fn kinds() -> u64 {
+        HIDDEN.with_borrow(|hidden| hidden.len() as u64)
+    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ pub mod people;
 pub mod place;
 pub mod postgres;
 mod proof;
+pub mod rereading;
 pub mod roles;
 mod sql;
 pub mod sqlite;
@@ -47,6 +48,7 @@ pub use self::deliveries::{
 };
 pub use self::leases::Leases;
 pub use self::people::People;
+pub use self::rereading::Rereading;
 use crate::delivery::class::Class;
 use crate::directory::direction::Decided;
 use crate::directory::timeline::When;
@@ -92,7 +94,7 @@ pub struct PersonId(pub String);
 
 /// What a store can do. Every method that changes something is one transaction, durable when it returns.
 pub trait EventStore:
-    Archive + Capture + Commands + Deliveries + Directory + Fleet + Leases + People + Proof
+    Archive + Capture + Commands + Deliveries + Directory + Fleet + Leases + People + Proof + Rereading
 {
     /// Which life of the store this is; receipts carry it.
     fn store_epoch(&mut self) -> Result<StoreEpoch, StoreError>;
@@ -657,6 +659,8 @@ pub struct EventDetail {
     pub decided: Option<Decided>,
     /// What destinations were told of it and came out otherwise.
     pub differences: Vec<Difference>,
+    /// If it could not be read when it was stored: when it was.
+    pub reread: Option<UtcMs>,
 }
 
 /// One attempt, as written down.

@@ -71,6 +71,10 @@ pub fn steps(detail: &EventDetail) -> Vec<Step> {
     let row = &detail.row;
     let stored = format!("as position {}, record {} of its outbox", row.position.0, row.seq);
     steps.push(Step { step: "stored", at: row.received, what: stored });
+    if let Some(at) = detail.reread {
+        let what = "what a newer controller had written could be read from here on".to_owned();
+        steps.push(Step { step: "read anew", at, what });
+    }
     for attempt in &detail.attempts {
         steps.push(Step {
             step: "sent",
@@ -282,6 +286,7 @@ mod tests {
             bodies: vec![],
             decided: None,
             differences: vec![],
+            reread: None,
         }
     }
 

@@ -248,6 +248,13 @@ pub fn first_version_in_file(path: &Path) {
 #[track_caller]
 pub fn is_whole_and_takes_more(store: &mut dyn EventStore) {
     world::check(store);
+    assert_eq!(store.rereading().unwrap().to_look_through, 43);
+    let looked = store.read_anew(9, UtcMs(1_800_000_000_000)).unwrap();
+    assert!(looked.more, "{looked:?}");
+    let tried = store.read_anew(9, UtcMs(1_800_000_000_000)).unwrap();
+    assert_eq!((tried.read, tried.unreadable, tried.more), (0, 2, false));
+    assert_eq!(store.rereading().unwrap().unreadable, 2);
+    world::check(store);
     let before = store.totals().unwrap();
     assert_eq!((before.records, before.taps), (43, 24), "{before:?}");
     let mut door = Door::new(3).new_outbox(200);

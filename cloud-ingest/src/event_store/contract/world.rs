@@ -295,6 +295,11 @@ pub fn check(store: &mut dyn EventStore) {
     assert_eq!(totals.records, archived.records + events.len() as u64);
     assert_eq!(totals.taps, archived.taps + events.iter().filter(|row| row.tap.is_some()).count() as u64);
     segments_follow_each_other(&segments, archived);
+    let rereading = store.rereading().unwrap();
+    if rereading.to_look_through == 0 {
+        let opaque = events.iter().filter(|row| row.kind == "opaque").count();
+        assert_eq!(rereading.unreadable, opaque as u64, "what could not be read equals a scan");
+    }
 
     let audited = audit(store);
     assert!(audited.holds, "{:#?}", audited.findings);

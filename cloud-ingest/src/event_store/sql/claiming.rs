@@ -12,13 +12,14 @@ use super::directions::Directions;
 use super::session::{Row, Rows};
 use super::statements as sql;
 use super::values::{capped, time};
+use super::writing::Writing;
 use crate::delivery::class::{Class, Waiting};
 use crate::delivery::order::{self, Change, Standing};
 use crate::delivery::rules::LEASE_MS;
 use crate::event_store::meaning::{self, Meaning};
 use crate::event_store::{
-    Claim, Claimed, DeliverableTap, DeliveryState, MAX_MADE_AT_ONCE, OrderKey, Position, Rendered, Site,
-    StoreError, UtcMs,
+    Claim, Claimed, DeliverableTap, DeliveryState, MAX_MADE_AT_ONCE, Occurred, OrderKey, Position, Rendered,
+    Site, StoreError, Timeless, UtcMs,
 };
 
 /// What was claimed, and when to ask again.
@@ -265,25 +266,65 @@ pub(super) fn make_old(desk: &mut Desk<'_, '_, '_>) -> Result<bool, StoreError> 
         _ => Position(through.0 + 1),
     };
     for (position, token, received, occurred, made) in old {
-        let too_early =
-            occurred.is_ok_and(|occurred| desk.row.make_from.is_some_and(|from| occurred.at < from));
-        if made.is_some() || too_early {
-            continue;
-        }
-        let token = Token(token);
-        let timeline = bindings::timeline_of(desk.writing.snapshot()?, token)?;
-        let held_for = meaning::held_for(occurred, timeline.holder(occurred));
-        let key = bindings::key(&timeline, token, occurred);
-        // What came since then stands behind it.
-        let first = desk.writing.first_in_lane(desk.no, &key)?;
-        let is_head = first.is_none_or(|first| first.position > position);
-        let state = order::resting(held_for, is_head);
-        desk.writing.execute(sql::NEW_OLD_DELIVERY, (desk.no, position, &key, state, held_for, received))?;
-        desk.writing.count_new(desk.no, state);
-        if let Some(Standing { position, state: DeliveryState::Pending, .. }) = first.filter(|_| is_head) {
-            let back = Change { position, from: DeliveryState::Pending, to: DeliveryState::Parked };
-            desk.writing.change(desk.no, &[back])?;
+        if made.is_none() && !is_too_early(occurred, desk.row.make_from) {
+            let old = Old { position, token: Token(token), received, occurred };
+            put_old(desk.writing, desk.no, &old)?;
         }
     }
     Ok(true)
+}
+
+/// A tap that was stored long ago, of which a destination has not been told.
+pub(super) struct Old {
+    pub position: Position,
+    pub token: Token,
+    pub received: UtcMs,
+    pub occurred: Result<Occurred, Timeless>,
+}
+
+fn is_too_early(occurred: Result<Occurred, Timeless>, make_from: Option<UtcMs>) -> bool {
+    occurred.is_ok_and(|occurred| make_from.is_some_and(|from| occurred.at < from))
+}
+
+/// Stores its delivery where it belongs.
+fn put_old(writing: &mut Writing<'_>, destination: i64, old: &Old) -> Result<(), StoreError> {
+    let Old { position, token, received, occurred } = *old;
+    let timeline = bindings::timeline_of(writing.snapshot()?, token)?;
+    let held_for = meaning::held_for(occurred, timeline.holder(occurred));
+    let key = bindings::key(&timeline, token, occurred);
+    // What came since then stands behind it, unless it was sent: that cannot be called back.
+    let first = writing.first_in_lane(destination, &key)?;
+    let is_head = match first {
+        Some(first) if first.position < position => false,
+        Some(_) => writing.one(sql::LANE_SENT, (destination, &key), |_| Ok(()))?.is_none(),
+        None => true,
+    };
+    let state = order::resting(held_for, is_head);
+    writing.execute(sql::NEW_OLD_DELIVERY, (destination, position, &key, state, held_for, received))?;
+    writing.count_new(destination, state);
+    if let Some(Standing { position, state: DeliveryState::Pending, .. }) = first.filter(|_| is_head) {
+        let back = Change { position, from: DeliveryState::Pending, to: DeliveryState::Parked };
+        writing.change(destination, &[back])?;
+    }
+    Ok(())
+}
+
+/// A tap that could not be read when it was stored: whoever would have been told of it is told now. A destination that is
+/// still being told of old taps comes to it by itself.
+pub(super) fn tell_of_late(writing: &mut Writing<'_>, old: &Old) -> Result<(), StoreError> {
+    let destinations = writing.all(sql::DESTINATIONS_OF_LATE, [], |row| {
+        let reach: (Position, Position, Option<UtcMs>, Position) =
+            (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
+        Ok((row.get::<i64>(0)?, reach))
+    })?;
+    for (no, (make_next, make_through, make_from, added_after)) in destinations {
+        let was_there = old.position > added_after;
+        let was_told_later = old.position <= make_through
+            && old.position < make_next
+            && !is_too_early(old.occurred, make_from);
+        if was_there || was_told_later {
+            put_old(writing, no, old)?;
+        }
+    }
+    Ok(())
 }

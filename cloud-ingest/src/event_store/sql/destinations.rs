@@ -18,7 +18,7 @@ pub fn add(writing: &mut Writing<'_>, new: &NewDestination, deed: &Deed) -> Resu
     };
     let added = writing.one(
         sql::ADD_DESTINATION,
-        (name, settings, credentials_file.as_deref(), make_through, make_from),
+        (name, settings, credentials_file.as_deref(), make_through, make_from, writing.totals.last_position),
         |row| row.get::<i64>(0),
     )?;
     let Some(no) = added else { return Ok(false) };

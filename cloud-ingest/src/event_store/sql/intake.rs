@@ -15,9 +15,11 @@ use tap_protocol::tap::Tap;
 use tap_protocol::time_repair::TrueTime;
 
 use super::bindings;
+use super::claiming::{self, Old};
 use super::directions::{self, Directions};
 use super::occurring::Occurring;
 use super::proof;
+use super::rereading;
 use super::session::{execute, one};
 use super::statements as sql;
 use super::values::{time_columns, timeless};
@@ -83,11 +85,55 @@ pub fn append(
         timelines,
         alternating,
         turns,
+        is_late: false,
     };
     let appended = batches.iter().map(|batch| append.batch(batch)).collect::<Result<_, _>>()?;
     append.occurring.write_down(append.writing)?;
     append.review()?;
     Ok(appended)
+}
+
+/// A record that could not be read when it was stored.
+pub struct Late {
+    pub position: Position,
+    pub outbox_no: i64,
+    pub controller_no: i64,
+    pub received: UtcMs,
+    /// What it says, as far as that can be read now.
+    pub meaning: Meaning,
+}
+
+/// Makes of records that were stored before what they are, in their places.
+pub fn in_their_places(writing: &mut Writing<'_>, late: Vec<Late>) -> Result<(), StoreError> {
+    let destinations = writing.all(sql::DESTINATIONS, [], |row| row.get(0))?;
+    let mut append = Append {
+        writing,
+        destinations,
+        received: UtcMs(0),
+        controller_no: 0,
+        controllers: BTreeMap::new(),
+        occurring: Occurring::default(),
+        timelines: BTreeMap::new(),
+        alternating: BTreeMap::new(),
+        turns: BTreeMap::new(),
+        is_late: true,
+    };
+    for Late { position, outbox_no, controller_no, received, meaning } in late {
+        (append.controller_no, append.received) = (controller_no, received);
+        if let Meaning::Tap(_, tap) = &meaning {
+            let timeline = append.timeline(tap.badge.token)?;
+            append.timelines.insert(tap.badge.token, timeline);
+        }
+        let stood_for = append.occurring.stood_for(append.writing, outbox_no, &meaning)?;
+        append.follow(outbox_no, position, &meaning)?;
+        if let Some((number, before)) = stood_for {
+            for boot in append.occurring.became(append.writing, (outbox_no, number), before)? {
+                append.release_taps_of(boot)?;
+            }
+        }
+    }
+    append.occurring.write_down(append.writing)?;
+    append.review()
 }
 
 pub fn note_hello(
@@ -197,6 +243,8 @@ struct Append<'w, 'a> {
     alternating: BTreeMap<i64, Option<String>>,
     /// By site and person, between which times their taps have come.
     turns: BTreeMap<(String, PersonId), Stretch>,
+    /// These records have been stored for long, and later ones stand behind them.
+    is_late: bool,
 }
 
 /// The histories of these batches' badges. Asked once for all, because a server is asked over a network.
@@ -283,14 +331,27 @@ impl Append<'_, '_> {
             &record.bytes,
             record.hash.0,
         ));
-        let boot = self.occurring.boot_of(self.writing, (self.controller_no, outbox.no), &meaning)?;
+        if meaning == Meaning::Opaque {
+            rereading::note(self.writing, position)?;
+        }
+        self.follow(outbox.no, position, &meaning)
+    }
+
+    /// All that follows from what a stored record says; returns its true time, if that is known.
+    fn follow(
+        &mut self,
+        outbox_no: i64,
+        position: Position,
+        meaning: &Meaning,
+    ) -> Result<Option<Occurred>, StoreError> {
+        let boot = self.occurring.boot_of(self.writing, (self.controller_no, outbox_no), meaning)?;
         let Some((boot, at)) = boot.zip(meaning.stamp()) else { return Ok(None) };
-        let anchor = match &meaning {
+        let anchor = match meaning {
             Meaning::Anchor(_, anchor) => Some((position, anchor)),
             _ => None,
         };
         let seen = self.occurring.record(self.writing, boot, at, anchor)?;
-        let occurred = match (&meaning, seen.time) {
+        let occurred = match (meaning, seen.time) {
             (Meaning::Tap(..), TrueTime::Unknown) => {
                 let around = self.occurring.around(self.writing, boot)?;
                 self.occurring.time(self.writing, boot, at, around)?
@@ -298,7 +359,7 @@ impl Append<'_, '_> {
             _ => seen.time,
         };
         let occurred = meaning::occurred(occurred);
-        if let Meaning::Tap(_, tap) = &meaning {
+        if let Meaning::Tap(_, tap) = meaning {
             self.tap(boot, position, tap, occurred)?;
         }
         for boot in seen.concerns {
@@ -336,6 +397,10 @@ impl Append<'_, '_> {
         let held_for = meaning::held_for(occurred, timeline.holder(occurred));
         let key = bindings::key(timeline, token, occurred);
         self.takes_its_turn(&key, occurred)?;
+        if self.is_late {
+            let old = Old { position, token, received: self.received, occurred };
+            return claiming::tell_of_late(self.writing, &old);
+        }
         for destination in &self.destinations {
             let lane = (*destination, key.clone());
             self.writing.new_delivery(&lane, position, held_for, self.received)?;

@@ -26,6 +26,7 @@ mod occurring;
 mod people;
 mod proof;
 mod reading;
+mod rereading;
 pub mod session;
 pub mod statements;
 mod values;
@@ -47,6 +48,7 @@ use super::archive::{Archive, Archived, Candidate, Cut, NewSegment, Range, Segme
 use super::capture::{ApiKeyId, ApiKeyState, Capture, NewApiKey, NoApiKey, Source, TakenIn, ToCapture};
 use super::commands::{CommandEnd, CommandRow, TroubleKind, TroubleRow};
 use super::people::{Difference, DifferenceFilter, People};
+use super::rereading::{Portion, Reread, Rereading};
 use super::{
     Appended, BadgeFilter, BadgeRow, Binding, Bound, Change, Commands, Controller, ControllerState,
     DeadLetter, Deed, Deliveries, DeliveryCount, DestinationState, Directory, Enrolment, EventDetail,
@@ -511,6 +513,16 @@ impl<D: Database> Proof for SqlStore<D> {
 
     fn is_quarantined(&mut self, letter: &DeadLetter) -> Result<bool, StoreError> {
         self.read(|snapshot| proof::is_quarantined(snapshot, letter))
+    }
+}
+
+impl<D: Database> Rereading for SqlStore<D> {
+    fn rereading(&mut self) -> Result<Reread, StoreError> {
+        self.read(rereading::state)
+    }
+
+    fn read_anew(&mut self, room: usize, now: UtcMs) -> Result<Portion, StoreError> {
+        self.write(|writing| rereading::read_anew(writing, room, now))
     }
 }
 

@@ -74,6 +74,44 @@ impl Occurring {
         Ok(Some(boot))
     }
 
+    /// If that is an agent's start: its boot's number, and what stands behind that number so far.
+    pub fn stood_for(
+        &self,
+        writing: &Writing<'_>,
+        outbox_no: i64,
+        meaning: &Meaning,
+    ) -> Result<Option<(u32, BootNo)>, StoreError> {
+        let Meaning::Start(at, _) = meaning else { return Ok(None) };
+        let before = one(writing.aside(), sql::BOOT_OF, (outbox_no, at.boot), |row| row.get(0))?;
+        Ok(before.map(|before| (at.boot, before)))
+    }
+
+    /// A start was read that could not be read when it came, and what came after it under its number had been taken for
+    /// another boot's. Gives the boots of which more is known by that.
+    pub fn became(
+        &mut self,
+        writing: &Writing<'_>,
+        (outbox_no, number): (i64, u32),
+        before: BootNo,
+    ) -> Result<Vec<BootNo>, StoreError> {
+        let Some(boot) = self.boots.get(&(outbox_no, number)).copied() else { return Ok(Vec::new()) };
+        let was_named = one(writing.aside(), sql::BOOT_IS_NAMED, [before], |row| row.get(0))?;
+        if boot != before && was_named == Some(false) {
+            let other = self.known(writing, before)?.now;
+            writing.execute(sql::MOVE_TAPS, (before, boot))?;
+            writing.execute(sql::MOVE_ANCHORS, (before, boot))?;
+            self.anchors.remove(&before);
+            self.anchors.remove(&boot);
+            self.known(writing, boot)?;
+            if let Some(known) = self.times.get_mut(&boot) {
+                known.now = known.now.and(other);
+            }
+        }
+        let mut concerns = vec![boot];
+        concerns.extend(boots::concerned(&mut (self, writing), boot)?);
+        Ok(concerns)
+    }
+
     /// Takes in a record, which may be an anchor at that position.
     pub fn record(
         &mut self,

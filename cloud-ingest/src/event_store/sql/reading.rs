@@ -13,7 +13,7 @@ use super::values::{self, capped};
 use super::writing::counters;
 use super::{archive, bindings, differences, directions};
 use crate::directory::direction::{Decided, Shown};
-use crate::event_store::meaning::Meaning;
+use crate::event_store::meaning::{Meaning, OPAQUE};
 use crate::event_store::{
     AttemptRow, Controller, ControllerState, DeadLetter, DeliveryCount, DeliveryRow, DeliveryState,
     DestinationName, EventDetail, EventFilter, EventRow, HeldFor, HelloState, OrderKey, OutboxMark,
@@ -239,7 +239,8 @@ pub fn event(snapshot: &dyn Session, id: EventId) -> Result<Option<EventDetail>,
     }
     let decided = row.tap.as_ref().map(|tap| decided(snapshot, &row, tap)).transpose()?;
     let differences = differences::of(snapshot, position)?;
-    Ok(Some(EventDetail { row, hash, attempts, bodies, decided, differences }))
+    let reread = one(snapshot, sql::REREAD_AT, [position], |row| row.get(0))?.flatten();
+    Ok(Some(EventDetail { row, hash, attempts, bodies, decided, differences, reread }))
 }
 
 /// Which way a tap goes, by what is known now.
@@ -264,8 +265,10 @@ fn event_row(
         let hash = ChainHash(row.get(5)?);
         let outbox = OutboxId(row.get(6)?);
         let controller = controller_id(&row.get::<String>(7)?)?;
+        let kind: String = row.get(3)?;
         let tap = match Meaning::of(&bytes) {
-            Meaning::Tap(at, tap) => Some(TapRow {
+            // What could not be read when it came is nothing else before it was read anew.
+            Meaning::Tap(at, tap) if kind != OPAQUE => Some(TapRow {
                 reader: tap.reader,
                 badge: tap.badge,
                 direction: tap.direction,
@@ -274,7 +277,11 @@ fn event_row(
                 occurred: values::time(row, 8)?,
                 deliveries: Vec::new(),
             }),
-            Meaning::Anchor(..) | Meaning::Start(..) | Meaning::Other(..) | Meaning::Opaque => None,
+            Meaning::Tap(..)
+            | Meaning::Anchor(..)
+            | Meaning::Start(..)
+            | Meaning::Other(..)
+            | Meaning::Opaque => None,
         };
         let row = EventRow {
             position,
@@ -283,7 +290,7 @@ fn event_row(
             outbox,
             seq: Seq(seq),
             received: row.get(2)?,
-            kind: row.get(3)?,
+            kind,
             after_revocation: row.get(14)?,
             tap,
         };

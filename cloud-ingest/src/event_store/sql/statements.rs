@@ -38,7 +38,8 @@ macro_rules! undone {
 /// All that a list of events needs of one event, for `event_row`.
 macro_rules! event_columns {
     () => {
-        "e.position, e.seq, e.received_ms, e.kind, e.bytes, e.hash, o.id, c.id, t.occurred_ms, t.uncertainty_ms, \
+        "e.position, e.seq, e.received_ms, CASE WHEN e.kind = 'opaque' \
+         THEN coalesce((SELECT q.kind FROM opaque q WHERE q.position = e.position), e.kind) ELSE e.kind END, e.bytes, e.hash, o.id, c.id, t.occurred_ms, t.uncertainty_ms, \
          t.estimated, t.timeless, t.not_before_ms, t.not_after_ms, EXISTS (SELECT 1 FROM revocations r \
          WHERE r.controller_no = o.controller_no AND r.from_ms <= e.received_ms \
          AND (r.until_ms IS NULL OR r.until_ms > e.received_ms)) \
@@ -238,8 +239,8 @@ pub const RECEIVED: &str = "SELECT received_ms FROM events WHERE position = ?1";
 pub const TICKS: &str = "SELECT ticks, ticked_by FROM ticks";
 pub const PUT_TICKS: &str = "UPDATE ticks SET ticks = ?1, ticked_by = ?2";
 pub const ADD_DESTINATION: &str = "INSERT INTO destinations \
-     (name, settings, version, credentials_file, held_until, make_next, make_through, make_from_ms) \
-     VALUES (?1, ?2, 1, ?3, 0, 1, ?4, ?5) ON CONFLICT (name) DO NOTHING RETURNING no";
+     (name, settings, version, credentials_file, held_until, make_next, make_through, make_from_ms, added_after) \
+     VALUES (?1, ?2, 1, ?3, 0, 1, ?4, ?5, ?6) ON CONFLICT (name) DO NOTHING RETURNING no";
 pub const CHANGE_SETTINGS: &str =
     "UPDATE destinations SET settings = ?2, version = version + 1 WHERE name = ?1";
 pub const CHANGE_CREDENTIALS: &str = "UPDATE destinations SET credentials_file = ?2, version = version + 1, \
@@ -358,9 +359,11 @@ pub const NEW_OLD_DELIVERY: &str = "INSERT INTO deliveries \
 
 // Reading.
 
-pub const NEWEST: &str = "SELECT position FROM events WHERE position < ?1 AND (NOT ?2 OR kind = 'tap') ORDER BY position DESC LIMIT ?3";
+pub const NEWEST: &str = "SELECT position FROM events WHERE position < ?1 AND (NOT ?2 OR kind = 'tap' OR (kind = 'opaque' \
+     AND EXISTS (SELECT 1 FROM taps t WHERE t.position = events.position))) ORDER BY position DESC LIMIT ?3";
 pub const NEWEST_OF_OUTBOX: &str = "SELECT position FROM events WHERE outbox_no = ?4 AND position < ?1 \
-     AND (NOT ?2 OR kind = 'tap') ORDER BY seq DESC LIMIT ?3";
+     AND (NOT ?2 OR kind = 'tap' OR (kind = 'opaque' AND EXISTS (SELECT 1 FROM taps t WHERE t.position = events.position))) \
+     ORDER BY seq DESC LIMIT ?3";
 pub const NEWEST_UNDONE: &str = concat!(
     "SELECT d.position FROM deliveries d INDEXED BY deliveries_undone JOIN events e ON e.position = d.position ",
     "JOIN outboxes o ON o.no = e.outbox_no JOIN controllers c ON c.no = o.controller_no ",
@@ -440,7 +443,8 @@ pub const RECORDS_MARKED: &str = "SELECT CAST(coalesce(sum(o.stored_through - o.
 pub const WALKED_OUTBOXES: &str = "SELECT o.no, c.id, o.id, o.prefix, o.stored_through, o.hash, c.no, o.archived_through, o.archived_hash \
      FROM outboxes o JOIN controllers c ON c.no = o.controller_no \
      WHERE c.id = ?1 OR ?1 IS NULL ORDER BY c.id, o.no";
-pub const WALKED_RECORDS: &str = "SELECT e.position, e.seq, e.received_ms, e.kind, e.bytes, e.hash, t.token, t.occurred_ms \
+pub const WALKED_RECORDS: &str = "SELECT e.position, e.seq, e.received_ms, CASE WHEN e.kind = 'opaque' \
+     THEN coalesce((SELECT q.kind FROM opaque q WHERE q.position = e.position), e.kind) ELSE e.kind END, e.bytes, e.hash, t.token, t.occurred_ms \
      FROM events e LEFT JOIN taps t ON t.position = e.position WHERE e.outbox_no = ?1 AND e.seq > ?2 ORDER BY e.seq LIMIT ?3";
 pub const WALKED_BATCHES: &str = "SELECT b.first_seq, b.last_seq, s.key, b.signature, b.message FROM batches b \
      JOIN signers s ON s.no = b.signer_no WHERE b.outbox_no = ?1 AND b.last_seq > ?2 ORDER BY b.last_seq LIMIT ?3";
@@ -609,6 +613,27 @@ pub const DIFFERENCES: &str = concat!(
 );
 pub const DIFFERENCES_OF: &str =
     concat!(difference_columns!(), "WHERE f.position = ?1 ORDER BY f.destination_no, f.what");
+
+// Reading anew.
+
+pub const REREADING: &str = "SELECT looked_through, look_through, unread, reread FROM rereading";
+pub const FIND_OPAQUE: &str = "INSERT INTO opaque (position, tried) SELECT position, 0 FROM events \
+     WHERE position > ?1 AND position <= ?2 AND kind = 'opaque' ON CONFLICT (position) DO NOTHING";
+pub const LOOKED_THROUGH: &str = "UPDATE rereading SET looked_through = ?1, unread = unread + ?2";
+pub const NEW_OPAQUE: &str = "INSERT INTO opaque (position, tried) VALUES (?1, ?2)";
+pub const COUNT_OPAQUE: &str = "UPDATE rereading SET unread = unread + ?1";
+pub const COUNT_READ: &str = "UPDATE rereading SET unread = unread - ?1, reread = reread + ?1";
+pub const UNTRIED: &str = "SELECT q.position, e.outbox_no, o.controller_no, e.received_ms, e.bytes FROM opaque q \
+     JOIN events e ON e.position = q.position JOIN outboxes o ON o.no = e.outbox_no \
+     WHERE q.kind IS NULL AND q.position > 0 AND q.tried < ?1 ORDER BY q.position LIMIT ?2";
+pub const TRIED: &str = "UPDATE opaque SET tried = ?2 WHERE position = ?1";
+pub const READ_NOW: &str = "UPDATE opaque SET tried = ?2, kind = ?3, read_ms = ?4 WHERE position = ?1";
+pub const REREAD_AT: &str = "SELECT read_ms FROM opaque WHERE position = ?1";
+pub const MOVE_TAPS: &str = "UPDATE taps SET boot_no = ?2 WHERE boot_no = ?1 AND occurred_ms IS NULL";
+pub const MOVE_ANCHORS: &str = "UPDATE anchors SET boot_no = ?2 WHERE boot_no = ?1";
+/// `no, make_next, make_through, make_from_ms, added_after`.
+pub const DESTINATIONS_OF_LATE: &str =
+    "SELECT no, make_next, make_through, make_from_ms, added_after FROM destinations ORDER BY no";
 
 // Who takes in.
 
@@ -785,6 +810,13 @@ mod tests {
         REMOVE_TAPS,
         REMOVE_EVENTS,
         REMOVE_BATCHES,
+        FIND_OPAQUE,
+        UNTRIED,
+        TRIED,
+        READ_NOW,
+        REREAD_AT,
+        MOVE_TAPS,
+        MOVE_ANCHORS,
     ];
 
     /// What SQLite means to do for `statement`, a line per table.
