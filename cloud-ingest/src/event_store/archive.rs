@@ -119,6 +119,13 @@ pub enum KeptFor {
         /// From here.
         from: Position,
     },
+    /// Records that this program cannot read: a later one may, and then they are taps like others.
+    Unread {
+        /// How many.
+        count: u64,
+        /// The first of them.
+        first: Position,
+    },
 }
 
 /// What is told of a range: each outbox with its records and signatures, then each destination with what it was told.
@@ -301,6 +308,13 @@ impl fmt::Display for KeptFor {
             }
             KeptFor::Backfill { destination, from } => {
                 write!(f, "{destination} is still to be told of old taps, from position {} on", from.0)
+            }
+            KeptFor::Unread { count, first } => {
+                write!(
+                    f,
+                    "{count} records cannot be read by this program, the first of position {}: a newer one may",
+                    first.0
+                )
             }
         }
     }

@@ -380,6 +380,7 @@ macro_rules! contract_tests {
             capture::another_capture_key_takes_over_and_the_old_records_stay_proved,
             archive::old_ranges_leave_for_files_and_everything_still_adds_up,
             archive::what_is_still_needed_keeps_its_range_and_says_why,
+            archive::what_nobody_can_read_yet_keeps_its_range,
             archive::a_signature_on_both_sides_of_a_cut_proves_both,
             archive::a_range_that_is_not_as_it_was_read_stays,
             archive::between_the_cut_and_the_removal_nobody_sees_what_is_archived,

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 use super::world::{self, Door, HR, World, audit, person, sealed, token};
 use crate::archive::{self, Deed, NotArchived};
 use crate::event_store::archive::{KeptFor, NewSegment};
+use crate::event_store::meaning::blindfold;
 use crate::event_store::{
     Deed as StoreDeed, DeliveryState, EventFilter, NewDestination, Next, Occurred, Position, Since,
     StoreError, UtcMs,
@@ -123,6 +124,24 @@ pub fn what_is_still_needed_keeps_its_range_and_says_why(world: &mut World) {
     add_late(world);
     let backfill = KeptFor::Backfill { destination: "late".into(), from: Position(1) };
     assert_eq!(kept(world, LATER), [held(DeliveryState::Dead), backfill]);
+}
+
+pub fn what_nobody_can_read_yet_keeps_its_range(world: &mut World) {
+    world.small_ranges(10);
+    world.bind(&[(1, "ana")]);
+    let mut door = Door::new(1);
+    let blindfold = blindfold::wear(&["tap"]);
+    let late = world.tap(&mut door, 1);
+    drop(blindfold);
+    (0..10).for_each(|_| drop(world.tap(&mut door, 1)));
+    deliver_all(world);
+    let kept = |world: &mut World| {
+        world.store().range_after(Position(0), LATER).unwrap().expect("the range is full").kept_for
+    };
+    assert_eq!(kept(world), [KeptFor::Unread { count: 1, first: late }]);
+    world.read_anew(20);
+    deliver_all(world);
+    assert_eq!(kept(world), []);
 }
 
 pub fn a_signature_on_both_sides_of_a_cut_proves_both(world: &mut World) {

@@ -93,12 +93,12 @@ pub fn range_after(
     if received_to >= before {
         kept_for.push(KeptFor::Young { before });
     }
-    kept_for.extend(kept_by_destinations(snapshot, range)?);
+    kept_for.extend(still_needed(snapshot, range)?);
     Ok(Some(Candidate { range, received_from, received_to, kept_for }))
 }
 
-/// What destinations still need of a range. Whatever else may come to need old events has its line here.
-fn kept_by_destinations(snapshot: &dyn Session, range: Range) -> Result<Vec<KeptFor>, StoreError> {
+/// What is still needed of a range. Whatever else may come to need old events has its line here.
+fn still_needed(snapshot: &dyn Session, range: Range) -> Result<Vec<KeptFor>, StoreError> {
     let mut kept_for = Vec::new();
     for (no, destination, make_next, make_through) in destinations(snapshot)? {
         for state in DeliveryState::ALL.into_iter().filter(|state| !has_ended(*state)) {
@@ -114,6 +114,12 @@ fn kept_by_destinations(snapshot: &dyn Session, range: Range) -> Result<Vec<Kept
         if make_next <= make_through && make_next <= range.to {
             kept_for.push(KeptFor::Backfill { destination, from: make_next });
         }
+    }
+    let unread = one(snapshot, sql::RANGE_UNREAD, (range.from, range.to), |row| {
+        Ok((row.get::<u64>(0)?, row.get::<Option<Position>>(1)?))
+    })?;
+    if let Some((count, Some(first))) = unread {
+        kept_for.push(KeptFor::Unread { count, first });
     }
     Ok(kept_for)
 }
@@ -436,7 +442,7 @@ fn changed(session: &dyn Session, segment: &NewSegment) -> Result<Option<String>
     if range.from.0 != through.0 + 1 {
         return Ok(Some(format!("the store is archived up to position {} by now", through.0)));
     }
-    let kept_for = kept_by_destinations(session, range)?;
+    let kept_for = still_needed(session, range)?;
     if let Some(kept_for) = kept_for.first() {
         return Ok(Some(format!("the range is needed again: {kept_for}")));
     }

@@ -663,6 +663,8 @@ pub const RANGE_IN_STATE: &str = concat!(
 );
 pub const RANGE_COUNTS: &str = "SELECT state, count(*), CAST(coalesce(sum(attempts), 0) AS BIGINT) FROM deliveries \
      WHERE destination_no = ?1 AND position >= ?2 AND position <= ?3 GROUP BY state ORDER BY state";
+pub const RANGE_UNREAD: &str =
+    "SELECT count(*), min(position) FROM opaque WHERE kind IS NULL AND position >= ?1 AND position <= ?2";
 pub const RANGE_DISPUTED: &str =
     "SELECT count(*) FROM taps WHERE position >= ?1 AND position <= ?2 AND timeless = 'disputed'";
 pub const RANGE_OUTBOXES: &str = "SELECT o.no, c.id, o.id, o.prefix, o.archived_through, o.archived_hash, c.no FROM outboxes o \
@@ -795,6 +797,7 @@ mod tests {
         RANGE_RECEIVED,
         RANGE_IN_STATE,
         RANGE_DISPUTED,
+        RANGE_UNREAD,
         RANGE_RECORDS,
         STRADDLING,
         RECORDS_BETWEEN,
