@@ -5,6 +5,7 @@ pub mod api;
 pub mod backoff;
 pub mod ca;
 pub mod capture;
+pub mod chance;
 pub mod cli;
 pub mod clock;
 pub mod config;
