@@ -263,6 +263,11 @@ pub const CLAIMABLE: &str = concat!(
     due!(),
     " AND d.due_ms <= ?3 ORDER BY d.due_ms, d.position LIMIT ?4"
 );
+pub const MEND_DUES: &str = concat!(
+    "UPDATE deliveries SET due_ms = ?3 WHERE destination_no = ?1 AND class = ?2 AND ",
+    due!(),
+    " AND due_ms > ?4"
+);
 pub const FIRST_DUE: &str = concat!(
     "SELECT due_ms FROM deliveries INDEXED BY deliveries_due WHERE destination_no = ?1 AND class = ?2 AND ",
     due!(),
@@ -608,6 +613,7 @@ mod tests {
         EXPIRED,
         END_ATTEMPT,
         FIRST_DUE,
+        MEND_DUES,
         FIRST_IN_STATE,
         RECEIVED,
         NEWEST,
