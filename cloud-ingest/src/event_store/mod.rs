@@ -11,6 +11,7 @@ mod boots;
 pub mod capture;
 pub mod commands;
 mod deliveries;
+pub mod exports;
 mod fleet;
 pub mod handle;
 mod leases;
@@ -41,6 +42,7 @@ pub use self::deliveries::{
     Change, Deliveries, DestinationState, Ended, Hindrance, MAX_MADE_AT_ONCE, NewDestination, Paused, Render,
     Rendered, Since, Turn, Turned,
 };
+pub use self::exports::Exports;
 pub use self::leases::Leases;
 pub use self::people::People;
 use crate::delivery::class::Class;
@@ -87,7 +89,9 @@ pub type DestinationName = String;
 pub struct PersonId(pub String);
 
 /// What a store can do. Every method that changes something is one transaction, durable when it returns.
-pub trait EventStore: Capture + Commands + Deliveries + Directory + Fleet + Leases + People + Proof {
+pub trait EventStore:
+    Capture + Commands + Deliveries + Directory + Exports + Fleet + Leases + People + Proof
+{
     /// Which life of the store this is; receipts carry it.
     fn store_epoch(&mut self) -> Result<StoreEpoch, StoreError>;
 

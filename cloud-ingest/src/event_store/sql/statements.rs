@@ -563,6 +563,26 @@ pub const DIFFERENCES: &str = concat!(
 pub const DIFFERENCES_OF: &str =
     concat!(difference_columns!(), "WHERE f.position = ?1 ORDER BY f.destination_no, f.what");
 
+// Taps by their time, for lists.
+
+/// Of no site in particular where `?4` is null.
+pub const TAPS_BY_TIME: &str = "SELECT t.position, t.occurred_ms, t.uncertainty_ms, t.estimated, t.reader, t.token, \
+     t.direction, t.verdict, e.seq, e.received_ms, o.id, c.id, s.id, s.zone FROM taps t INDEXED BY taps_by_time \
+     JOIN events e ON e.position = t.position \
+     JOIN outboxes o ON o.no = e.outbox_no \
+     JOIN controllers c ON c.no = o.controller_no \
+     JOIN sites s ON s.id = c.site \
+     WHERE (t.occurred_ms, t.position) > (?1, ?2) AND t.occurred_ms < ?3 AND c.site = coalesce(?4, c.site) \
+     ORDER BY t.occurred_ms, t.position LIMIT ?5";
+pub const DELIVERIES_BY_TIME: &str = concat!(
+    "SELECT d.position, d.state, d.direction, ",
+    told!(),
+    " FROM taps t INDEXED BY taps_by_time JOIN deliveries d ON d.destination_no = ?5 AND d.position = t.position \
+     WHERE (t.occurred_ms, t.position) > (?1, ?2) AND (t.occurred_ms, t.position) <= (?3, ?4)"
+);
+pub const COUNT_WITHOUT_TIME: &str =
+    "SELECT count(*) FROM taps INDEXED BY taps_without_time WHERE occurred_ms IS NULL";
+
 // Who takes in.
 
 /// `fence, holder, beat`.
@@ -638,6 +658,8 @@ mod tests {
         TAP_BEFORE,
         TAP_AFTER,
         TAP_OF_TOKEN,
+        TAPS_BY_TIME,
+        DELIVERIES_BY_TIME,
     ];
 
     /// What SQLite means to do for `statement`, a line per table.
