@@ -19,7 +19,7 @@ use power_loss_vfs::Dice;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use day::{Day, day};
+use day::{Day, backlog, day, patience};
 use world::{Facts, play};
 
 const EXAMPLES: usize = 3;
@@ -68,12 +68,11 @@ pub fn prove(days: u64, seed: u64, progress: &(dyn Fn(u64) + Sync)) -> Tally {
                     Ok(facts) => {
                         facts.into_iter().for_each(|(what, n)| *tally.facts.entry(what).or_default() += n);
                     }
-                    Err(_) => {
+                    Err(first) => {
                         tally.broken += 1;
-                        if tally.examples.len() < EXAMPLES
-                            && let Err(what) = again(seed, n)
-                        {
-                            tally.examples.push((n, what));
+                        if tally.examples.len() < EXAMPLES {
+                            let unlike = |_| format!("{first}\n  and was another day when played again");
+                            tally.examples.push((n, again(seed, n).map_or_else(|what| what, unlike)));
                         }
                     }
                 }
@@ -91,8 +90,15 @@ pub fn prove(days: u64, seed: u64, progress: &(dyn Fn(u64) + Sync)) -> Tally {
 /// Plays days until one goes wrong, at most so many: how many were played, and how many of them went wrong. For planted
 /// bugs.
 pub fn until_wrong(days: u64, seed: u64) -> (u64, u64) {
-    let wrong = (0..days).find(|n| try_one(&day_of(seed, *n).current()).is_err());
-    wrong.map_or((days, 0), |n| (n + 1, 1))
+    let all = [patience(), backlog()].into_iter().chain((0..days).map(|n| day_of(seed, n).current()));
+    let mut played = 0;
+    for day in all {
+        played += 1;
+        if try_one(&day).is_err() {
+            return (played, 1);
+        }
+    }
+    (played, 0)
 }
 
 /// One day; if it goes wrong, what of it is needed for that, and what is wrong.

@@ -98,7 +98,10 @@ impl Api {
             _ => Reply::Outcome(Outcome::TimedOut),
         };
         self.machine.goes_on().await;
-        self.shared.with(|stage, now_ms| stage.referee.heard(no, said.sign(), said.hold_ms(), now_ms));
+        let heard_no = self.shared.next_no();
+        self.shared.with(|stage, now_ms| {
+            stage.referee.heard(no, said.sign(), said.hold_ms(), heard_no, now_ms);
+        });
         said
     }
 }

@@ -56,9 +56,9 @@ pub fn all() -> Vec<Plant> {
         bait("a pause is not kept", CLAIMING, "if row.is_paused ||", "if (row.is_paused && !PLANTED) ||"),
         bait(
             "leases are not extended",
-            DISPATCH,
-            "let beats = asked_ms >= self.beat_ms + BEAT_MS;",
-            "let beats = asked_ms >= self.beat_ms + BEAT_MS && !PLANTED;",
+            TURN,
+            "for claim in self.turn.under_way {",
+            "for claim in self.turn.under_way.iter().filter(|_| !PLANTED) {",
         ),
         bait(
             "a claim that is about to end is sent",

@@ -20,6 +20,8 @@ pub struct Day {
     pub steps: Vec<Step>,
     /// Where all other chance comes from.
     pub seed: u64,
+    /// When all is well again, everything is told so much later than the rate allows.
+    pub settles_within_ms: u64,
 }
 
 /// What a destination is, as far as it is drawn.
@@ -164,5 +166,33 @@ pub fn day() -> impl Strategy<Value = Day> {
         terms,
         steps,
         seed,
+        settles_within_ms: 300_000,
     })
+}
+
+const PLAIN: Terms = Terms {
+    per_second: 3.0,
+    burst: 3,
+    concurrency: 8,
+    timeout_ms: 15_000,
+    trip_after: 3,
+    open_s: 2,
+    max_open_s: 6,
+    looks_up: false,
+};
+
+/// The API asks for patience for some minutes and never says for how long: nothing has failed, so nothing is slow after.
+pub fn patience() -> Day {
+    let badges: Vec<u8> = (0..BADGES).collect();
+    let steps = vec![Step::Mood(Mood::TooMany(None), 240_000, 100), Step::Taps(badges), Step::Wait(240_000)];
+    Day { terms: PLAIN, steps, seed: 1, settles_within_ms: 15_000 }
+}
+
+/// Ten minutes of backlog, and an API that is well: of what it allows, 95 % are used.
+pub fn backlog() -> Day {
+    let taps = 1_800;
+    let badges: Vec<u8> = (0..BADGES).cycle().take(taps).collect();
+    let at_full_rate_ms = taps as f64 * 1_000.0 / PLAIN.per_second;
+    let settles_within_ms = (at_full_rate_ms / 0.95 - at_full_rate_ms) as u64;
+    Day { terms: PLAIN, steps: vec![Step::Taps(badges)], seed: 1, settles_within_ms }
 }

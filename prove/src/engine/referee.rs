@@ -49,7 +49,17 @@ struct Call {
     is_live: bool,
     /// Its replica stood still meanwhile.
     is_excused: bool,
-    heard: Option<(u64, Sign, Option<u64>)>,
+    heard: Option<Heard>,
+}
+
+/// The end of a call, as whoever made it heard of it.
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    at_ms: u64,
+    /// Its place among all that is heard and asked.
+    no: u64,
+    sign: Sign,
+    hold_ms: Option<u64>,
 }
 
 /// What became of a tap.
@@ -65,8 +75,10 @@ struct Owed {
 /// No calls, or one at a time.
 #[derive(Debug)]
 struct Tripped {
+    /// When that was written down.
     at_ms: u64,
-    pause_ms: u64,
+    /// Until then it is left alone.
+    until_ms: u64,
     failed_probes: u32,
 }
 
@@ -85,6 +97,8 @@ pub struct Referee {
     paused_since: Option<u64>,
     /// When an operator last did something: what was claimed before says nothing about after.
     reset_ms: u64,
+    /// When a person last let it go on.
+    resumed_ms: u64,
     holds: Vec<(u64, u64)>,
     failures: u32,
     tripped: Option<Tripped>,
@@ -107,6 +121,7 @@ impl Referee {
             arrivals: Vec::new(),
             paused_since: None,
             reset_ms: 0,
+            resumed_ms: 0,
             holds: Vec::new(),
             failures: 0,
             tripped: None,
@@ -144,7 +159,7 @@ impl Referee {
         if !is_paused {
             self.holds.clear();
             self.starts_over(now_ms);
-            self.reset_ms = now_ms;
+            self.resumed_ms = now_ms;
         }
     }
 
@@ -224,8 +239,7 @@ impl Referee {
             self.whistle(now_ms, format!("{event} is sent twice at the same time"));
         }
         if let Some(tripped) = self.tripped.as_ref().filter(|tripped| claimed_ms > tripped.at_ms) {
-            let until = tripped.at_ms + tripped.pause_ms.saturating_sub(SLACK_MS);
-            let at_ms = tripped.at_ms;
+            let (at_ms, until) = (tripped.at_ms, tripped.until_ms.saturating_sub(SLACK_MS));
             if claimed_ms < until {
                 self.whistle(
                     now_ms,
@@ -273,11 +287,11 @@ impl Referee {
         }
     }
 
-    /// Whoever made the call hears of its end.
-    pub fn heard(&mut self, no: usize, sign: Sign, hold_ms: Option<u64>, now_ms: u64) {
+    /// Whoever made the call hears of its end; `heard_no` is the place of that among all that is heard and asked.
+    pub fn heard(&mut self, no: usize, sign: Sign, hold_ms: Option<u64>, heard_no: u64, now_ms: u64) {
         let call = &mut self.calls[no];
         call.is_live = false;
-        call.heard = Some((now_ms, sign, hold_ms));
+        call.heard = Some(Heard { at_ms: now_ms, no: heard_no, sign, hold_ms });
         self.say(now_ms, format!("call {no} hears {sign:?}, to wait {hold_ms:?}"));
         if sign == Sign::Answered {
             self.starts_over(now_ms);
@@ -296,78 +310,64 @@ impl Referee {
         if call.heard.is_none() {
             self.open.remove(&no);
         }
-        self.last.push_back(format!("call {no} is over"));
     }
 
-    /// The store has done what that run asked at `asked_ms`: what it had heard before is written down.
-    pub fn written(&mut self, run: Run, asked_ms: u64, now_ms: u64) {
-        let told: Vec<usize> = self
-            .open
-            .iter()
-            .copied()
-            .filter(|no| {
-                let call = &self.calls[*no];
-                call.run == run && call.heard.is_some_and(|(heard_ms, ..)| heard_ms < asked_ms)
-            })
-            .collect();
+    /// The store has done what that run asked at that place: what it had heard before is written down.
+    pub fn written(&mut self, run: Run, asked_no: u64, now_ms: u64) {
+        let is_told = |call: &Call| call.run == run && call.heard.is_some_and(|heard| heard.no < asked_no);
+        let told: Vec<usize> = self.open.iter().copied().filter(|no| is_told(&self.calls[*no])).collect();
         for no in told {
             self.open.remove(&no);
-            let call = &self.calls[no];
-            let (Some((_, sign, hold_ms)), claimed_ms) = (call.heard, call.claimed_ms) else { continue };
-            let is_excused = call.is_excused;
+            let Call { claimed_ms, is_excused, heard: Some(heard), .. } = self.calls[no] else { continue };
             self.say(
                 now_ms,
-                format!(
-                    "call {no} is written down, asked at {asked_ms}{}",
-                    if is_excused { ", excused" } else { "" }
-                ),
+                format!("call {no} is written down{}", if is_excused { ", excused" } else { "" }),
             );
-            if sign == Sign::Answered {
+            if heard.sign == Sign::Answered {
                 self.starts_over(now_ms);
             }
             if is_excused {
                 continue;
             }
-            if let Some(hold_ms) = hold_ms {
-                self.holds.push((now_ms, (now_ms + hold_ms).saturating_sub(SLACK_MS)));
+            if let Some(hold_ms) = heard.hold_ms.filter(|_| heard.at_ms > self.resumed_ms) {
+                self.holds.push((now_ms, (heard.at_ms + hold_ms).saturating_sub(SLACK_MS)));
             }
-            match sign {
-                Sign::Failed => self.failed(claimed_ms, now_ms),
-                Sign::Denied => self.denied(claimed_ms, now_ms),
+            match heard.sign {
+                Sign::Failed => self.failed(claimed_ms, heard.at_ms, now_ms),
+                Sign::Denied => self.denied(claimed_ms, heard.at_ms, now_ms),
                 Sign::Answered | Sign::Busy => {}
             }
         }
     }
 
-    fn failed(&mut self, claimed_ms: u64, now_ms: u64) {
+    fn failed(&mut self, claimed_ms: u64, heard_ms: u64, now_ms: u64) {
         if claimed_ms <= self.reset_ms {
             return;
         }
-        let (first_ms, most_ms) =
-            (u64::from(self.terms.open_s) * 1_000, u64::from(self.terms.max_open_s) * 1_000);
+        let [first_ms, most_ms] = [self.terms.open_s, self.terms.max_open_s].map(|s| u64::from(s) * 1_000);
         match &mut self.tripped {
             Some(tripped) if claimed_ms <= tripped.at_ms => {}
             Some(tripped) => {
                 tripped.failed_probes += 1;
-                tripped.pause_ms = (first_ms << tripped.failed_probes.min(16)).min(most_ms);
-                tripped.at_ms = now_ms;
+                let pause_ms = (first_ms << tripped.failed_probes.min(16)).min(most_ms);
+                (tripped.at_ms, tripped.until_ms) = (now_ms, heard_ms + pause_ms);
             }
             None => {
                 self.failures += 1;
                 if self.failures >= self.terms.trip_after {
-                    let pause_ms = first_ms.min(most_ms);
-                    self.tripped = Some(Tripped { at_ms: now_ms, pause_ms, failed_probes: 0 });
+                    let until_ms = heard_ms + first_ms.min(most_ms);
+                    self.tripped = Some(Tripped { at_ms: now_ms, until_ms, failed_probes: 0 });
                 }
             }
         }
     }
 
-    fn denied(&mut self, claimed_ms: u64, now_ms: u64) {
+    fn denied(&mut self, claimed_ms: u64, heard_ms: u64, now_ms: u64) {
         let is_old = self.tripped.as_ref().is_some_and(|tripped| claimed_ms <= tripped.at_ms);
-        if claimed_ms <= self.reset_ms || is_old {
-            return;
+        if claimed_ms > self.reset_ms && !is_old {
+            let until_ms = heard_ms + DENIED_MS;
+            self.tripped = Some(Tripped { at_ms: now_ms, until_ms, failed_probes: 0 });
         }
-        self.tripped = Some(Tripped { at_ms: now_ms, pause_ms: DENIED_MS, failed_probes: 0 });
     }
 
     /// It took one that it had taken, without knowing.

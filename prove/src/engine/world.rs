@@ -5,6 +5,7 @@ pub mod doors;
 pub mod machine;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -31,6 +32,9 @@ use super::referee::Referee;
 use doors::{Door, LEGACY, START_MS};
 use machine::Machine;
 
+/// Taps that come in one batch, at most.
+const BATCH: usize = 200;
+
 const YEAR_MS: i64 = 365 * 24 * 60 * 60 * 1_000;
 
 /// How often what happened that is worth a count.
@@ -39,6 +43,8 @@ pub type Facts = BTreeMap<&'static str, u64>;
 /// What all parts of a day share.
 pub struct Shared {
     began: Instant,
+    /// Numbers what is heard and what is asked: several things happen in one millisecond.
+    next_no: AtomicU64,
     /// How long one request may take.
     pub timeout_ms: u64,
     /// Whether the API can be asked what it has.
@@ -67,6 +73,11 @@ impl Shared {
     pub fn with<T>(&self, what: impl FnOnce(&mut Stage, u64) -> T) -> T {
         let now_ms = self.now_ms();
         what(&mut self.stage.lock().expect("whoever panics with it ends the day"), now_ms)
+    }
+
+    /// The next number of all that is heard and asked.
+    pub fn next_no(&self) -> u64 {
+        self.next_no.fetch_add(1, Ordering::Relaxed)
     }
 
     fn now_ms(&self) -> u64 {
@@ -113,6 +124,8 @@ struct World {
     nobodys: BTreeMap<u8, Vec<(EventId, u64)>>,
     /// Nothing is sent until a person lets it go on.
     needs_person: bool,
+    /// So much later than the rate allows, all must be told.
+    settles_within_ms: u64,
 }
 
 struct Replica {
@@ -138,7 +151,8 @@ impl World {
             facts: Facts::new(),
         };
         let (timeout_ms, looks_up) = (day.terms.timeout_ms, day.terms.looks_up);
-        let shared = Shared { began: Instant::now(), timeout_ms, looks_up, stage: Mutex::new(stage) };
+        let (began, next_no) = (Instant::now(), AtomicU64::new(0));
+        let shared = Shared { began, next_no, timeout_ms, looks_up, stage: Mutex::new(stage) };
         let replica =
             |no| Replica { machine: Arc::new(Machine::new(no)), run: 0, wake: Arc::default(), tasks: None };
         World {
@@ -149,6 +163,7 @@ impl World {
             bound: BTreeSet::new(),
             nobodys: BTreeMap::new(),
             needs_person: false,
+            settles_within_ms: day.settles_within_ms,
         }
     }
 
@@ -251,17 +266,19 @@ impl World {
             self.start(which);
         }
         (0..BADGES).for_each(|badge| self.bind(badge));
+        // Who was let in by nobody is asked again after five minutes, unless a person says that it is mended.
         if self.needs_person {
             self.resume();
         }
     }
 
-    /// Within backlog ÷ rate and five minutes, everything is told, and the store knows it.
+    /// Within backlog ÷ rate and so much more, everything is told, and the store knows it.
     async fn all_is_told(&mut self) -> Result<(), String> {
         let backlog = self
             .shared
             .with(|stage, _| stage.referee.owed().filter(|event| !stage.books.is_final(*event)).count());
-        let within_ms = (backlog as f64 * 1_000.0 / self.settings.limits.per_second) as u64 + 300_000;
+        let within_ms =
+            (backlog as f64 * 1_000.0 / self.settings.limits.per_second) as u64 + self.settles_within_ms;
         let until_ms = self.shared.now_ms() + within_ms;
         loop {
             sleep(Duration::from_secs(1)).await;
@@ -287,6 +304,11 @@ impl World {
     }
 
     fn taps(&mut self, badges: &[u8]) {
+        badges.chunks(BATCH).for_each(|badges| self.batch(badges));
+        self.replicas.iter().for_each(|replica| replica.wake.notify_one());
+    }
+
+    fn batch(&mut self, badges: &[u8]) {
         let (door, bound, nobodys) = (&mut self.door, &self.bound, &mut self.nobodys);
         self.shared.with(|stage, now_ms| {
             let taps = door.taps(&mut stage.store, badges, utc(now_ms));
@@ -297,7 +319,6 @@ impl World {
                 }
             }
         });
-        self.replicas.iter().for_each(|replica| replica.wake.notify_one());
     }
 
     fn bind(&mut self, badge: u8) {
@@ -328,7 +349,6 @@ impl World {
     }
 
     fn resume(&mut self) {
-        self.needs_person = false;
         self.change(&Change::Resume);
         self.shared.with(|stage, now_ms| stage.referee.pauses(false, now_ms));
     }
@@ -369,7 +389,11 @@ impl World {
         };
         let monotonic = {
             let (shared, machine) = (Arc::clone(shared), Arc::clone(machine));
-            Monotonic::from_fn(move || machine.monotonic_ms(shared.now_ms()))
+            Monotonic::from_fn(move || {
+                // The last that a dispatcher does before it asks the store, and after it has heard of what has ended.
+                machine.looks_at_time(shared.next_no());
+                machine.monotonic_ms(shared.now_ms())
+            })
         };
         let chance = {
             let dice = Mutex::new(Dice::new(shared.with(|stage, _| stage.dice.bits())));
@@ -411,7 +435,7 @@ impl Stage {
 /// The way between a replica and the store: takes a little time, and may end anywhere. `run` is that of a writer.
 async fn serve(shared: Arc<Shared>, machine: Arc<Machine>, run: Option<u32>, mut jobs: Jobs) {
     while let Some(job) = jobs.next().await {
-        let asked_ms = shared.now_ms();
+        let asked_no = machine.looked_at_time();
         let way_ms = shared.with(|stage, _| stage.dice.below(4));
         sleep(Duration::from_millis(way_ms)).await;
         machine.goes_on().await;
@@ -421,7 +445,7 @@ async fn serve(shared: Arc<Shared>, machine: Arc<Machine>, run: Option<u32>, mut
             }
             let reply = job.run(&mut stage.store);
             let Some(run) = run else { return Some((reply, now_ms)) };
-            stage.referee.written((machine.no, run), asked_ms, now_ms);
+            stage.referee.written((machine.no, run), asked_no, now_ms);
             let is_lost = stage.lost_answers > 0;
             stage.lost_answers = stage.lost_answers.saturating_sub(1);
             (!is_lost).then_some((reply, now_ms))

@@ -18,6 +18,7 @@ struct State {
     wall_error_ms: i64,
     still_since_ms: Option<u64>,
     heard_from_store_ms: u64,
+    looked_at_time: u64,
 }
 
 impl Machine {
@@ -40,6 +41,16 @@ impl Machine {
     /// What it has counted; each machine counts from somewhere else. Whoever stands still does not see time pass.
     pub fn monotonic_ms(&self, now_ms: u64) -> u64 {
         self.state().still_since_ms.unwrap_or(now_ms) + 1_000_003 * (self.no as u64 + 1)
+    }
+
+    /// It looks what it has counted; `no` is the place of that among all that is heard and asked.
+    pub fn looks_at_time(&self, no: u64) {
+        self.state().looked_at_time = no;
+    }
+
+    /// When it last looked.
+    pub fn looked_at_time(&self) -> u64 {
+        self.state().looked_at_time
     }
 
     /// It stands still, or goes on.
