@@ -1,6 +1,6 @@
 //! For tests: a small world of one site, some doors and their taps, put into a store the way it happens in life.
 
-use tap_protocol::badge::{Credential, Technology, TokenKey, TokenKeyId};
+use tap_protocol::badge::{Credential, SealedBadge, Technology, TokenKey, TokenKeyId};
 use tap_protocol::chain::ChainHash;
 use tap_protocol::envelope::{Batch, UnverifiedBatch, VerifiedBatch};
 use tap_protocol::hello::{Hello, OutboxHello};
@@ -9,12 +9,15 @@ use tap_protocol::keys::SigningKey;
 use tap_protocol::record::{Body, ClockState, PreviousStop, Record, Stamp};
 use tap_protocol::tap::{Direction, Tap, Verdict};
 
-use crate::delivery::breaker::Breaker;
+use crate::delivery::breaker::{Breaker, Sign};
+use crate::delivery::rules::Rules;
+use crate::delivery::ticks::Ticker;
+use crate::destination::http_json;
 use crate::destination::settings::DestinationSettings;
 use crate::event_store::sqlite::SqliteStore;
 use crate::event_store::{
-    Binding, Controller, Deed, DestinationState, Directory, EventStore, NewDestination, PersonId, RecordKey,
-    Site, UtcMs,
+    AttemptEnd, Binding, Claimed, Controller, Deed, DestinationState, Directory, Ended, EventStore,
+    NewDestination, Next, PersonId, RecordKey, Rendered, Site, Turn, UtcMs,
 };
 use crate::keyring::live::LiveKeys;
 use crate::keyring::{self, Keys};
@@ -90,6 +93,47 @@ pub fn keys() -> LiveKeys {
 
 pub fn token_key() -> TokenKey {
     TokenKey::new(TokenKeyId(1), [5; 32])
+}
+
+/// Badge `n`, as a door seals it.
+pub fn sealed(n: u8) -> SealedBadge {
+    token_key().seal(&badge(n))
+}
+
+/// Tells [`LEGACY`] all that is due, and gives how many taps that were.
+pub fn send_all(store: &mut dyn EventStore) -> usize {
+    let (ticker, mut ended, mut told) = (Ticker::new(1), Vec::new(), 0);
+    loop {
+        let turned = store.turn(&Turn {
+            destination: LEGACY,
+            version: 1,
+            rules: &Rules::default(),
+            now: UtcMs(START.0 + 60_000),
+            vouch: &|| ticker.vouch(1),
+            ended: &ended,
+            under_way: &[],
+            room: 8,
+            render: &|event, tap| Rendered::Body(http_json::render(event, tap)),
+        });
+        let claimed = turned.unwrap().claimed;
+        if claimed.is_empty() {
+            return told;
+        }
+        told += claimed.len();
+        let end = |one: &Claimed| Ended {
+            claim: one.claim.clone(),
+            end: AttemptEnd {
+                finished: START,
+                outcome: "delivered",
+                status: Some(200),
+                answer: String::new(),
+            },
+            next: Next::Delivered,
+            hold: None,
+            sign: Some(Sign::Answered),
+        };
+        ended = claimed.iter().map(end).collect();
+    }
 }
 
 fn badge(n: u8) -> Credential {

@@ -6,6 +6,7 @@ pub mod archive;
 pub mod backoff;
 pub mod ca;
 pub mod capture;
+pub mod chance;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -29,6 +29,7 @@ use crate::capture::http::Capturing;
 use crate::capture::keeper::Keeper;
 use crate::capture::spool::Spool;
 use crate::capture::spool::shelf::Found;
+use crate::chance::Chance;
 use crate::clock::{Clock, Monotonic};
 use crate::config::{self, CaptureEntry, Config, EnrolmentEntry, Secrets};
 use crate::delivery::supervise::{self, Open, Supervisor};
@@ -155,6 +156,7 @@ pub async fn serve(config: Config, secrets: Secrets, roles: Roles) -> anyhow::Re
             reader: reader.clone(),
             clock: clock.clone(),
             monotonic: Monotonic::system(),
+            chance: Chance::system(),
             metrics: Arc::clone(&metrics),
             health: Arc::clone(&health),
             wake,

@@ -12,12 +12,15 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::SUPERUSER;
 use crate::guard::Guard;
-use crate::installed::{hand_over, program, run, unprivileged};
+use crate::installed::{hand_over, on_small_disk, program, run, unprivileged};
 use crate::template;
 
 /// A start takes a tenth of a second; after a crash, as long as it takes to replay what was written since a checkpoint.
 const PATIENCE: Duration = Duration::from_secs(30);
 const POLL_EVERY: Duration = Duration::from_millis(5);
+
+/// The small disk's folder and tablespace.
+const SMALL_DISK: &str = "small_disk";
 
 /// What an error quotes of the server's log.
 const LOG_TAIL_LINES: usize = 40;
@@ -46,11 +49,14 @@ pub struct Options {
     pub port: Option<u16>,
     /// More settings, as `name=value`.
     pub more: Vec<String>,
+    /// Databases are on a disk of so many megabytes, in memory, that a test can fill; the server's log of changes is not. Only
+    /// root can have that, and the disk is gone with the server's process.
+    pub small_disk_mb: Option<u32>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { fsync: true, port: None, more: Vec::new() }
+        Self { fsync: true, port: None, more: Vec::new(), small_disk_mb: None }
     }
 }
 
@@ -88,7 +94,46 @@ impl Cluster {
         template::unpack(&folder.join("data"))?;
         let mut cluster = Self { guard, folder, options, server: None, databases: AtomicU64::new(0) };
         cluster.launch()?;
+        if cluster.options.small_disk_mb.is_some() {
+            let place = cluster.small_disk();
+            cluster.query(
+                "postgres",
+                &format!("CREATE TABLESPACE {SMALL_DISK} LOCATION '{}'", place.display()),
+            )?;
+        }
         Ok(cluster)
+    }
+
+    /// Takes all that is left of the small disk.
+    ///
+    /// # Errors
+    ///
+    /// When the server doesn't run, or has no small disk.
+    pub fn fill_disk(&self) -> anyhow::Result<()> {
+        // It ends when nothing is left, which is what is wanted.
+        self.at_small_disk("head --bytes=1G /dev/zero >filler 2>/dev/null; test -s filler")
+    }
+
+    /// Gives it back.
+    ///
+    /// # Errors
+    ///
+    /// Like [`fill_disk`](Self::fill_disk).
+    pub fn free_disk(&self) -> anyhow::Result<()> {
+        self.at_small_disk("rm filler")
+    }
+
+    /// Nobody but the server's process sees what is mounted there.
+    fn at_small_disk(&self, script: &str) -> anyhow::Result<()> {
+        let server = self.pid().context("the server doesn't run")?;
+        let script = format!("cd '{}' && {{ {script}; }}", self.small_disk().display());
+        let mut command = Command::new("nsenter");
+        command.args(["--mount", "--target", &server.to_string(), "sh", "-c", &script]);
+        run(&mut command).map(drop)
+    }
+
+    fn small_disk(&self) -> PathBuf {
+        self.folder.join(SMALL_DISK)
     }
 
     /// Where a client connects to, as the superuser. The same after a restart.
@@ -123,7 +168,9 @@ impl Cluster {
     /// Like [`new_database`](Self::new_database).
     pub fn new_database_from(&self, template: &str) -> String {
         let name = format!("test_{}", self.databases.fetch_add(1, Relaxed));
-        self.query("postgres", &format!("CREATE DATABASE {name} TEMPLATE {template}"))
+        let place =
+            self.options.small_disk_mb.map(|_| format!("TABLESPACE {SMALL_DISK}")).unwrap_or_default();
+        self.query("postgres", &format!("CREATE DATABASE {name} TEMPLATE {template} {place}"))
             .expect("a database is made");
         name
     }
@@ -267,6 +314,11 @@ impl Cluster {
     fn launch(&mut self) -> anyhow::Result<()> {
         let log = File::options().create(true).append(true).open(self.log())?;
         let mut command = unprivileged("postgres")?;
+        if let Some(megabytes) = self.options.small_disk_mb {
+            let disk = self.small_disk();
+            fs::create_dir_all(&disk)?;
+            command = on_small_disk(&command, &disk, megabytes)?;
+        }
         command.arg("-D").arg(self.data());
         let listen = match self.options.port {
             Some(port) => ["listen_addresses=127.0.0.1".to_owned(), format!("port={port}")],

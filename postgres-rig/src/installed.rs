@@ -34,6 +34,19 @@ pub(crate) fn unprivileged(name: &str) -> anyhow::Result<Command> {
     Ok(command)
 }
 
+/// The same command in a world of mounts of its own, where `folder` is a disk of so many megabytes. Each step becomes the
+/// next one, so it stays one process.
+pub(crate) fn on_small_disk(command: &Command, folder: &Path, megabytes: u32) -> anyhow::Result<Command> {
+    ensure!(geteuid().is_root(), "only root can mount a small disk");
+    let script = format!(
+        "mount -t tmpfs -o size={megabytes}m none \"$0\" && chown {USER}:{USER} \"$0\" && exec \"$@\""
+    );
+    let mut mounted = Command::new("unshare");
+    mounted.args(["--mount", "sh", "-c", &script]).arg(folder);
+    mounted.arg(command.get_program()).args(command.get_args());
+    Ok(mounted)
+}
+
 /// Gives a folder to whoever runs the server.
 pub(crate) fn hand_over(folder: &Path) -> anyhow::Result<()> {
     if geteuid().is_root() {

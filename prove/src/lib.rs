@@ -8,6 +8,7 @@
 pub mod attacks;
 pub mod bait;
 pub mod bit_flips;
+pub mod engine;
 pub mod forging;
 pub mod fuzzing;
 pub mod io_errors;

@@ -11,9 +11,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use prove::bait::{Bait, tape_of_sql};
 use prove::report::{Origin, Part, Report};
 use prove::scenario::{self, Scenario};
-use prove::{attacks, bit_flips, fuzzing, io_errors, life, planting, power_loss};
+use prove::{attacks, bit_flips, engine, fuzzing, io_errors, life, planting, power_loss};
 
-/// The proofs of the outbox and the attacks on the protocol, in full.
+/// The proofs of the outbox and of delivery, and the attacks on the protocol, in full.
 #[derive(Debug, Parser)]
 #[command(name = "prove", version)]
 struct Arguments {
@@ -35,10 +35,13 @@ struct Arguments {
     /// How many random lives.
     #[arg(long, default_value_t = 2_000)]
     lives: u64,
+    /// How many random days of the delivery engine.
+    #[arg(long, default_value_t = 10_000)]
+    days: u64,
     /// How many attacks of each class.
     #[arg(long, default_value_t = 84_000)]
     attacks: u64,
-    /// Writes outbox.md, attacks.md and the same as JSON into this folder.
+    /// Writes outbox.md, engine.md, attacks.md and the same as JSON into this folder.
     #[arg(long)]
     write: Option<PathBuf>,
     /// The commit that this is, for the evidence.
@@ -62,6 +65,9 @@ struct Arguments {
     /// Lives one random life again.
     #[arg(long, group = "again")]
     life: Option<u64>,
+    /// Plays one day of the delivery engine again.
+    #[arg(long, group = "again")]
+    day: Option<u64>,
     /// Tries one attack again, such as fork:17.
     #[arg(long, group = "again")]
     attack: Option<attacks::Case>,
@@ -77,6 +83,7 @@ enum Only {
     BitFlips,
     Model,
     Baits,
+    Engine,
     Attacks,
     AttackBaits,
 }
@@ -170,6 +177,11 @@ fn run(arguments: &Arguments) -> Result<Report, String> {
             report.add(Part::bait(&name, tally, took));
         }
     }
+    if wanted(Only::Engine) {
+        let (tally, took) =
+            timed("engine", arguments.days, |progress| engine::prove(arguments.days, seed, progress));
+        report.add(Part::engine(tally, took));
+    }
     if wanted(Only::Attacks) {
         for class in attacks::Class::ALL {
             let (tally, took) = timed(&format!("attacks: {}", class.name()), arguments.attacks, |progress| {
@@ -229,6 +241,9 @@ fn run_again(arguments: &Arguments) -> Option<Result<String, String>> {
     if let Some(case) = arguments.attack {
         return Some(attacks::replay(case));
     }
+    if let Some(day) = arguments.day {
+        return Some(engine::again(arguments.seed, day).map(|facts| format!("{facts:?}: {}", fine())));
+    }
     if let Some(folder) = &arguments.seeds {
         return Some(
             write_seeds(folder).map_err(|error| format!("cannot write to {}: {error}", folder.display())),
@@ -264,7 +279,7 @@ fn take_checks_away(cases: u64, report: &mut Report) -> Result<(), String> {
     let target = program.ancestors().nth(2).ok_or("it is in no target folder")?;
     let (caught, took) = timed("checks taken away", 1, |_| planting::play(target, cases));
     let caught = caught.map_err(|error| error.to_string())?;
-    let baits = attacks::bait::all();
+    let baits = planting::all();
     let files: BTreeSet<&str> = baits.iter().map(|bait| bait.file).collect();
     for file in files {
         let of_file: Vec<_> = caught.iter().filter(|caught| baits[caught.bait].file == file).collect();

@@ -1,21 +1,50 @@
-//! Takes checks away, in a copy of the sources: all of them at once, each behind a question that the attacks then answer
+//! Takes checks away and plants bugs, in a copy of the sources: all of them at once, each behind a question that the attacks then answer
 //! one by one. So the copy is built once, and the product has no trace of it. Knows the text of checks, not what they are
 //! for.
 //!
 //! The copy is in the target folder, a workspace like this one with one more member, `planted`, whose only test plays the
-//! attacks. Crates from elsewhere were built for this workspace and serve that one too.
+//! attacks and the days. Crates from elsewhere were built for this workspace and serve that one too.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::attacks::bait::{self, Bait};
+use crate::attacks::bait;
+use crate::engine;
+
+/// A change of the sources that somebody could make by mistake.
+#[derive(Debug, Clone, Copy)]
+pub struct Plant {
+    /// What is changed.
+    pub name: &'static str,
+    /// Where it stands.
+    pub file: &'static str,
+    /// Its text.
+    pub check: &'static str,
+    /// What stands there instead; `PLANTED` asks whether this is the one.
+    pub planted: &'static str,
+}
+
+/// All of them, numbered by their places: checks that the attacks must miss, then bugs that must spoil a day of the
+/// engine.
+pub fn all() -> Vec<Plant> {
+    let checks = bait::all().into_iter().map(|bait::Bait { name, file, check, planted, .. }| Plant {
+        name,
+        file,
+        check,
+        planted,
+    });
+    checks.chain(engine::bait::all()).collect()
+}
+
+/// The class of those that spoil days.
+pub const DAY: &str = "day";
 
 /// What the attacks made of one check that was taken away.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caught {
-    /// The check's place in the list.
+    /// Its place in [`all`].
     pub bait: usize,
     /// The class of attacks.
     pub class: String,
@@ -46,7 +75,7 @@ impl std::fmt::Display for PlantError {
         match self {
             PlantError::NoSuchCheck { bait, times } => write!(
                 f,
-                "the check \"{bait}\" is {times} times in its file and not once: bring prove/src/attacks/bait.rs up to date"
+                "the check \"{bait}\" is {times} times in its file and not once: bring the list of baits below prove/src up to date"
             ),
             PlantError::Io(path, error) => write!(f, "{}: {error}", path.display()),
             PlantError::Build(what) => write!(f, "the copy with planted bugs cannot be used: {what}"),
@@ -99,8 +128,8 @@ fn read_line(line: &str) -> Result<Caught, PlantError> {
     }
 }
 
-/// A file's text without the checks of the list that are in it. An error names one that is not there.
-pub fn plant(file: &str, text: &str, baits: &[Bait]) -> Result<String, PlantError> {
+/// A file's text with what is planted in it. An error names one whose text is not there.
+pub fn plant(file: &str, text: &str, baits: &[Plant]) -> Result<String, PlantError> {
     let ask = |n: usize| match file.starts_with("tap-protocol/") {
         true => format!("crate::bait::is_planted({n})"),
         false => format!("tap_protocol::bait::is_planted({n})"),
@@ -122,7 +151,7 @@ pub fn plant(file: &str, text: &str, baits: &[Bait]) -> Result<String, PlantErro
 
 fn write_copy(copy: &Path) -> Result<(), PlantError> {
     let root = root();
-    let baits = bait::all();
+    let baits = all();
     let manifest = read(&root.join("Cargo.toml"))?;
     let members = members(&manifest);
     for member in &members {
@@ -251,6 +280,8 @@ const TEST: &str = "\
 //! Plays the attacks on each check that is taken away, and first with all checks in their places.
 
 use prove::attacks::{Class, bait, prove};
+use prove::engine;
+use prove::planting::DAY;
 
 fn main() {
     let cases: u64 = std::env::args().nth(1).and_then(|n| n.parse().ok()).expect(\"how many\");
@@ -266,16 +297,21 @@ fn main() {
             println!(\"bait {n} {} {} {}\", class.name(), tally.cases, tally.broken);
         }
     }
+    let first = bait::all().len();
+    for n in first..first + engine::bait::all().len() {
+        tap_protocol::bait::plant(n);
+        let (days, wrong) = engine::until_wrong(300, 1);
+        println!(\"bait {n} {DAY} {days} {wrong}\");
+    }
 }
 ";
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attacks::Class;
 
-    fn bait(check: &'static str, planted: &'static str) -> Bait {
-        Bait { name: "one", file: "a/src/b.rs", check, planted, classes: &[Class::Fork], reason: "fork" }
+    fn bait(check: &'static str, planted: &'static str) -> Plant {
+        Plant { name: "one", file: "a/src/b.rs", check, planted }
     }
 
     #[test]

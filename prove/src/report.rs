@@ -8,7 +8,7 @@ use comfy_table::{CellAlignment, Table};
 use serde_json::{Value, json};
 
 use crate::planting::Caught;
-use crate::{attacks, bit_flips, io_errors, life, power_loss};
+use crate::{attacks, bit_flips, engine, io_errors, life, power_loss};
 
 /// Where the figures come from.
 #[derive(Debug, Clone)]
@@ -124,6 +124,22 @@ impl Part {
         }
     }
 
+    /// Random days of the delivery engine.
+    pub fn engine(tally: engine::Tally, took: Duration) -> Part {
+        let told = |(n, what): &(u64, String)| format!("{what}: ./dev prove --day {n}");
+        let mut figures = vec![("days", tally.days)];
+        figures.extend(tally.facts);
+        figures.push(("days on which a promise was broken", tally.broken));
+        Part {
+            layer: ENGINE,
+            name: "three replicas, one store, an API in every mood".to_owned(),
+            figures,
+            is_proved: tally.broken == 0 && tally.days > 0,
+            broken: tally.examples.iter().map(told).collect(),
+            took,
+        }
+    }
+
     /// Attacks of one class.
     pub fn attacks(class: &str, tally: attacks::Tally, took: Duration) -> Part {
         let told = |(case, what): &(attacks::Case, String)| format!("{what}: ./dev prove --attack {case}");
@@ -177,6 +193,16 @@ impl Part {
     }
 }
 
+impl Part {
+    fn page(&self) -> &'static str {
+        match self.layer {
+            ATTACKS | TAKEN_AWAY => ATTACKS,
+            ENGINE => ENGINE,
+            _ => OUTBOX,
+        }
+    }
+}
+
 impl Report {
     /// Nothing yet.
     pub fn new(origin: Origin) -> Report {
@@ -204,12 +230,12 @@ impl Report {
         self.parts.iter().flat_map(lines).collect()
     }
 
-    /// The parts that are about attacks, and the others: one page each.
-    pub fn by_page(self) -> [(&'static str, Report); 2] {
-        let (attacks, outbox) =
-            self.parts.into_iter().partition(|part| part.layer == ATTACKS || part.layer == TAKEN_AWAY);
-        let page = |parts| Report { origin: self.origin.clone(), parts };
-        [("outbox", page(outbox)), ("attacks", page(attacks))]
+    /// A page for each of what there is to prove.
+    pub fn by_page(self) -> [(&'static str, Report); 3] {
+        PAGES.map(|page| {
+            let parts = self.parts.iter().filter(|part| part.page() == page).cloned().collect();
+            (page, Report { origin: self.origin.clone(), parts })
+        })
     }
 
     /// Whether there is nothing to tell.
@@ -265,10 +291,10 @@ impl Report {
     pub fn markdown(&self) -> String {
         let Origin { commit, date, seed } = &self.origin;
         let verdict = if self.is_proved() { "Nothing was broken." } else { "**Something was broken.**" };
-        let is_of_attacks = self.parts.iter().all(|part| part.layer == ATTACKS || part.layer == TAKEN_AWAY);
-        let (title, meaning) = match is_of_attacks {
-            true => ("attacks", MEANING_OF_ATTACKS),
-            false => ("the outbox", MEANING),
+        let (title, meaning) = match self.parts.first().map_or(OUTBOX, Part::page) {
+            ATTACKS => ("attacks", MEANING_OF_ATTACKS),
+            ENGINE => ("the delivery engine", MEANING_OF_THE_ENGINE),
+            _ => ("the outbox", MEANING),
         };
         let mut text = format!(
             "# Evidence: {title}\n\nWritten by `./dev prove` at commit `{commit}`, {date}, seed {seed}, SQLite {}. {verdict}\n\n{meaning}",
@@ -318,8 +344,19 @@ fn grouped(n: u64) -> String {
     text
 }
 
+const OUTBOX: &str = "outbox";
+const ENGINE: &str = "engine";
 const ATTACKS: &str = "attacks";
 const TAKEN_AWAY: &str = "checks taken away";
+
+const PAGES: [&str; 3] = [OUTBOX, ENGINE, ATTACKS];
+
+const MEANING_OF_THE_ENGINE: &str = "\
+The supervisors and dispatchers of three replicas, as production runs them, on one store in memory and on paused time; an
+API that fails in every way, machines that die, stand still and show another year. The referee knows what is promised, and
+nothing of how it is kept. What the words mean, and what is not shown, is in [README.md](README.md). Play one day again with
+the line that a failure prints.
+";
 
 const MEANING_OF_ATTACKS: &str = "\
 Forged, changed, replayed and contradicting messages against the functions that production runs, on a real store and a real

@@ -39,7 +39,7 @@ use axum::{
 use serde::Deserialize;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-pub use ledger::{Answer, CheckIn, Conflict, Effect, Repeat, Report, Request};
+pub use ledger::{Answer, CheckIn, Conflict, Effect, Repeat, Report, Request, most_within};
 pub use reply::HUGE_BODY_BYTES;
 pub use script::{Garbage, Mix, Mode, Script, Step, Then, Weighted};
 

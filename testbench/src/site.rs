@@ -179,7 +179,8 @@ impl Site {
         let http = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let store = match options.store {
             StoreKind::Sqlite => None,
-            StoreKind::Postgres => Some(StoreServer::start().await?),
+            StoreKind::Postgres => Some(StoreServer::start(None).await?),
+            StoreKind::PostgresOnSmallDisk => Some(StoreServer::start(Some(store::SMALL_DISK_MB)).await?),
         };
 
         let ends = Ends { uplink: uplink.addr(), legacy_line: legacy_line.addr(), http };

@@ -11,7 +11,7 @@ use cloud_ingest::clock::Clock;
 use serde_json::{Value, json};
 use testbench::{
     rig::{free_port, wait_until},
-    site::{HEALS_WITHIN, Site, SiteOptions, badge_person, badge_uid, run},
+    site::{HEALS_WITHIN, Site, SiteOptions, StoreKind, badge_person, badge_uid, run},
 };
 
 /// A site with a listener for taps, and a client that has a key.
@@ -26,13 +26,20 @@ struct Kiosk {
 
 impl Kiosk {
     async fn start() -> Kiosk {
-        let mut site = Site::start(SiteOptions::default()).await.unwrap();
+        Kiosk::start_with(StoreKind::Sqlite, "").await
+    }
+
+    /// With a store of that kind, and what else the configuration says of the listener.
+    async fn start_with(store: StoreKind, more: &str) -> Kiosk {
+        let mut site = Site::start(SiteOptions { store, ..SiteOptions::default() }).await.unwrap();
         let keys = site.dir().join("keys");
         run("cloud-ingest", &["ca", "init", "--dir", &keys.display().to_string()]).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let config = site.dir().join("cloud-ingest.toml");
         let before = std::fs::read_to_string(&config).unwrap();
-        let capture = format!("[capture]\nlisten = \"{address}\"\nnames = [\"taps.example\"]");
+        let capture = format!("[capture]\nlisten = \"{address}\"\nnames = [\"taps.example\"]\n{more}");
+        // How fast things are told is not what is tried here.
+        let before = before.replace("[destination]\n", "[destination]\nper_second = 500\nburst = 500\n");
         std::fs::write(&config, format!("{before}\n{capture}\n")).unwrap();
         let create = ["api-keys", "create", "--source", "api-kiosk", "--site", "hq", "--label", "Kiosk"];
         let made = site.cloud_cli(&[&create[..], &["--output", "json"]].concat()).unwrap();
@@ -205,4 +212,59 @@ async fn while_the_store_is_away_no_tap_is_lost_or_doubled_wherever_the_service_
             assert_eq!(kiosk.kind(id).await, "tap", "{key} was promised {id}");
         }
     }
+}
+
+/// The disk under the server is full: what is not committed is acknowledged to nobody, taps over HTTP are kept as long as the
+/// spool has room, and when there is room again everything that was promised is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_under_the_server_costs_no_tap_and_no_promise() {
+    const AT_THE_DOOR: u64 = 200;
+    let wide_open = "per_second = 1000\nburst = 10000\nspool_max_bytes = 65536";
+    let kiosk = Kiosk::start_with(StoreKind::PostgresOnSmallDisk, wide_open).await;
+    let postgres = &kiosk.site.store.as_ref().unwrap().postgres;
+    let before = kiosk.bring_some("before", 5).await.len() as u64;
+    postgres.fill_disk().unwrap();
+    for n in 0..AT_THE_DOOR {
+        kiosk.site.tap(n as usize % 20).await.expect("the door needs no cloud");
+    }
+    let log = kiosk.site.dir().join("cloud-ingest.log");
+    wait_until("the service to say that it cannot store", HEALS_WITHIN, &[&log], async || {
+        kiosk.site.get_text("/health/ready").await.is_ok_and(|(status, _)| status == 503)
+    })
+    .await;
+    assert!(
+        kiosk.site.edge_status().await.unwrap().pending > 0,
+        "nothing is receipted that is not committed"
+    );
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(said.contains("No space left on device"), "{said}");
+
+    let (mut promised, mut refused) = (0, 0);
+    for round in 0..100 {
+        let asked = (0..20).map(|n| {
+            let (kiosk, key) = (&kiosk, format!("full-{round}-{n}"));
+            async move { kiosk.bring(&key, n).await.expect("an answer").0 }
+        });
+        for status in futures_of(asked).await {
+            match status {
+                202 => promised += 1,
+                503 => refused += 1,
+                other => panic!("{other}"),
+            }
+        }
+        if refused > 0 {
+            break;
+        }
+    }
+    assert!(promised >= 100 && refused > 0, "{promised} kept, {refused} refused: the spool has an end");
+
+    postgres.free_disk().unwrap();
+    kiosk.settles(before + AT_THE_DOOR + promised).await;
+    wait_until("the door to have its receipts", HEALS_WITHIN, &[&log], async || {
+        kiosk.site.edge_status().await.is_ok_and(|status| status.pending == 0)
+    })
+    .await;
+    kiosk.verifies();
+    let positions = "SELECT count(*) = max(position) AND min(position) = 1 FROM events";
+    assert_eq!(kiosk.site.store.as_ref().unwrap().query(positions).unwrap(), "t");
 }

@@ -9,7 +9,7 @@ use tap_protocol::record::{Body, LossReason, Record};
 use testbench::{
     oracle::check_promise,
     rig::wait_until,
-    site::{CONTROLLER, Green, HEALS_WITHIN, Site, SiteOptions},
+    site::{CONTROLLER, Green, HEALS_WITHIN, Site, SiteOptions, StoreKind},
 };
 
 async fn tap(site: &Site, count: usize) -> Vec<Green> {
@@ -60,6 +60,45 @@ async fn taps_that_came_on_a_stick_are_delivered_once_though_the_network_comes_b
     assert_eq!((&again["new_records"], &again["complete"]), (&0.into(), &true.into()), "{again}");
     check_promise(&site, &greens).await.unwrap();
     assert_eq!(json(&site.cloud_cli(&["events", "verify", "--output", "json"]).unwrap())["holds"], true);
+}
+
+/// What a controller brought late is in the list of the day on which it happened, whole and in order, on both stores.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_taps_of_a_stretch_of_time_are_listed_as_csv_and_as_json_lines() {
+    for store in StoreKind::ALL {
+        let site = Site::start(SiteOptions { store, ..SiteOptions::default() }).await.unwrap();
+        tap(&site, 30).await;
+        receipted(&site).await;
+        delivered(&site, 30).await;
+        let ever = ["--from", "2000-01-01", "--to", "2100-01-01"];
+        let list = |more: &[&str]| site.cloud_cli(&[&["events", "list"], more].concat());
+        let csv = list(&[&ever[..], &["--output", "csv"]].concat()).unwrap();
+        let lines: Vec<Vec<&str>> = csv.split("\r\n").map(|line| line.split(',').collect()).collect();
+        assert_eq!(lines.len(), 32, "a header, the taps, and the end of the last line: {csv}");
+        let column = |name: &str| lines[0].iter().position(|known| *known == name).unwrap();
+        let (time, person, state) = (column("utc_time"), column("person"), column("legacy_state"));
+        let taps = &lines[1..31];
+        assert!(taps.is_sorted_by_key(|line| line[time]), "{csv}");
+        assert!(taps.iter().all(|line| line[person].starts_with('E') && line[state] == "delivered"), "{csv}");
+        assert!(taps.iter().all(|line| line.len() == lines[0].len()), "{csv}");
+
+        let jsonl = list(&[&ever[..], &["--site", "hq", "--output", "jsonl"]].concat()).unwrap();
+        let told: Vec<Value> = jsonl.lines().map(json).collect();
+        let ids: Vec<_> = told.iter().map(|tap| tap["event_id"].as_str().unwrap()).collect();
+        assert_eq!(ids, taps.iter().map(|line| line[column("event_id")]).collect::<Vec<_>>());
+        let none = list(&["--day", "2001-01-01", "--output", "csv"]).unwrap();
+        assert_eq!(none.lines().count(), 1, "the header alone: {none}");
+        for (wrong, why) in [
+            (vec!["--day", "2001-01-01"], "--output csv or --output jsonl"),
+            (vec!["--output", "csv"], "say which taps"),
+            (vec!["--day", "2001-01-01", "--site", "moon", "--output", "csv"], "there is no site"),
+            (vec!["--from", "2002-01-01", "--to", "2001-01-01", "--output", "csv"], "ends before it begins"),
+            (vec!["--day", "today", "--output", "csv"], "no date or time"),
+        ] {
+            let said = list(&wrong).unwrap_err().to_string();
+            assert!(said.contains(why), "{wrong:?} says: {said}");
+        }
+    }
 }
 
 fn json(said: &str) -> Value {

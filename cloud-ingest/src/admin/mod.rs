@@ -3,16 +3,17 @@
 
 use axum::Router;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use tap_protocol::ids::EventId;
 
 use crate::api::problem::Problem;
-use crate::api::{Served, read};
+use crate::api::{Served, filter, read, view};
 use crate::event_store::EventFilter;
 use crate::read_model::ledger::ledger;
 
+pub mod differences;
 pub mod html;
 pub mod page;
 
@@ -30,6 +31,7 @@ pub fn routes() -> Router<Served> {
     Router::new()
         .route("/", read(overview))
         .route("/live", read(live))
+        .route("/differences", read(told_otherwise))
         .route("/events/{id}", read(event))
         .route("/admin.css", read(async || ([(CONTENT_TYPE, "text/css; charset=utf-8")], CSS)))
         .route("/admin.js", read(async || ([(CONTENT_TYPE, "text/javascript; charset=utf-8")], JS)))
@@ -62,6 +64,13 @@ async fn event(State(served): State<Served>, Path(id): Path<String>) -> Result<R
         }
         None => html(StatusCode::NOT_FOUND, page::no_such_event()),
     })
+}
+
+async fn told_otherwise(State(served): State<Served>, uri: Uri) -> Result<Response, Problem> {
+    let filter = filter::differences(uri.query().unwrap_or_default())?;
+    let limit = filter.limit;
+    let found = served.store.run(move |store| store.differences(&filter)).await?;
+    Ok(html(StatusCode::OK, differences::differences(&view::Differences::of(&found, limit))))
 }
 
 async fn snapshot(served: &Served) -> Result<Snapshot, Problem> {

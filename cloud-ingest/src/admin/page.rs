@@ -144,7 +144,7 @@ pub fn zones(sites: &[Site], controllers: &[ControllerState]) -> HashMap<Control
     controllers.iter().map(zone).collect()
 }
 
-fn head(page: &mut Html, title: &str) {
+pub(super) fn head(page: &mut Html, title: &str) {
     put!(
         page,
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
@@ -154,13 +154,14 @@ fn head(page: &mut Html, title: &str) {
          <script src=\"/admin.js\" defer></script></head><body>\
          <a class=\"skip\" href=\"#main\">Skip to content</a>\
          <header><h1><a href=\"/\"><span class=\"mark\" aria-hidden=\"true\"></span>Tapline</a></h1>\
-         <nav aria-label=\"Elsewhere\"><a href=\"/api/v1/events\">Events (JSON)</a>\
+         <nav aria-label=\"Elsewhere\"><a href=\"/differences\">Differences</a>\
+         <a href=\"/api/v1/events\">Events (JSON)</a>\
          <a href=\"/api/v1/ledger\">Ledger</a><a href=\"/metrics\">Metrics</a></nav></header><main id=\"main\">",
         title
     );
 }
 
-fn foot(page: &mut Html) {
+pub(super) fn foot(page: &mut Html) {
     put!(page, "</main><footer>cloud-ingest {}</footer></body></html>", env!("CARGO_PKG_VERSION"));
 }
 

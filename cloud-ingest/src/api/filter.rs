@@ -1,5 +1,6 @@
 //! Beside the line: the query of the event list, read strictly. Pure.
 
+use crate::event_store::people::DifferenceFilter;
 use crate::event_store::{DeliveryState, EventFilter, Position};
 use strict_config::closest;
 
@@ -12,6 +13,20 @@ pub const DEFAULT_LIMIT: usize = 50;
 pub const MAX_LIMIT: usize = 500;
 
 const NAMES: [&str; 5] = ["before", "controller", "state", "taps", "limit"];
+
+/// Reads `before=17&limit=100`, of the list of differences.
+pub fn differences(query: &str) -> Result<DifferenceFilter, Problem> {
+    let mut filter = DifferenceFilter { before: None, limit: DEFAULT_LIMIT };
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        match name {
+            "before" => filter.before = Some(Position(number(name, value)?)),
+            "limit" => filter.limit = limit(value)?,
+            _ => return Err(unknown(name, &["before", "limit"])),
+        }
+    }
+    Ok(filter)
+}
 
 /// Reads `before=17&controller=door-1&state=dead&taps=true&limit=100`.
 pub fn from_query(query: &str) -> Result<EventFilter, Problem> {
@@ -38,23 +53,29 @@ pub fn from_query(query: &str) -> Result<EventFilter, Problem> {
                 "false" => filter.taps_only = false,
                 _ => return Err(Problem::bad_request("taps: use true or false")),
             },
-            "limit" => match number(name, value)? {
-                limit @ 1..=500 => filter.limit = limit as usize,
-                _ => return Err(Problem::bad_request(format!("limit: use 1 to {MAX_LIMIT}"))),
-            },
-            _ => {
-                let hint = match closest(name, NAMES) {
-                    Some(meant) => format!("did you mean {meant}?"),
-                    None => format!("there is {}", NAMES.join(", ")),
-                };
-                return Err(Problem::bad_request(format!("unknown parameter: {hint}")));
-            }
+            "limit" => filter.limit = limit(value)?,
+            _ => return Err(unknown(name, &NAMES)),
         }
     }
     Ok(filter)
 }
 
 const _: () = assert!(MAX_LIMIT == 500, "the match above says so too");
+
+fn limit(value: &str) -> Result<usize, Problem> {
+    match number("limit", value)? {
+        limit @ 1..=500 => Ok(limit as usize),
+        _ => Err(Problem::bad_request(format!("limit: use 1 to {MAX_LIMIT}"))),
+    }
+}
+
+fn unknown(name: &str, known: &[&str]) -> Problem {
+    let hint = match closest(name, known.iter().copied()) {
+        Some(meant) => format!("did you mean {meant}?"),
+        None => format!("there is {}", known.join(", ")),
+    };
+    Problem::bad_request(format!("unknown parameter: {hint}"))
+}
 
 fn number(name: &str, value: &str) -> Result<u64, Problem> {
     value.parse().map_err(|_| Problem::bad_request(format!("{name}: use a whole number")))
@@ -92,6 +113,16 @@ mod tests {
             "limit",
         ] {
             assert!(from_query(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn differences_are_paged_and_nothing_else() {
+        let filter = differences("before=17&limit=3").unwrap();
+        assert_eq!((filter.before, filter.limit), (Some(Position(17)), 3));
+        assert_eq!(differences("").unwrap().limit, DEFAULT_LIMIT);
+        for bad in ["limit=0", "limit=501", "before=x", "state=dead", "befor=1"] {
+            assert!(differences(bad).is_err(), "{bad}");
         }
     }
 }

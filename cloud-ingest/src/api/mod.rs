@@ -45,6 +45,7 @@ pub fn router(served: Served) -> Router {
         .route("/api/v1/events/{id}", read(event))
         .route("/api/v1/controllers", read(controllers))
         .route("/api/v1/controllers/{id}", read(controller))
+        .route("/api/v1/differences", read(differences))
         .route("/api/v1/ledger", read(the_ledger))
         .merge(crate::admin::routes())
         .merge(monitored())
@@ -118,6 +119,13 @@ async fn event(State(served): State<Served>, Path(id): Path<String>) -> Result<R
         None => Problem::not_found("no event is stored under this id"),
     })?;
     Ok(axum::Json(view::Detail::of(&detail, &destinations, served.clock.now())).into_response())
+}
+
+async fn differences(State(served): State<Served>, uri: axum::http::Uri) -> Result<Response, Problem> {
+    let filter = filter::differences(uri.query().unwrap_or_default())?;
+    let limit = filter.limit;
+    let found = served.store.run(move |store| store.differences(&filter)).await?;
+    Ok(axum::Json(view::Differences::of(&found, limit)).into_response())
 }
 
 async fn controllers(State(served): State<Served>) -> Result<Response, Problem> {

@@ -4,8 +4,9 @@ use reqwest::{Client, Method, Response};
 use serde_json::Value;
 
 use super::*;
+use crate::directory::timeline::{EVER, When};
 use crate::event_store::handle::StoreThread;
-use crate::event_store::{EventStore, UtcMs};
+use crate::event_store::{Binding, Directory, EventStore, PersonId, UtcMs};
 use crate::fixture::{self, Door, START};
 use crate::health::Loop;
 
@@ -18,11 +19,17 @@ struct World {
 
 /// Two taps by bound badges and one by an unknown one are stored at `door-1`; `door-2` and `door-3` are silent.
 async fn world() -> World {
+    world_of(|_| {}).await
+}
+
+/// The same, after what is done to the store.
+async fn world_of(then: impl FnOnce(&mut dyn EventStore)) -> World {
     // Another test may have chosen it already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut store = fixture::store();
     let batch = Door::new(1).tap(1).tap(2).tap(99).batch();
     store.append(&[batch], START).unwrap();
+    then(&mut store);
     let (store, thread) = StoreHandle::spawn("store", Box::new(store)).unwrap();
     let health = Arc::new(Health::default());
     let served = Served {
@@ -204,4 +211,39 @@ async fn the_page_needs_nothing_but_itself() {
         let opening = format!("<section id=\"{id}\" data-live");
         assert!(page.contains(&opening) && live.contains(&opening), "{id}");
     }
+}
+
+/// A tap of which the destination was told somebody who has turned out not to have held the badge.
+async fn world_with_a_difference() -> World {
+    world_of(|store| {
+        let sealed = |n| fixture::sealed(n);
+        let told = fixture::send_all(store);
+        assert!(told > 0);
+        let hostile = PersonId("<b>&=1".into());
+        let mut binding = Binding::new(vec![sealed(1)], hostile);
+        binding.when = When { from: Some(EVER), until: None };
+        store.bind_badges(&[binding], START).unwrap();
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_was_told_otherwise_is_listed_and_shown() {
+    let world = world_with_a_difference().await;
+    let page = world.json("/api/v1/differences").await;
+    let one = &page["differences"][0];
+    assert_eq!((&one["what"], &one["told"], &one["is"]), (&"person".into(), &"P-1".into(), &"<b>&=1".into()));
+    assert_eq!(page["differences"].as_array().unwrap().len(), 1);
+    assert!(page["next_before"].is_null());
+    let position = one["position"].as_u64().unwrap();
+    assert_eq!(world.json("/api/v1/differences?limit=1").await["next_before"], position);
+    let before = world.json(&format!("/api/v1/differences?before={position}")).await;
+    assert_eq!(before["differences"], serde_json::json!([]));
+    world.problem("/api/v1/differences?befor=1", 400, "unknown parameter: did you mean before?").await;
+
+    let html = world.get("/differences?limit=1").await.text().await.unwrap();
+    assert!(html.contains("P-1") && html.contains("&lt;b&gt;&amp;=1") && !html.contains("<b>&"), "{html}");
+    assert!(html.contains(&format!("/differences?before={position}")) && html.contains("/events/"), "{html}");
+    let html = world.get(&format!("/differences?before={position}")).await.text().await.unwrap();
+    assert!(html.contains("No differences"), "{html}");
 }

@@ -159,7 +159,8 @@ impl Delivery {
 #[derive(Debug, Serialize)]
 pub struct Difference {
     position: Position,
-    event_id: EventId,
+    /// Which tap.
+    pub event_id: EventId,
     controller: ControllerId,
     occurred_at: Option<String>,
     destination: String,
@@ -197,6 +198,25 @@ impl Difference {
             self.is.clone().unwrap_or_else(|| "nobody's".into()),
             self.event_id.to_string(),
         ]
+    }
+}
+
+/// A page of differences.
+#[derive(Debug, Serialize)]
+pub struct Differences {
+    /// The newest taps' first.
+    pub differences: Vec<Difference>,
+    /// `before` of the next page; `null` if there may be no more.
+    pub next_before: Option<Position>,
+}
+
+impl Differences {
+    /// Those of at most `limit` taps, as the store gave them.
+    pub fn of(found: &[people::Difference], limit: usize) -> Differences {
+        let mut taps: Vec<Position> = found.iter().map(|one| one.position).collect();
+        taps.dedup();
+        let next_before = taps.last().copied().filter(|_| taps.len() == limit);
+        Differences { differences: found.iter().map(Difference::of).collect(), next_before }
     }
 }
 

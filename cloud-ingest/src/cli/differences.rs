@@ -4,7 +4,6 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use serde::Serialize;
 
 use super::reading::{open, table};
 use super::{ConfigFile, Form, Output, print_json};
@@ -27,33 +26,22 @@ pub struct Differences {
     output: Output,
 }
 
-/// A page of differences.
-#[derive(Debug, Serialize)]
-struct Page {
-    differences: Vec<view::Difference>,
-    /// `--before` of the next page; `null` if there may be no more.
-    next_before: Option<Position>,
-}
-
 pub fn list(args: Differences) -> anyhow::Result<ExitCode> {
     let limit = usize::from(args.limit);
     let filter = DifferenceFilter { before: args.before.map(Position), limit };
     let found = open(&args.config)?.differences(&filter)?;
-    let mut taps: Vec<Position> = found.iter().map(|one| one.position).collect();
-    taps.dedup();
-    let next_before = taps.last().copied().filter(|_| taps.len() == limit);
-    let differences: Vec<view::Difference> = found.iter().map(view::Difference::of).collect();
+    let page = view::Differences::of(&found, limit);
     if args.output.output == Form::Json {
-        print_json(&Page { differences, next_before })?;
+        print_json(&page)?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut table =
         table(["position", "tap at", "controller", "destination", "what", "was told", "is", "event id"]);
-    for one in differences {
+    for one in page.differences {
         table.add_row(one.in_words());
     }
     println!("{table}");
-    if let Some(Position(next)) = next_before {
+    if let Some(Position(next)) = page.next_before {
         println!("there may be more: --before {next}");
     }
     Ok(ExitCode::SUCCESS)

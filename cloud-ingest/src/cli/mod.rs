@@ -32,6 +32,7 @@ mod proof;
 mod reading;
 mod sites;
 mod store;
+mod tap_list;
 mod verify;
 
 #[derive(Debug, Parser)]

@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
 use comfy_table::{CellAlignment, Table, presets};
 use tap_protocol::ids::{ControllerId, EventId};
 
-use super::{ConfigFile, Form, Output, fleet, print_json};
+use super::{ConfigFile, Form, Output, fleet, print_json, tap_list};
 use crate::api::filter::MAX_LIMIT;
 use crate::api::view;
 use crate::clock::Clock;
@@ -19,8 +19,8 @@ use crate::read_model::{explain, lag};
 
 #[derive(Debug, Subcommand)]
 pub enum EventsVerb {
-    /// The newest first
-    List(ListArgs),
+    /// The newest first; or all taps of a day or of any stretch of time, in their order, as CSV or JSON lines
+    List(Box<ListArgs>),
     /// One event with everything that happened to it
     Get {
         /// Its id
@@ -56,9 +56,12 @@ pub struct ListArgs {
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=MAX_LIMIT as i64))]
     limit: u16,
     #[command(flatten)]
-    config: ConfigFile,
+    stretch: tap_list::Stretch,
     #[command(flatten)]
-    output: Output,
+    config: ConfigFile,
+    /// For people, for programs or for spreadsheets
+    #[arg(long, value_name = "FORM", default_value = "table")]
+    output: tap_list::Form,
 }
 
 #[derive(Debug, Subcommand)]
@@ -95,7 +98,7 @@ fn state(name: &str) -> Result<DeliveryState, String> {
 
 pub fn events(verb: EventsVerb) -> anyhow::Result<ExitCode> {
     match verb {
-        EventsVerb::List(args) => list(args),
+        EventsVerb::List(args) => list(*args),
         EventsVerb::Get { id, config, output } => get(id, &config, output.output),
         EventsVerb::Archive(args) => super::archive::run(args),
         EventsVerb::Differences(args) => super::differences::list(args),
@@ -104,6 +107,15 @@ pub fn events(verb: EventsVerb) -> anyhow::Result<ExitCode> {
 }
 
 fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
+    if args.stretch.is_given() || matches!(args.output, tap_list::Form::Csv | tap_list::Form::Jsonl) {
+        let others = args.before.is_some() || args.controller.is_some() || args.state.is_some();
+        ensure!(
+            !others,
+            "a list of a stretch of time has all its taps: leave --before, --controller and --state out"
+        );
+        tap_list::list(&args.config, &args.stretch, args.output)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let filter = EventFilter {
         before: args.before.map(Position),
         controller: args.controller,
@@ -112,7 +124,7 @@ fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
         limit: args.limit.into(),
     };
     let rows = open(&args.config)?.events(&filter)?;
-    if args.output.output == Form::Json {
+    if args.output == tap_list::Form::Json {
         print_json(&view::Events::of(&rows, filter.limit))?;
         return Ok(ExitCode::SUCCESS);
     }

@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ring::rand::SecureRandom;
 use tap_protocol::ids::EventId;
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
@@ -21,6 +20,7 @@ use super::retry::{self, Decision};
 use super::rules::{BEAT_MS, LEASE_MARGIN_MS, LEASE_MS, Rules};
 use super::ticks::Ticker;
 use crate::backoff::Backoff;
+use crate::chance::Chance;
 use crate::clock::{Clock, Monotonic, Stopwatch};
 use crate::crash;
 use crate::destination::settings::{AfterUnknown, DestinationSettings};
@@ -86,6 +86,8 @@ pub struct Dispatcher<D> {
     pub clock: Clock,
     /// The time that passes.
     pub monotonic: Monotonic,
+    /// What nobody can foresee.
+    pub chance: Chance,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Where turns are noted.
@@ -158,9 +160,11 @@ struct Desk<D> {
 impl<D: Destination> Desk<D> {
     fn new(dispatcher: Dispatcher<D>) -> Desk<D> {
         let beat_ms = dispatcher.monotonic.ms();
+        // A number that no other process has.
+        let ticker = Ticker::new(dispatcher.chance.bits().cast_signed());
         Desk {
             dispatcher,
-            ticker: Ticker::new(chance()),
+            ticker,
             calls: BTreeMap::new(),
             running: JoinSet::new(),
             ended: Vec::new(),
@@ -252,6 +256,7 @@ impl<D: Destination> Desk<D> {
         let mut answer = std::pin::pin!(store.run(job));
         loop {
             tokio::select! {
+                biased;
                 answered = &mut answer => return answered,
                 () = sleep(LATE_CHECK) => self.give_up_late(),
             }
@@ -327,11 +332,9 @@ impl<D: Destination> Desk<D> {
     /// Sends one that is claimed, or asks about it.
     fn start(&mut self, opened: Arc<Opened<D>>, claimed: Claimed) {
         let Claimed { claim, event_id: event, failures, was_unknown, body, tap, .. } = claimed;
-        let (name, metrics, clock) = (
-            self.dispatcher.name.clone(),
-            Arc::clone(&self.dispatcher.metrics),
-            self.dispatcher.clock.clone(),
-        );
+        let Dispatcher { name, metrics, clock, chance, .. } = &self.dispatcher;
+        let (name, metrics, clock, chance) =
+            (name.clone(), Arc::clone(metrics), clock.clone(), chance.clone());
         let lease = claim.lease;
         let abort = self.running.spawn(async move {
             let watch = Stopwatch::start();
@@ -345,12 +348,14 @@ impl<D: Destination> Desk<D> {
                 None => {
                     let answered = opened.destination.send(event, body).await;
                     let finished = clock.now();
-                    let decision = retry::after(&answered.outcome, unknown, failures + 1, finished, jitter());
+                    let jitter = chance.unit();
+                    let decision = retry::after(&answered.outcome, unknown, failures + 1, finished, jitter);
                     (answered, decision, finished)
                 }
                 Some(found) => {
                     let finished = clock.now();
-                    let decision = retry::after_look_up(&found, unknown, failures + 1, finished, jitter());
+                    let decision =
+                        retry::after_look_up(&found, unknown, failures + 1, finished, chance.unit());
                     (of_look_up(found), decision, finished)
                 }
             };
@@ -411,8 +416,9 @@ impl<D: Destination> Desk<D> {
             let finished = self.dispatcher.clock.now();
             let answer =
                 "given up: the store was away for so long that the claim could not be kept".to_owned();
+            let jitter = self.dispatcher.chance.unit();
             let Decision { next, hold, .. } =
-                retry::after(&Outcome::TimedOut, unknown, call.failures + 1, finished, jitter());
+                retry::after(&Outcome::TimedOut, unknown, call.failures + 1, finished, jitter);
             let outcome = Outcome::TimedOut.word();
             let end = AttemptEnd { finished, outcome, status: None, answer };
             // It says nothing about the destination.
@@ -423,12 +429,14 @@ impl<D: Destination> Desk<D> {
 
     async fn wait(&mut self, wait: Duration, store_is_away: bool, stop: &mut Stop) {
         let stopping = stop.is_said();
+        // In one order, so that what happens follows from what came alone: after each of them comes a turn.
         tokio::select! {
+            biased;
             () = stop.said(), if !stopping => {}
-            () = sleep(wait) => {}
-            () = self.dispatcher.wake.notified(), if !store_is_away && !stopping => {}
-            Ok(()) = self.dispatcher.opened.changed(), if !store_is_away && !stopping => {}
             Some(done) = self.running.join_next(), if !store_is_away => self.done(done),
+            Ok(()) = self.dispatcher.opened.changed(), if !store_is_away && !stopping => {}
+            () = self.dispatcher.wake.notified(), if !store_is_away && !stopping => {}
+            () = sleep(wait) => {}
         }
     }
 }
@@ -444,22 +452,6 @@ fn of_look_up(found: LookedUp) -> Answered {
         LookedUp::CannotTell => said(Outcome::NotUnderstood(String::new()), "it cannot be looked up".into()),
         LookedUp::Unclear(answered) => answered,
     }
-}
-
-/// In [0, 1).
-fn jitter() -> f64 {
-    // Without chance, the middle is as good as any.
-    random().map_or(0.5, |bytes: [u8; 4]| f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0))
-}
-
-/// A number that no other process has.
-fn chance() -> i64 {
-    random().map_or(0, i64::from_le_bytes)
-}
-
-fn random<const N: usize>() -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    ring::rand::SystemRandom::new().fill(&mut bytes).ok().map(|()| bytes)
 }
 
 #[cfg(test)]

@@ -113,6 +113,7 @@ fn dispatcher(
         store: store.clone(),
         clock: Clock::from_fn(move || UtcMs(wall.load(Ordering::SeqCst))),
         monotonic: Monotonic::from_fn(move || monotonic.load(Ordering::SeqCst).unsigned_abs()),
+        chance: Chance::system(),
         metrics: Arc::clone(metrics),
         health: Arc::default(),
         wake: Arc::clone(wake),

@@ -12,6 +12,7 @@ use tokio::time::sleep;
 
 use super::dispatch::{self, Dispatcher, Opened};
 use super::rules;
+use crate::chance::Chance;
 use crate::clock::{Clock, Monotonic};
 use crate::destination::Destination;
 use crate::destination::settings::DestinationSettings;
@@ -39,6 +40,8 @@ pub struct Supervisor<D> {
     pub clock: Clock,
     /// The time that passes.
     pub monotonic: Monotonic,
+    /// What nobody can foresee.
+    pub chance: Chance,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Where turns are noted.
@@ -86,10 +89,11 @@ pub async fn run<D: Destination>(supervisor: Supervisor<D>, mut stop: Stop) {
             supervisor.health.turned(Loop::Dispatch, supervisor.clock.now());
         }
         tokio::select! {
+            biased;
             () = stop.said() => {}
+            Some(ended) = dispatchers.join_next() => return tell_end(ended),
             () = sleep(EVERY) => {}
             () = wake_all(&supervisor.wake, &known) => {}
-            Some(ended) = dispatchers.join_next() => return tell_end(ended),
         }
     }
     while let Some(ended) = dispatchers.join_next().await {
@@ -183,6 +187,7 @@ impl<D: Destination> Supervisor<D> {
             store: self.writer.clone(),
             clock: self.clock.clone(),
             monotonic: self.monotonic.clone(),
+            chance: self.chance.clone(),
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),
             wake: Arc::clone(&wake),

@@ -11,6 +11,7 @@ mod capture;
 mod commands;
 mod delivery;
 mod direction;
+mod exports;
 mod fleet;
 mod history;
 mod intake;
@@ -334,6 +335,10 @@ macro_rules! contract_tests {
             reading::the_oldest_open_tap_of_a_destination_is_known,
             reading::every_state_is_counted_even_at_zero,
             reading::sites_are_listed_by_id,
+            exports::taps_are_listed_by_their_time_however_late_they_were_stored,
+            exports::a_stretch_has_its_first_moment_and_not_its_last,
+            exports::a_line_says_whose_it_was_and_what_became_of_it,
+            exports::a_tap_without_a_time_is_counted_and_in_no_list,
             fleet::a_key_that_is_not_named_any_more_stays_for_proofs,
             fleet::a_key_can_be_good_until_a_moment,
             fleet::a_token_makes_a_controller_with_its_key_and_certificate,

@@ -38,11 +38,44 @@ pub struct StoreThread {
     ended: oneshot::Receiver<()>,
 }
 
-type Job = Box<dyn FnOnce(&mut dyn EventStore) + Send>;
+type Job = Box<dyn FnOnce(&mut dyn EventStore) -> Reply + Send>;
 
 enum Message {
     Run(Job),
     Close,
+}
+
+/// The answer to a job that has been run. Whoever drops it loses it: its caller is told that nobody is there.
+pub struct Reply(Box<dyn FnOnce() + Send>);
+
+impl Reply {
+    /// Gives it to whoever asked.
+    pub fn tell(self) {
+        (self.0)();
+    }
+}
+
+/// Jobs for a store that has no thread: a model of time decides when each is run, and whether its answer arrives.
+pub struct Jobs(mpsc::Receiver<Message>);
+
+/// One of [`Jobs`]. Dropped, it was never run.
+pub struct Queued(Job);
+
+impl Jobs {
+    /// The next, when there is one; `None` when nobody can ask any more.
+    pub async fn next(&mut self) -> Option<Queued> {
+        match self.0.recv().await? {
+            Message::Run(job) => Some(Queued(job)),
+            Message::Close => None,
+        }
+    }
+}
+
+impl Queued {
+    /// Does it.
+    pub fn run(self, store: &mut dyn EventStore) -> Reply {
+        (self.0)(store)
+    }
 }
 
 /// The store's thread has ended: this process is shutting down, or a job panicked.
@@ -66,6 +99,12 @@ impl StoreHandle {
         Ok((StoreHandle { jobs: jobs.clone() }, StoreThread { jobs, ended }))
     }
 
+    /// A way to a store whose jobs somebody else runs.
+    pub fn queue() -> (StoreHandle, Jobs) {
+        let (jobs, waiting) = mpsc::channel(MAX_WAITING_JOBS);
+        (StoreHandle { jobs }, Jobs(waiting))
+    }
+
     /// Runs `job` on the store and gives its answer. Waits while the queue is full. A job that was queued is run even
     /// if its caller no longer waits.
     pub async fn run<T, F>(&self, job: F) -> Result<T, StoreError>
@@ -75,8 +114,9 @@ impl StoreHandle {
     {
         let (reply, answer) = oneshot::channel();
         let job: Job = Box::new(move |store| {
+            let answer = job(store);
             // Nobody may be waiting any more; what was done stays done.
-            let _ = reply.send(job(store));
+            Reply(Box::new(move || drop(reply.send(answer))))
         });
         self.jobs.send(Message::Run(job)).await.map_err(|_| thread_ended())?;
         answer.await.unwrap_or_else(|_| Err(thread_ended()))
@@ -95,7 +135,7 @@ impl StoreThread {
 fn work(mut store: AnyStore, mut waiting: mpsc::Receiver<Message>) {
     while let Some(message) = waiting.blocking_recv() {
         match message {
-            Message::Run(job) => job(store.as_mut()),
+            Message::Run(job) => job(store.as_mut()).tell(),
             Message::Close => waiting.close(),
         }
     }

@@ -12,6 +12,7 @@ mod boots;
 pub mod capture;
 pub mod commands;
 mod deliveries;
+pub mod exports;
 mod fleet;
 pub mod handle;
 mod leases;
@@ -46,6 +47,7 @@ pub use self::deliveries::{
     Change, Deliveries, DestinationState, Ended, Hindrance, MAX_MADE_AT_ONCE, NewDestination, Paused, Render,
     Rendered, Since, Turn, Turned,
 };
+pub use self::exports::Exports;
 pub use self::leases::Leases;
 pub use self::people::People;
 pub use self::rereading::Rereading;
@@ -94,7 +96,7 @@ pub struct PersonId(pub String);
 
 /// What a store can do. Every method that changes something is one transaction, durable when it returns.
 pub trait EventStore:
-    Archive + Capture + Commands + Deliveries + Directory + Fleet + Leases + People + Proof + Rereading
+    Archive + Capture + Commands + Deliveries + Directory + Exports + Fleet + Leases + People + Proof + Rereading
 {
     /// Which life of the store this is; receipts carry it.
     fn store_epoch(&mut self) -> Result<StoreEpoch, StoreError>;

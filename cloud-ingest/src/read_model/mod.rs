@@ -8,3 +8,4 @@ pub mod lag;
 pub mod ledger;
 pub mod proof;
 pub mod rewound;
+pub mod tap_list;

@@ -25,6 +25,14 @@ pub struct Request {
     pub answer: Answer,
 }
 
+/// The most requests that arrived within any stretch of so long: what an API counts that allows so many.
+pub fn most_within(requests: &[Request], window_ms: u64) -> usize {
+    let mut at_ms: Vec<u64> = requests.iter().map(|request| request.at_ms).collect();
+    at_ms.sort_unstable();
+    let until = |first: usize| at_ms.partition_point(|at| *at < at_ms[first] + window_ms);
+    (0..at_ms.len()).map(|first| until(first) - first).max().unwrap_or(0)
+}
+
 /// What a request changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -9,6 +9,9 @@ use crate::{
     rig::{Postgres, start_postgres},
 };
 
+/// Room for an empty database, which takes eight, and for the taps of a test.
+pub(super) const SMALL_DISK_MB: u32 = 32;
+
 /// Where the event store is to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StoreKind {
@@ -17,17 +20,19 @@ pub enum StoreKind {
     Sqlite,
     /// On a server of the site's own.
     Postgres,
+    /// On such a server, on a disk that a test can fill.
+    PostgresOnSmallDisk,
 }
 
 impl StoreKind {
-    /// Both.
+    /// Both databases.
     pub const ALL: [StoreKind; 2] = [StoreKind::Sqlite, StoreKind::Postgres];
 
     /// As people call it.
     pub fn name(self) -> &'static str {
         match self {
             StoreKind::Sqlite => "SQLite",
-            StoreKind::Postgres => "PostgreSQL",
+            StoreKind::Postgres | StoreKind::PostgresOnSmallDisk => "PostgreSQL",
         }
     }
 }
@@ -44,8 +49,8 @@ pub struct StoreServer {
 }
 
 impl StoreServer {
-    pub(super) async fn start() -> anyhow::Result<Self> {
-        let (postgres, addr) = start_postgres()?;
+    pub(super) async fn start(small_disk_mb: Option<u32>) -> anyhow::Result<Self> {
+        let (postgres, addr) = start_postgres(small_disk_mb)?;
         let line = FaultProxy::start(SocketAddr::from(([127, 0, 0, 1], 0)), addr).await?;
         let database = postgres.new_database();
         Ok(StoreServer { postgres, line, database })

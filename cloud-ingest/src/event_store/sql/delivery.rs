@@ -11,9 +11,10 @@ use super::statements as sql;
 use super::values::capped;
 use super::writing::Writing;
 use crate::delivery::breaker::Breaker;
-use crate::delivery::class::Shares;
+use crate::delivery::class::{Class, Shares};
 use crate::delivery::limiter::Limiter;
 use crate::delivery::order::{self, Change, Standing};
+use crate::delivery::retry::MAX_HOLD_MS;
 use crate::delivery::rules::LEASE_MS;
 use crate::delivery::ticks::{Kept, Passed, Ticks};
 use crate::destination::settings::{AfterUnknown, OnDead};
@@ -28,12 +29,18 @@ const MAX_REASON_BYTES: usize = 200;
 
 const HOUR_MS: i64 = 60 * 60 * 1_000;
 
+const MINUTE_MS: u64 = 60_000;
+
+/// Nothing is put off for longer than a day ([`MAX_HOLD_MS`]) and what clocks may differ by.
+const MOST_PUT_OFF_MS: i64 = MAX_HOLD_MS as i64 + HOUR_MS;
+
 pub fn turn(writing: &mut Writing<'_>, turn: &Turn<'_>) -> Result<Turned, StoreError> {
     let mut desk = Desk::open(writing, turn)?;
     let ended = desk.end()?;
     let lost = desk.extend()?;
     let expired = desk.expire()?;
     let given_up = desk.give_up_on_time()?;
+    desk.mend_dues()?;
     let more = desk.unblock()? | desk.make()?;
     let claims = desk.claim()?;
     let passed = desk.close()?;
@@ -61,6 +68,8 @@ pub(super) struct Desk<'w, 's, 't> {
     pub ticks: Ticks,
     /// Leases that run, over all replicas.
     pub under_way: u64,
+    /// Another minute has begun.
+    is_new_minute: bool,
     before: Shared,
     kept: Kept,
     passed: Passed,
@@ -87,8 +96,10 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
         let mut kept = writing
             .one(sql::TICKS, [], |row| Ok(Kept { ticks: row.get(0)?, by: row.get(1)? }))?
             .ok_or_else(|| StoreError::broken("the store's row of time is gone"))?;
+        let minute = kept.ticks.0 / MINUTE_MS;
         let passed = kept.pass(&(turn.vouch)());
         let ticks = passed.ticks;
+        let is_new_minute = ticks.0 / MINUTE_MS != minute;
         let limits = &turn.rules.limits;
         let (no, row) = writing
             .one(sql::DESTINATION, [turn.destination], |row| {
@@ -110,8 +121,8 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
             .ok_or_else(|| unknown(turn.destination))?;
         let under_way = writing.one(sql::COUNT, (no, DeliveryState::InFlight), |row| row.get(0))?;
         let before = row.clone();
-        let mut desk =
-            Desk { writing, turn, no, row, ticks, under_way: under_way.unwrap_or(0), before, kept, passed };
+        let under_way = under_way.unwrap_or(0);
+        let mut desk = Desk { writing, turn, no, row, ticks, under_way, is_new_minute, before, kept, passed };
         desk.row.limiter.pass(limits, ticks, turn.now);
         Ok(desk)
     }
@@ -318,6 +329,19 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
         self.writing.settle(&lanes)?;
         self.writing.totals.unresolved += given_up as u64;
         Ok(given_up)
+    }
+
+    /// Whatever is due later than anything is put off was put off by a clock that was wrong, on this machine or another's:
+    /// it must not wait for years. Once a minute, as it costs a statement.
+    fn mend_dues(&mut self) -> Result<(), StoreError> {
+        if self.is_new_minute {
+            let now = self.turn.now;
+            let by_then = UtcMs(now.0.saturating_add(MOST_PUT_OFF_MS));
+            for class in Class::ALL {
+                self.writing.execute(sql::MEND_DUES, (self.no, class, now, by_then))?;
+            }
+        }
+        Ok(())
     }
 
     /// Those behind a dead one have waited for as long as the policy says. Whether there may be more.

@@ -19,6 +19,7 @@ mod delivery;
 mod destinations;
 mod differences;
 mod directions;
+mod exports;
 mod fleet;
 mod intake;
 mod leases;
@@ -47,6 +48,7 @@ use self::writing::Writing;
 use super::archive::{Archive, Archived, Candidate, Cut, NewSegment, Range, Segment, Told};
 use super::capture::{ApiKeyId, ApiKeyState, Capture, NewApiKey, NoApiKey, Source, TakenIn, ToCapture};
 use super::commands::{CommandEnd, CommandRow, TroubleKind, TroubleRow};
+use super::exports::{Exports, Portion, TapLine};
 use super::people::{Difference, DifferenceFilter, People};
 use super::rereading::{Portion, Reread, Rereading};
 use super::{
@@ -382,6 +384,16 @@ impl<D: Database> People for SqlStore<D> {
 
     fn differences(&mut self, filter: &DifferenceFilter) -> Result<Vec<Difference>, StoreError> {
         self.read(|snapshot| differences::differences(snapshot, filter))
+    }
+}
+
+impl<D: Database> Exports for SqlStore<D> {
+    fn taps_by_time(&mut self, portion: &Portion) -> Result<Vec<TapLine>, StoreError> {
+        self.read(|snapshot| exports::taps_by_time(snapshot, portion))
+    }
+
+    fn taps_without_time(&mut self) -> Result<u64, StoreError> {
+        self.read(exports::taps_without_time)
     }
 }
 

@@ -302,6 +302,11 @@ pub const CLAIMABLE: &str = concat!(
     " UNION ALL ",
     claimable!("replay")
 );
+pub const MEND_DUES: &str = concat!(
+    "UPDATE deliveries SET due_ms = ?3 WHERE destination_no = ?1 AND class = ?2 AND ",
+    due!(),
+    " AND due_ms > ?4"
+);
 pub const FIRST_DUE: &str = concat!(
     first_due!("live"),
     " UNION ALL ",
@@ -635,6 +640,26 @@ pub const MOVE_ANCHORS: &str = "UPDATE anchors SET boot_no = ?2 WHERE boot_no = 
 pub const DESTINATIONS_OF_LATE: &str =
     "SELECT no, make_next, make_through, make_from_ms, added_after FROM destinations ORDER BY no";
 
+// Taps by their time, for lists.
+
+/// Of no site in particular where `?4` is null.
+pub const TAPS_BY_TIME: &str = "SELECT t.position, t.occurred_ms, t.uncertainty_ms, t.estimated, t.reader, t.token, \
+     t.direction, t.verdict, e.seq, e.received_ms, o.id, c.id, s.id, s.zone FROM taps t INDEXED BY taps_by_time \
+     JOIN events e ON e.position = t.position \
+     JOIN outboxes o ON o.no = e.outbox_no \
+     JOIN controllers c ON c.no = o.controller_no \
+     JOIN sites s ON s.id = c.site \
+     WHERE (t.occurred_ms, t.position) > (?1, ?2) AND t.occurred_ms < ?3 AND c.site = coalesce(?4, c.site) \
+     ORDER BY t.occurred_ms, t.position LIMIT ?5";
+pub const DELIVERIES_BY_TIME: &str = concat!(
+    "SELECT d.position, d.state, d.direction, ",
+    told!(),
+    " FROM taps t INDEXED BY taps_by_time JOIN deliveries d ON d.destination_no = ?5 AND d.position = t.position \
+     WHERE (t.occurred_ms, t.position) > (?1, ?2) AND (t.occurred_ms, t.position) <= (?3, ?4)"
+);
+pub const COUNT_WITHOUT_TIME: &str =
+    "SELECT count(*) FROM taps INDEXED BY taps_without_time WHERE occurred_ms IS NULL";
+
 // Who takes in.
 
 /// `fence, holder, beat`.
@@ -770,6 +795,7 @@ mod tests {
         EXPIRED,
         END_ATTEMPT.update,
         FIRST_DUE,
+        MEND_DUES,
         FIRST_IN_STATE,
         RECEIVED,
         NEWEST,
@@ -820,6 +846,8 @@ mod tests {
         REREAD_AT,
         MOVE_TAPS,
         MOVE_ANCHORS,
+        TAPS_BY_TIME,
+        DELIVERIES_BY_TIME,
     ];
 
     /// What SQLite means to do for `statement`, a line per table.

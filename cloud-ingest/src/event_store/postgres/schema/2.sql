@@ -165,3 +165,6 @@ CREATE TABLE past_badges (
     key_id BIGINT NOT NULL,
     ciphertext BYTEA NOT NULL
 );
+
+-- Taps by their time, for the list of a day: most are stored in that order, so it grows at its end.
+CREATE INDEX taps_by_time ON taps (occurred_ms, position);

@@ -109,3 +109,6 @@ CREATE TABLE past_badges (
     key_id INTEGER NOT NULL,
     ciphertext BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- Taps by their time, for the list of a day: most are stored in that order, so it grows at its end.
+CREATE INDEX taps_by_time ON taps (occurred_ms, position);

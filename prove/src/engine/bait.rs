@@ -1,0 +1,89 @@
+//! Bugs that somebody could make in the engine: each must make some day go wrong, or the referee sees too little. As with
+//! the checks that attacks meet, nothing of it is in the product: `planting.rs` writes them into a copy of the sources.
+
+use crate::planting::Plant;
+
+const BREAKER: &str = "cloud-ingest/src/delivery/breaker.rs";
+const DISPATCH: &str = "cloud-ingest/src/delivery/dispatch.rs";
+const ORDER: &str = "cloud-ingest/src/delivery/order.rs";
+const RETRY: &str = "cloud-ingest/src/delivery/retry.rs";
+const TICKS: &str = "cloud-ingest/src/delivery/ticks.rs";
+const TURN: &str = "cloud-ingest/src/event_store/sql/delivery.rs";
+const CLAIMING: &str = "cloud-ingest/src/event_store/sql/claiming.rs";
+
+/// All of them.
+pub fn all() -> Vec<Plant> {
+    let bait = |name, file, check, planted| Plant { name, file, check, planted };
+    vec![
+        bait(
+            "a process that starts finds the limiter full",
+            TURN,
+            "remembered(row.get(9)?)?.unwrap_or_else(",
+            "remembered(row.get(9)?)?.filter(|_| !PLANTED || format!(\"{passed:?}\").contains(\"believed: true\")).unwrap_or_else(",
+        ),
+        bait(
+            "being asked for patience counts as a failure",
+            TURN,
+            "Next::PatientUntil(due) => (DeliveryState::Pending, Some(*due), None, 0, None),",
+            "Next::PatientUntil(due) => (DeliveryState::Pending, Some(*due), None, u32::from(PLANTED), None),",
+        ),
+        bait(
+            "there is a second probe",
+            BREAKER,
+            "State::HalfOpen { probe: Some((_, until)), .. } if ticks < until => 0,",
+            "State::HalfOpen { probe: Some((_, until)), .. } if ticks < until && !PLANTED => 0,",
+        ),
+        bait(
+            "an attempt ends under whatever lease there is",
+            TURN,
+            "let columns = (self.no, claim.position, claim.lease, state, due, held_for, failures, blocks_until);",
+            "let lease = if !PLANTED { Some(claim.lease) } else { self.writing.one(\"SELECT lease FROM deliveries \
+             WHERE destination_no = ?1 AND position = ?2 AND lease IS NOT NULL\", (self.no, claim.position), |row| row.get::<u64>(0))? }; \
+             let columns = (self.no, claim.position, lease.unwrap_or(claim.lease), state, due, held_for, failures, blocks_until);",
+        ),
+        bait(
+            "whoever stands in line is sent",
+            ORDER,
+            "(None, true) => DeliveryState::Pending,",
+            "(None, is_head) if is_head || PLANTED => DeliveryState::Pending, (None, true) => DeliveryState::Pending,",
+        ),
+        bait(
+            "a hold is not kept",
+            CLAIMING,
+            "if desk.ticks < row.held_until {",
+            "if desk.ticks < row.held_until && !PLANTED {",
+        ),
+        bait("a pause is not kept", CLAIMING, "if row.is_paused ||", "if (row.is_paused && !PLANTED) ||"),
+        bait(
+            "leases are not extended",
+            TURN,
+            "for claim in self.turn.under_way {",
+            "for claim in self.turn.under_way.iter().filter(|_| !PLANTED) {",
+        ),
+        bait(
+            "a claim that is about to end is sent",
+            DISPATCH,
+            "let is_late = self.dispatcher.monotonic.ms() >= asked_ms + LEASE_MS - LEASE_MARGIN_MS;",
+            "let is_late = !PLANTED && self.dispatcher.monotonic.ms() >= asked_ms + LEASE_MS - LEASE_MARGIN_MS;",
+        ),
+        bait(
+            "no answer is taken for a good one",
+            RETRY,
+            "Outcome::Delivered | Outcome::Duplicate => {",
+            "Outcome::TimedOut if PLANTED => Decision { next: Next::Delivered, hold: None, sign: Sign::Answered }, \
+             Outcome::Delivered | Outcome::Duplicate => {",
+        ),
+        bait(
+            "calls count only until they end",
+            TURN,
+            "                self.row.limiter.end(1);\n                let settings",
+            "                if !PLANTED { self.row.limiter.end(1); }\n                let settings",
+        ),
+        bait(
+            "a process that starts believes its own clock",
+            TICKS,
+            "return Vouch { by, before: None, through: Ticks(0), is_fresh: false, at_ms };",
+            "return Vouch { by, before: None, through: Ticks(if PLANTED { at_ms } else { 0 }), is_fresh: PLANTED, at_ms };",
+        ),
+    ]
+}

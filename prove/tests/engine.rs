@@ -1,0 +1,27 @@
+//! Random days of the delivery engine are as the referee says.
+
+use prove::engine::world::play;
+use prove::engine::{day, prove};
+
+const SEED: u64 = 1;
+
+#[test]
+fn on_any_day_nothing_is_lost_nobody_overtakes_and_no_limit_is_passed() {
+    let days = 200;
+    let tally = prove(days, SEED, &|_| {});
+    println!("{} days: {:?}", tally.days, tally.facts);
+    let told = |(n, what): &(u64, String)| format!("{what}\n  ./dev prove --day {n} --seed {SEED}");
+    let examples: Vec<String> = tally.examples.iter().map(told).collect();
+    assert_eq!(tally.broken, 0, "of {} days:\n{}", tally.days, examples.join("\n"));
+}
+
+#[test]
+fn minutes_of_being_asked_for_patience_slow_nothing_down_afterwards() {
+    play(&day::patience()).unwrap();
+}
+
+#[test]
+fn of_what_the_api_allows_19_of_20_are_used_while_there_is_backlog() {
+    let facts = play(&day::backlog()).unwrap();
+    assert_eq!(facts["requests"], 1_800);
+}
