@@ -412,6 +412,9 @@ fn in_words(delivery: &DeliveryRow) -> (&'static str, String) {
         n => format!(", {n} attempts"),
     };
     match delivery.state {
+        DeliveryState::Delivered if delivery.is_early => {
+            ("good", format!("delivered before other doors had said all{tries}"))
+        }
         DeliveryState::Delivered => ("good", format!("delivered{tries}")),
         DeliveryState::Dead => ("bad", format!("dead{tries}")),
         DeliveryState::Discarded => ("calm", "discarded".into()),
@@ -423,12 +426,13 @@ fn in_words(delivery: &DeliveryRow) -> (&'static str, String) {
         DeliveryState::Pending => ("calm", format!("pending{tries}")),
         DeliveryState::Parked => match delivery.held_for {
             Some(HeldFor::TimeUnresolved) => ("warn", "set aside: time not known".into()),
-            Some(HeldFor::Time | HeldFor::Binding | HeldFor::Person) | None => {
+            Some(HeldFor::Time | HeldFor::Binding | HeldFor::Person | HeldFor::Completeness) | None => {
                 ("calm", "behind another".into())
             }
         },
         DeliveryState::Held => match delivery.held_for {
             Some(HeldFor::Binding) => ("warn", "held: badge not known".into()),
+            Some(HeldFor::Completeness) => ("calm", "held: waits for other doors".into()),
             Some(HeldFor::Time | HeldFor::TimeUnresolved | HeldFor::Person) | None => {
                 ("warn", "held: time not known".into())
             }

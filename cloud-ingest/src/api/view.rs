@@ -85,6 +85,8 @@ struct Delivery {
     behind: Option<EventId>,
     blocks_until: Option<String>,
     class: Class,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    is_early: bool,
 }
 
 impl Event {
@@ -151,6 +153,7 @@ impl Delivery {
             behind: row.behind,
             blocks_until: row.blocks_until.filter(|until| until.0 < i64::MAX).map(time),
             class: row.class,
+            is_early: row.is_early,
         }
     }
 }

@@ -14,7 +14,6 @@ use super::{ConfigFile, Form, Output, print_json};
 use crate::api::view;
 use crate::clock::Clock;
 use crate::config::{Config, DESTINATION_NAMES, is_destination_name};
-use crate::delivery::rules;
 use crate::delivery::supervise::credentials;
 use crate::destination::open::AnyDestination;
 use crate::destination::settings::{DeliverFrom, DestinationSettings};
@@ -269,9 +268,6 @@ fn try_to_open(
     credentials_file: Option<&str>,
     config: &Config,
 ) -> anyhow::Result<AnyDestination> {
-    if let Some(why) = rules::refusal(settings) {
-        bail!("{why}");
-    }
     let credentials = match credentials_file {
         None => None,
         Some(file) => Some(credentials(Path::new(file)).map_err(anyhow::Error::msg)?),

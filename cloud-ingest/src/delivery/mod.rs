@@ -6,6 +6,7 @@
 
 pub mod breaker;
 pub mod class;
+pub mod complete;
 pub mod dispatch;
 pub mod limiter;
 pub mod order;

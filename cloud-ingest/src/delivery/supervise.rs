@@ -11,7 +11,6 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep;
 
 use super::dispatch::{self, Dispatcher, Opened};
-use super::rules;
 use crate::clock::{Clock, Monotonic};
 use crate::destination::Destination;
 use crate::destination::settings::DestinationSettings;
@@ -154,9 +153,6 @@ impl<D: Destination> Supervisor<D> {
     fn opened(&self, state: &DestinationState) -> Result<Opened<D>, String> {
         let settings: DestinationSettings =
             serde_json::from_str(&state.settings).map_err(|bad| bad.to_string())?;
-        if let Some(why) = rules::refusal(&settings) {
-            return Err(why.to_owned());
-        }
         let credentials =
             state.credentials_file.as_ref().map(|file| credentials(Path::new(file))).transpose()?;
         let destination = (self.open)(&settings, credentials.as_deref())?;

@@ -7,6 +7,7 @@ use tap_protocol::ids::{EventId, OutboxId, Seq};
 use super::bindings;
 use super::delivery::Desk;
 use super::directions::Directions;
+use super::following::Happened;
 use super::session::{Row, Value};
 use super::statements as sql;
 use super::values::{capped, time};
@@ -67,7 +68,12 @@ pub(super) fn claim(desk: &mut Desk<'_, '_, '_>) -> Result<Claims, StoreError> {
 /// How many may be claimed; if none, how long that stays so.
 fn room(desk: &mut Desk<'_, '_, '_>) -> (usize, Option<u64>) {
     let (turn, row) = (desk.turn, &mut desk.row);
-    if row.is_paused || row.version != turn.version || row.make_next <= row.make_through || turn.room == 0 {
+    if row.is_paused
+        || row.version != turn.version
+        || row.make_next <= row.make_through
+        || row.follow_next <= row.follow_through
+        || turn.room == 0
+    {
         return (0, None);
     }
     if desk.ticks < row.held_until {
@@ -262,13 +268,15 @@ pub(super) fn make_old(desk: &mut Desk<'_, '_, '_>) -> Result<bool, StoreError> 
     let limit = capped(MAX_MADE_AT_ONCE as u64);
     let old = desk.writing.all(sql::OLD_TAPS, (desk.no, next, through, limit), |row| {
         let made: Option<Position> = row.get(9)?;
-        Ok((row.get::<Position>(0)?, row.get::<[u8; 16]>(1)?, row.get::<UtcMs>(2)?, time(row, 3)?, made))
+        let (occurred, controller_no) = (time(row, 3)?, row.get::<i64>(10)?);
+        let happened = Happened::new(controller_no, occurred);
+        Ok((row.get::<Position>(0)?, row.get::<[u8; 16]>(1)?, row.get::<UtcMs>(2)?, occurred, made, happened))
     })?;
     desk.row.make_next = match old.last() {
         Some((last, ..)) if old.len() == MAX_MADE_AT_ONCE => Position(last.0 + 1),
         _ => Position(through.0 + 1),
     };
-    for (position, token, received, occurred, made) in old {
+    for (position, token, received, occurred, made, happened) in old {
         let too_early =
             occurred.is_ok_and(|occurred| desk.row.make_from.is_some_and(|from| occurred.at < from));
         if made.is_some() || too_early {
@@ -280,9 +288,13 @@ pub(super) fn make_old(desk: &mut Desk<'_, '_, '_>) -> Result<bool, StoreError> 
         let key = bindings::key(&timeline, token, occurred);
         // What came since then stands behind it.
         let first = desk.writing.first_in_lane(desk.no, &key)?;
-        let is_head = first.is_none_or(|first| first.position > position);
+        let (rank, controller_no, at) = happened.columns(desk.row.follows);
+        let is_head = first.is_none_or(|first| first.place() > (rank, position));
         let state = order::resting(held_for, is_head);
-        desk.writing.execute(sql::NEW_OLD_DELIVERY, (desk.no, position, &key, state, held_for, received))?;
+        desk.writing.execute(
+            sql::NEW_OLD_DELIVERY,
+            (desk.no, position, &key, state, held_for, received, rank, controller_no, at),
+        )?;
         desk.writing.count_new(desk.no, state);
         if let Some(Standing { position, state: DeliveryState::Pending, .. }) = first.filter(|_| is_head) {
             let back = Change { position, from: DeliveryState::Pending, to: DeliveryState::Parked };

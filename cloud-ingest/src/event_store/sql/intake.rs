@@ -15,7 +15,9 @@ use tap_protocol::tap::Tap;
 use tap_protocol::time_repair::TrueTime;
 
 use super::bindings;
+use super::completeness;
 use super::directions::{self, Directions};
+use super::following::Happened;
 use super::occurring::Occurring;
 use super::proof;
 use super::session::{execute, one};
@@ -65,7 +67,7 @@ pub fn append(
     batches: &[VerifiedBatch],
     received: UtcMs,
 ) -> Result<Vec<Appended>, StoreError> {
-    let destinations = writing.all(sql::DESTINATIONS, [], |row| row.get(0))?;
+    let destinations = writing.destinations()?;
     let occurring = Occurring::default();
     let timelines = timelines_of(writing, batches)?;
     let keys = timelines.iter().flat_map(|(token, timeline)| possible_keys(*token, timeline)).collect();
@@ -87,6 +89,7 @@ pub fn append(
     let appended = batches.iter().map(|batch| append.batch(batch)).collect::<Result<_, _>>()?;
     append.occurring.write_down(append.writing)?;
     append.review()?;
+    append.writing.settle_late()?;
     Ok(appended)
 }
 
@@ -96,6 +99,7 @@ pub fn note_hello(
     received: UtcMs,
 ) -> Result<Vec<OutboxMark>, StoreError> {
     let controller_no = controller_no(writing, &hello.controller)?;
+    let before = completeness::before(writing, controller_no)?;
     let bytes = codec::encode(VERSION_1, hello);
     writing.execute(sql::PUT_HELLO, (controller_no, bytes, received))?;
     let named = hello.outboxes.iter().map(|named| {
@@ -103,7 +107,9 @@ pub fn note_hello(
         outbox.was_spoken_of(writing, named.last_seq)?;
         Ok(outbox.mark(&hello.controller))
     });
-    named.collect()
+    let marks = named.collect::<Result<Vec<_>, StoreError>>()?;
+    completeness::heard(writing, controller_no, &before, hello, received)?;
+    Ok(marks)
 }
 
 pub fn note_gone(
@@ -336,9 +342,10 @@ impl Append<'_, '_> {
         let held_for = meaning::held_for(occurred, timeline.holder(occurred));
         let key = bindings::key(timeline, token, occurred);
         self.takes_its_turn(&key, occurred)?;
+        let happened = Happened::new(self.controller_no, occurred);
         for destination in &self.destinations {
             let lane = (*destination, key.clone());
-            self.writing.new_delivery(&lane, position, held_for, self.received)?;
+            self.writing.new_delivery(&lane, position, happened, held_for, self.received)?;
         }
         Ok(())
     }
@@ -436,7 +443,8 @@ impl Append<'_, '_> {
         match (held_for, occurred) {
             (HeldFor::TimeUnresolved, Ok(_)) => self.writing.totals.unresolved -= 1,
             (HeldFor::Time, _) => {}
-            (HeldFor::TimeUnresolved, Err(_)) | (HeldFor::Binding | HeldFor::Person, _) => {
+            (HeldFor::TimeUnresolved, Err(_))
+            | (HeldFor::Binding | HeldFor::Person | HeldFor::Completeness, _) => {
                 return Ok(Vec::new());
             }
         }
@@ -448,6 +456,8 @@ impl Append<'_, '_> {
             (Ok(_), OrderKey::Token(_)) => Some(HeldFor::Binding),
             (Ok(_), OrderKey::Person(_)) => None,
         };
+        self.writing.happened(destination, position, occurred)?;
+        let next = self.writing.follows(destination).waits(next);
         self.writing.execute(sql::HOLD, (destination, position, next))?;
         Ok(vec![(destination, before), (destination, key.clone())])
     }

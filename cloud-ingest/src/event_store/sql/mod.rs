@@ -14,11 +14,13 @@ mod bindings;
 mod capture;
 mod claiming;
 mod commands;
+mod completeness;
 mod delivery;
 mod destinations;
 mod differences;
 mod directions;
 mod fleet;
+mod following;
 mod intake;
 mod leases;
 mod occurring;
@@ -44,6 +46,7 @@ use self::session::Session;
 use self::writing::Writing;
 use super::capture::{ApiKeyId, ApiKeyState, Capture, NewApiKey, NoApiKey, Source, TakenIn, ToCapture};
 use super::commands::{CommandEnd, CommandRow, TroubleKind, TroubleRow};
+use super::completeness::{Completeness, WatermarkRow};
 use super::people::{Difference, DifferenceFilter, People};
 use super::{
     Appended, BadgeFilter, BadgeRow, Binding, Bound, Change, Commands, Controller, ControllerState,
@@ -52,6 +55,8 @@ use super::{
     Refusal, Renewal, RevokedCertificate, RosterState, Site, Snapshot, Standing, Stood, StoreError, TokenId,
     TokenState, Totals, Turn, Turned, UtcMs, Walked, Which,
 };
+use crate::delivery::complete::Door;
+use crate::delivery::ticks::Passed;
 use crate::directory::direction::{Rule, Rules};
 use crate::intake::lease::{self, Fence};
 
@@ -397,6 +402,34 @@ impl<D: Database> Commands for SqlStore<D> {
 
     fn troubles(&mut self, controller: &ControllerId) -> Result<Vec<TroubleRow>, StoreError> {
         self.read(|snapshot| commands::troubles(snapshot, controller))
+    }
+}
+
+impl<D: Database> Completeness for SqlStore<D> {
+    fn doors(&mut self, destination: &str) -> Result<Option<Vec<Door>>, StoreError> {
+        self.read(|snapshot| completeness::doors(snapshot, destination))
+    }
+
+    fn waive(&mut self, controller: &ControllerId, deed: &Deed) -> Result<usize, StoreError> {
+        self.write(|writing| completeness::waive(writing, controller, deed))
+    }
+
+    fn watermarks(&mut self) -> Result<Vec<WatermarkRow>, StoreError> {
+        self.read(completeness::watermarks)
+    }
+
+    fn put_watermark(&mut self, row: &WatermarkRow, calls: u32) -> Result<(), StoreError> {
+        self.write(|writing| completeness::put_watermark(writing, row, calls))
+    }
+
+    fn begin_watermark(
+        &mut self,
+        turn: &Turn<'_>,
+        name: &str,
+        calls: u32,
+        next: UtcMs,
+    ) -> Result<Option<Passed>, StoreError> {
+        self.write(|writing| completeness::begin_watermark(writing, turn, name, calls, next))
     }
 }
 
