@@ -6,10 +6,11 @@ use tap_protocol::hello::ReaderState;
 use tap_protocol::ids::ControllerId;
 
 use super::html::{Html, put};
+use crate::api::view;
 use crate::destination::fields::local_time;
 use crate::event_store::{
     ControllerState, DeliveryRow, DeliveryState, DestinationState, EventDetail, EventRow, HeldFor, Hindrance,
-    Site, TapRow, Totals, UtcMs,
+    Site, TapRow, Totals, UtcMs, WatermarkRow,
 };
 use crate::read_model::explain::{self, Stage};
 use crate::read_model::lag::{self, Cause};
@@ -25,6 +26,8 @@ pub struct Snapshot {
     pub ledger: Ledger,
     /// The destinations with their holds.
     pub destinations: Vec<DestinationState>,
+    /// How far they were told that taps are complete.
+    pub watermarks: Vec<WatermarkRow>,
     /// For their time zones.
     pub sites: Vec<Site>,
     /// All controllers.
@@ -183,6 +186,15 @@ fn health(page: &mut Html, snapshot: &Snapshot) {
             destination.destination,
             hindrance.what,
             hindrance.why
+        );
+    }
+    for row in snapshot.watermarks.iter().filter(|row| row.trouble.is_some() || row.is_behind(snapshot.now)) {
+        lines += 1;
+        put!(
+            page,
+            "<p class=\"banner warn\"><b>{} is behind</b> {}</p>",
+            row.destination,
+            view::Watermark::of(row, snapshot.now).sentence()
         );
     }
     let dead = snapshot.ledger.in_state(DeliveryState::Dead);
@@ -538,6 +550,12 @@ mod tests {
                 held_why: Some(evil.into()),
                 ..crate::fixture::destination_state("legacy")
             }],
+            watermarks: vec![WatermarkRow {
+                held_back_by: Some("door-1".parse().unwrap()),
+                held_back_why: Some("holds it".into()),
+                trouble: Some(evil.into()),
+                ..WatermarkRow::new("frappe", evil)
+            }],
             sites: vec![],
             controllers: vec![ControllerState {
                 controller: Controller {
@@ -557,6 +575,7 @@ mod tests {
         assert_eq!(page.matches("<script").count(), 1, "only the page's own");
         assert!(page.contains("&lt;script&gt;&quot;&amp;&#39;"));
         assert!(page.contains("held for 10 s") && page.contains("legacy is held"));
+        assert!(page.contains("frappe is behind") && page.contains("door-1 holds it"));
         assert!(page.contains("never seen"));
         assert!(page.contains("Time in dispute: 3") && page.contains("Set aside without time: 2"));
     }

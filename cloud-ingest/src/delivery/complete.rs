@@ -165,7 +165,7 @@ impl Door {
 /// Through when each controller's site is complete but for that controller itself: what is stored of it is in order by
 /// itself. `None` where another one has never said how far it is complete; the end of time where there is no other.
 pub fn others_through(doors: &[Door], controller: &ControllerId) -> Option<UtcMs> {
-    let Some(own) = doors.iter().find(|door| door.controller == *controller) else { return None };
+    let own = doors.iter().find(|door| door.controller == *controller)?;
     let others = doors.iter().filter(|door| door.site == own.site && door.controller != *controller);
     let through =
         others.filter(|door| !door.is_source && (door.standing == Standing::Active || door.is_missed));

@@ -10,9 +10,11 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep;
 
+use super::advance::{self, Advancer};
 use super::dispatch::{self, Dispatcher, Opened};
 use crate::clock::{Clock, Monotonic};
 use crate::destination::Destination;
+use crate::destination::frappe_hr::Advances;
 use crate::destination::settings::DestinationSettings;
 use crate::event_store::DestinationState;
 use crate::event_store::handle::StoreHandle;
@@ -59,7 +61,7 @@ struct Running<D> {
 }
 
 /// Runs until told to stop, and until all dispatchers have stopped. Ends by itself only if one of them does.
-pub async fn run<D: Destination>(supervisor: Supervisor<D>, mut stop: Stop) {
+pub async fn run<D: Destination + Advances>(supervisor: Supervisor<D>, mut stop: Stop) {
     let mut known = BTreeMap::new();
     let mut dispatchers = JoinSet::new();
     let mut said = false;
@@ -116,7 +118,7 @@ fn tell_end(ended: Result<(), JoinError>) {
     }
 }
 
-impl<D: Destination> Supervisor<D> {
+impl<D: Destination + Advances> Supervisor<D> {
     fn look_at(
         &self,
         state: &DestinationState,
@@ -172,6 +174,15 @@ impl<D: Destination> Supervisor<D> {
             return running;
         }
         let (opened, current) = watch::channel(opened);
+        let advancer = Advancer {
+            name: name.to_owned(),
+            opened: current.clone(),
+            reader: self.reader.clone(),
+            writer: self.writer.clone(),
+            clock: self.clock.clone(),
+            monotonic: self.monotonic.clone(),
+            metrics: Arc::clone(&self.metrics),
+        };
         let wake = Arc::new(Notify::new());
         let dispatcher = Dispatcher {
             name: name.to_owned(),
@@ -184,6 +195,7 @@ impl<D: Destination> Supervisor<D> {
             wake: Arc::clone(&wake),
         };
         dispatchers.spawn(dispatch::run(dispatcher, stop.clone()));
+        dispatchers.spawn(advance::run(advancer, stop.clone()));
         Running { opened, wake }
     }
 }

@@ -36,6 +36,9 @@ pub trait Completeness {
     ) -> Result<Option<Passed>, StoreError>;
 }
 
+/// What is behind by no more than this is in order: doors say hello every minute, and one is taken off for their clocks.
+pub const BEHIND_AFTER_MS: u64 = 5 * 60_000;
+
 /// How far one destination was told that taps are complete.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WatermarkRow {
@@ -81,7 +84,12 @@ impl WatermarkRow {
         }
     }
 
-    /// How far it is behind the present; since it was looked at first, if it could go nowhere.
+    /// Whether it is further behind than at a site where all is well.
+    pub fn is_behind(&self, now: UtcMs) -> bool {
+        self.lag_ms(now).is_none_or(|lag_ms| lag_ms > BEHIND_AFTER_MS)
+    }
+
+    /// How far what it could be moved to is behind the present; `None` if it could go nowhere.
     pub fn lag_ms(&self, now: UtcMs) -> Option<u64> {
         let complete = self.complete?;
         Some(u64::try_from(now.0.saturating_sub(complete.0)).unwrap_or(0))

@@ -1,12 +1,18 @@
 //! How far controllers are complete, how far a destination was told so, and order over several controllers.
 
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
 use super::world::{Door, HR, World, boundless, id, person};
 use crate::delivery::complete::{Door as Told, Holds, NOT_KNOWN};
 use crate::delivery::limiter::Limits;
 use crate::delivery::rules::Rules;
 use crate::delivery::ticks::Ticker;
 use crate::event_store::completeness::WatermarkRow;
-use crate::event_store::{Change, Deed, HeldFor, Next, Rendered, Standing, StoreError, Turn, UtcMs};
+use crate::event_store::{
+    Change, Deed, HeldFor, Next, PersonId, Rendered, Standing, StoreError, Turn, UtcMs,
+};
 use tap_protocol::hello::Hello;
 use tap_protocol::record::ClockState;
 
@@ -101,8 +107,10 @@ pub fn what_is_not_delivered_holds_its_own_door_back_until_a_person_sets_it_asid
     let happened = first.next_utc();
     world.tap(&mut first, 1);
     world.tap(&mut second, 2);
-    hello(world, &mut first);
-    hello(world, &mut second);
+    for door in [&mut first, &mut second] {
+        door.boottime_ms += 120_000;
+        hello(world, door);
+    }
     assert_eq!(door(world, "hq-door-1").untold, Some(happened));
     let claimed = world.claim();
     for one in &claimed {
@@ -221,12 +229,12 @@ pub fn taps_at_two_doors_are_sent_in_the_order_in_which_they_happened(world: &mu
     hello(world, &mut third);
     assert_eq!(world.claim(), [], "the second door has said nothing");
     let two = *world.store_all_of(&mut second).last().unwrap();
-    hello(world, &mut second);
+    for door in [&mut first, &mut second, &mut third] {
+        door.boottime_ms += 60_000;
+        hello(world, door);
+    }
     let mut sent = Vec::new();
     loop {
-        hello(world, &mut first);
-        hello(world, &mut third);
-        hello(world, &mut second);
         let claimed = world.claim();
         let [next] = claimed.as_slice() else { break };
         assert!(!world.delivery(next.claim.position).is_early);
@@ -415,4 +423,92 @@ pub fn a_watermark_is_left_alone_while_the_destination_is(world: &mut World) {
     assert!(!begin(world, limits, 2, next));
     world.store().change_destination(HR, &Change::Resume, &pause).unwrap();
     assert!(begin(world, limits, 2, next));
+}
+
+/// What happens at two doors and between them and the cloud.
+#[derive(Debug, Clone)]
+enum Step {
+    Tap { door: usize, card: u8 },
+    Store { door: usize },
+    Hello { door: usize },
+    Send { is_taken: bool },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..2usize, 1..4u8).prop_map(|(door, card)| Step::Tap { door, card }),
+        3 => (0..2usize).prop_map(|door| Step::Store { door }),
+        3 => (0..2usize).prop_map(|door| Step::Hello { door }),
+        3 => any::<bool>().prop_map(|is_taken| Step::Send { is_taken }),
+    ]
+}
+
+/// A day at two doors that are complete sooner or later. Gives for each person when the taps happened, in the order in which
+/// they were delivered.
+fn a_day(steps: &[Step]) -> (usize, BTreeMap<PersonId, Vec<UtcMs>>) {
+    let mut world = World::new(Box::new(super::InMemory::new()));
+    let retire = Deed::by_itself(world.now, "retire", "hq-door-3");
+    world.store().set_standing(&id("hq-door-3"), Standing::Retired, &retire).unwrap();
+    in_order(&mut world, 86_400);
+    world.bind(&[(1, "anna"), (2, "anna"), (3, "ben")]);
+    let mut doors = [Door::new(1), Door::new(2)];
+    let (mut passed_ms, mut taps) = (0, 0);
+    let mut delivered: BTreeMap<PersonId, Vec<UtcMs>> = BTreeMap::new();
+    let mut unsent = [0, 0];
+    let mut send = |world: &mut World, is_taken: bool| {
+        let claimed = world.claim();
+        for one in &claimed {
+            match is_taken {
+                true => {
+                    world.send(one, Next::Delivered);
+                    delivered.entry(one.tap.person.clone()).or_default().push(one.tap.occurred);
+                }
+                false => world.send(one, Next::RetryAt(world.now)),
+            }
+        }
+        !claimed.is_empty()
+    };
+    for step in steps {
+        passed_ms += 7_000;
+        match step {
+            Step::Tap { door, card } => {
+                doors[*door].boottime_ms = passed_ms;
+                doors[*door].tap(*card);
+                (taps, unsent[*door]) = (taps + 1, unsent[*door] + 1);
+            }
+            Step::Store { door } if unsent[*door] > 0 => {
+                world.store_all_of(&mut doors[*door]);
+                unsent[*door] = 0;
+            }
+            // With something on the door it has no receipts for all of it.
+            Step::Hello { door } if unsent[*door] == 0 => {
+                doors[*door].boottime_ms = passed_ms;
+                hello(&mut world, &mut doors[*door]);
+            }
+            Step::Store { .. } | Step::Hello { .. } => {}
+            Step::Send { is_taken } => drop(send(&mut world, *is_taken)),
+        }
+    }
+    for door in 0..2 {
+        if unsent[door] > 0 {
+            world.store_all_of(&mut doors[door]);
+        }
+        doors[door].boottime_ms = passed_ms + 60_000;
+        hello(&mut world, &mut doors[door]);
+    }
+    while send(&mut world, true) {}
+    (taps, delivered)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn with_all_doors_complete_everybodys_taps_are_told_in_the_order_of_time(
+        steps in prop::collection::vec(step(), 1..50),
+    ) {
+        let (taps, delivered) = a_day(&steps);
+        prop_assert_eq!(delivered.values().map(Vec::len).sum::<usize>(), taps, "none is lost");
+        prop_assert!(delivered.values().all(|times| times.is_sorted()), "{:?}", delivered);
+    }
 }
