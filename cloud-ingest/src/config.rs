@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer};
 use tap_protocol::ids::ControllerId;
 use tap_protocol::keys::PublicKey;
 
-use crate::destination::guard::Guard;
+use crate::destination::guard::{Guard, Network};
 use crate::destination::settings::{BadSettings, Breaker, DestinationSettings, Limits};
 use crate::event_store::place::Place;
 use crate::event_store::postgres::{Address, BadAddress};
@@ -56,6 +56,9 @@ pub struct Config {
     /// Door controllers.
     #[serde(rename = "controller", default)]
     pub controllers: Vec<ControllerEntry>,
+    /// What holds for all destinations.
+    #[serde(default)]
+    pub destinations: DestinationsEntry,
     /// One legacy attendance API, declared here; others are added with `cloud-ingest destinations add`.
     pub destination: Option<Destination>,
 }
@@ -280,6 +283,15 @@ pub struct ControllerEntry {
     pub record_key: PublicKey,
 }
 
+/// The `[destinations]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DestinationsEntry {
+    /// Networks that destinations may be in beside the public internet. Said here and not with a destination, so that
+    /// whoever may add one opens nothing with it.
+    pub allow_networks: Vec<Network>,
+}
+
 /// The `[destination]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -401,11 +413,15 @@ impl Config {
         })
     }
 
-    /// Where destinations may be, beside the public internet and what their settings allow: where this file says, because
-    /// whoever may write it may name any address.
+    /// Where destinations may be, beside the public internet: where this file says, because whoever may write it may name
+    /// any address.
     pub fn guard(&self) -> Guard {
+        let named = Guard::allowing(self.destinations.allow_networks.iter().copied());
         let declared = self.destination.as_ref().and_then(|declared| declared.settings().ok());
-        declared.map_or_else(Guard::default, |settings| Guard::default().named_by(&settings.url))
+        match declared {
+            Some(settings) => named.named_by(&settings.url),
+            None => named,
+        }
     }
 
     /// Reads the key files. `path` is the configuration file, for the message.
@@ -626,6 +642,21 @@ url = "http://127.0.0.1:9000/attendance"
         let without = &GOOD[..GOOD.find("[destination]").unwrap()];
         assert!(Config::parse("c.toml", without).unwrap().destination.is_none());
         assert_eq!(config.controllers().count(), 1);
+    }
+
+    #[test]
+    fn destinations_may_be_where_this_file_allows_it() {
+        let may = |more: &str, address: &str| {
+            let config = Config::parse("c.toml", &format!("{GOOD}{more}")).unwrap();
+            config.guard().check(address.parse().unwrap()).is_ok()
+        };
+        let more = "\n[destinations]\nallow_networks = [\"192.168.7.0/24\"]\n";
+        assert!(may(more, "192.168.7.9") && may(more, "127.0.0.1"), "what [destination] names stays allowed");
+        assert!(!may(more, "192.168.8.9") && !may(more, "169.254.169.254"));
+        assert!(!may("", "192.168.7.9"));
+        let wrong = format!("{GOOD}\n[destinations]\nallow_networks = [\"192.168.7.1/24\"]\n");
+        let why = Config::parse("c.toml", &wrong).unwrap_err().to_string();
+        assert!(why.contains("write 192.168.7.0/24"), "{why}");
     }
 
     #[test]

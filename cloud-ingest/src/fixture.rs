@@ -81,6 +81,8 @@ pub fn destination_state(name: &str) -> DestinationState {
         held_why: None,
         breaker: Breaker::default(),
         to_make: 0,
+        in_order_of_time: false,
+        to_order: 0,
         oldest_open_received: None,
     }
 }

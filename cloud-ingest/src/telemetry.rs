@@ -17,7 +17,7 @@ use crate::delivery::breaker;
 use crate::destination::Outcome;
 use crate::event_store::capture::Captured;
 use crate::event_store::commands::TroubleKind;
-use crate::event_store::{DeliveryState, DestinationState, Totals, UtcMs};
+use crate::event_store::{DeliveryState, DestinationState, Totals, UtcMs, WatermarkRow};
 use crate::health::{self, Health, Loop};
 use crate::intake::verify::REJECT_KINDS;
 use crate::read_model::lag::{Cause, Lag};
@@ -65,6 +65,10 @@ pub struct Metrics {
     held: Family<Label<1>, Gauge>,
     paused: Family<Label<1>, Gauge>,
     breaker_open: Family<Label<1>, Gauge>,
+    watermark_lag: Family<Label<2>, SecondsGauge>,
+    watermark_held_back: Family<Label<3>, Gauge>,
+    watermark_trouble: Family<Label<2>, Gauge>,
+    early: Family<Label<1>, Counter>,
     attempts: Family<Label<2>, Counter>,
     delivery_seconds: Family<Label<1>, Histogram, MakeHistogram>,
     end_to_end_seconds: Histogram,
@@ -134,6 +138,10 @@ impl Metrics {
             held: Family::default(),
             paused: Family::default(),
             breaker_open: Family::default(),
+            watermark_lag: Family::default(),
+            watermark_held_back: Family::default(),
+            watermark_trouble: Family::default(),
+            early: Family::default(),
             attempts: Family::default(),
             delivery_seconds: Family::new_with_constructor(seconds_histogram),
             // 10 ms … 11 days: a door may have been offline for long.
@@ -183,6 +191,15 @@ impl Metrics {
         registry.register("destination_paused", "1 while a person keeps it paused", m.paused.clone());
         let help = "1 while nothing is sent because it does not answer, or does not let us in";
         registry.register("destination_breaker_open", help, m.breaker_open.clone());
+        let help = "How far the time through which a destination was told that taps are complete is behind";
+        registry.register("watermark_lag_seconds", help, m.watermark_lag.clone());
+        let help = "1 for the controller that keeps it from going further";
+        registry.register("watermark_held_back", help, m.watermark_held_back.clone());
+        let help = "1 while it cannot be moved";
+        registry.register("watermark_trouble", help, m.watermark_trouble.clone());
+        let help =
+            "Deliveries that went before all controllers of their site were known to be complete past them";
+        registry.register("deliveries_early", help, m.early.clone());
         registry.register("attempts", "Attempts by outcome", m.attempts.clone());
         registry.register("delivery_duration_seconds", "Time of one attempt", m.delivery_seconds.clone());
         registry.register("end_to_end_seconds", "From tap to answer", m.end_to_end_seconds.clone());
@@ -245,6 +262,12 @@ impl Metrics {
             self.attempts.get_or_create(&label([("destination", destination), ("outcome", word)])).inc_by(0);
         }
         self.lost_leases.get_or_create(&label([("destination", destination)])).inc_by(0);
+        self.early.get_or_create(&label([("destination", destination)])).inc_by(0);
+    }
+
+    /// So many deliveries wait no longer for controllers that are away.
+    pub fn early(&self, destination: &str, count: usize) {
+        self.early.get_or_create(&label([("destination", destination)])).inc_by(count as u64);
     }
 
     /// So many records of a group came to this.
@@ -357,6 +380,26 @@ impl Metrics {
         self.breaker_open.get_or_create(&labels).set(is_open.into());
     }
 
+    /// How far destinations were told that taps are complete.
+    pub fn watermarks(&self, rows: &[WatermarkRow], now: UtcMs) {
+        // Who held it back before does so no more.
+        self.watermark_held_back.clear();
+        self.watermark_lag.clear();
+        for row in rows {
+            let (destination, name) = (row.destination.as_str(), row.name.as_str());
+            let labels = label([("destination", destination), ("watermark", name)]);
+            if let Some(lag_ms) = row.lag_ms(now) {
+                self.watermark_lag.get_or_create(&labels).set(lag_ms as f64 / 1000.0);
+            }
+            self.watermark_trouble.get_or_create(&labels).set(row.trouble.is_some().into());
+            if let Some(controller) = &row.held_back_by {
+                let pairs =
+                    [("destination", destination), ("watermark", name), ("controller", controller.as_str())];
+                self.watermark_held_back.get_or_create(&label(pairs)).set(1);
+            }
+        }
+    }
+
     /// All controllers' lags.
     pub fn controllers<'a>(&self, lags: impl IntoIterator<Item = (&'a ControllerId, Lag)>) {
         let mut by_cause = [0; Cause::ALL.len()];
@@ -419,6 +462,11 @@ mod tests {
         for state in DeliveryState::ALL {
             metrics.backlog("legacy", state, 0);
         }
+        let mut row = WatermarkRow { complete: Some(UtcMs(10_000)), ..WatermarkRow::new("frappe", "Day") };
+        for door in ["hq-door-1", "hq-door-2"] {
+            row.held_back_by = Some(door.parse().unwrap());
+            metrics.watermarks(std::slice::from_ref(&row), UtcMs(100_000));
+        }
         let text = metrics.render(&Health::default());
         for line in [
             r#"cloud_ingest_events_total{source="mqtt",result="stored"} 0"#,
@@ -432,6 +480,10 @@ mod tests {
             r#"cloud_ingest_destination_held{destination="legacy"} 0"#,
             r#"cloud_ingest_destination_paused{destination="legacy"} 0"#,
             r#"cloud_ingest_destination_breaker_open{destination="legacy"} 0"#,
+            r#"cloud_ingest_deliveries_early_total{destination="legacy"} 0"#,
+            r#"cloud_ingest_watermark_lag_seconds{destination="frappe",watermark="Day"} 90.0"#,
+            r#"cloud_ingest_watermark_held_back{destination="frappe",watermark="Day",controller="hq-door-2"} 1"#,
+            r#"cloud_ingest_watermark_trouble{destination="frappe",watermark="Day"} 0"#,
             r#"cloud_ingest_taps_time_disputed 0"#,
             r#"cloud_ingest_deliveries_time_unresolved 0"#,
             r#"cloud_ingest_lost_lease_total{destination="legacy"} 0"#,
@@ -443,6 +495,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");
         }
+        assert!(!text.contains("hq-door-1"), "it holds nothing back any more\n{text}");
     }
 
     #[test]

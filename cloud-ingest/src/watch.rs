@@ -10,7 +10,7 @@ use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::event_store::handle::StoreHandle;
 use crate::event_store::{
-    ControllerState, DeliveryCount, DeliveryState, DestinationState, StoreError, Totals,
+    ControllerState, DeliveryCount, DeliveryState, DestinationState, StoreError, Totals, WatermarkRow,
 };
 use crate::health::{Health, Loop};
 use crate::read_model::{lag, rewound};
@@ -41,6 +41,7 @@ struct Numbers {
     counts: Vec<DeliveryCount>,
     destinations: Vec<DestinationState>,
     controllers: Vec<ControllerState>,
+    watermarks: Vec<WatermarkRow>,
 }
 
 /// Runs until told to stop.
@@ -95,6 +96,7 @@ impl Watch {
                     counts: store.delivery_counts()?,
                     destinations: store.destinations()?,
                     controllers: store.controllers()?,
+                    watermarks: store.watermarks()?,
                 })
             })
             .await
@@ -109,6 +111,7 @@ impl Watch {
         for destination in &numbers.destinations {
             self.metrics.destination(destination, now);
         }
+        self.metrics.watermarks(&numbers.watermarks, now);
         let lags = numbers.controllers.iter().map(|state| (&state.controller.id, lag::of(state, now)));
         self.metrics.controllers(lags);
 

@@ -57,6 +57,7 @@ fn rules() -> Rules {
     Rules {
         limits: Limits { per_second: PER_SECOND, burst: BURST, per_day: None, concurrency: SLOTS },
         breaker: breaker::Settings { failures: 5, open_ms: 2_000, most_open_ms: 16_000, ramp_ms: 4_000 },
+        is_followed: true,
         ..Rules::default()
     }
 }

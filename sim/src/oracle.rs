@@ -62,6 +62,8 @@ pub struct Oracle {
     /// How many found their time after they had been set aside.
     came_back: u64,
     wakes: BTreeMap<usize, (u64, u32)>,
+    /// How far each door was complete when it was looked at last.
+    complete: BTreeMap<usize, UtcMs>,
     /// Something may have been lost since all accepted taps were last looked for.
     pub look_for_all: bool,
 }

@@ -320,6 +320,7 @@ impl World {
         let stage = &mut self.stage;
         if std::mem::take(&mut self.vault.touched) {
             stage.oracle.look_at_store(&mut self.vault.store, stage.now_ms);
+            stage.oracle.what_is_complete_is_stored(&mut self.vault.store, &self.doors);
         }
         if stage.oracle.look_for_all || steps.is_multiple_of(LOOK_FOR_ALL_EVERY) {
             stage.oracle.nothing_accepted_is_lost(&self.doors);

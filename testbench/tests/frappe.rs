@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use cloud_ingest::clock::Clock;
-use cloud_ingest::destination::frappe_hr::Pushed;
 use cloud_ingest::destination::frappe_hr::watermark::{Progress, Watermark, decide};
+use cloud_ingest::destination::frappe_hr::{Advances, Pushed};
 use cloud_ingest::destination::guard::Guard;
 use cloud_ingest::destination::open::AnyDestination;
 use cloud_ingest::destination::settings::{AfterUnknown, DestinationSettings, Kind};
@@ -37,11 +37,12 @@ async fn start(site: Site) -> FrappeSim {
 /// The real client, with these members of `frappe_hr` in its settings.
 fn client_as(sim: &FrappeSim, credentials: &str, frappe: &Value) -> AnyDestination {
     let written = json!({
-        "kind": "frappe_hr", "url": sim.url(), "timeout_ms": 400, "frappe_hr": frappe, "allow_networks": ["127.0.0.1"]
+        "kind": "frappe_hr", "url": sim.url(), "timeout_ms": 400, "frappe_hr": frappe
     });
     let settings: DestinationSettings = serde_json::from_str(&written.to_string()).unwrap();
     let clock = Clock::from_fn(|| MORNING);
-    AnyDestination::open(&settings, Some(credentials), &Guard::default(), clock).unwrap()
+    let loopback = Guard::allowing(["127.0.0.1".parse().unwrap()]);
+    AnyDestination::open(&settings, Some(credentials), &loopback, clock).unwrap()
 }
 
 fn client(sim: &FrappeSim) -> AnyDestination {

@@ -85,6 +85,7 @@ async fn snapshot(served: &Served) -> Result<Snapshot, Problem> {
                 complaints,
                 ledger: ledger(store.totals()?, store.delivery_counts()?),
                 destinations: store.destinations()?,
+                watermarks: store.watermarks()?,
                 sites: store.sites()?,
                 controllers: store.controllers()?,
                 taps: store.events(&filter)?,

@@ -6,10 +6,11 @@ use tap_protocol::hello::ReaderState;
 use tap_protocol::ids::ControllerId;
 
 use super::html::{Html, put};
+use crate::api::view;
 use crate::destination::fields::local_time;
 use crate::event_store::{
     ControllerState, DeliveryRow, DeliveryState, DestinationState, EventDetail, EventRow, HeldFor, Hindrance,
-    Site, TapRow, Totals, UtcMs,
+    Site, TapRow, Totals, UtcMs, WatermarkRow,
 };
 use crate::read_model::explain::{self, Stage};
 use crate::read_model::lag::{self, Cause};
@@ -25,6 +26,8 @@ pub struct Snapshot {
     pub ledger: Ledger,
     /// The destinations with their holds.
     pub destinations: Vec<DestinationState>,
+    /// How far they were told that taps are complete.
+    pub watermarks: Vec<WatermarkRow>,
     /// For their time zones.
     pub sites: Vec<Site>,
     /// All controllers.
@@ -184,6 +187,15 @@ fn health(page: &mut Html, snapshot: &Snapshot) {
             destination.destination,
             hindrance.what,
             hindrance.why
+        );
+    }
+    for row in snapshot.watermarks.iter().filter(|row| row.trouble.is_some() || row.is_behind(snapshot.now)) {
+        lines += 1;
+        put!(
+            page,
+            "<p class=\"banner warn\"><b>{} is behind</b> {}</p>",
+            row.destination,
+            view::Watermark::of(row, snapshot.now).sentence()
         );
     }
     let dead = snapshot.ledger.in_state(DeliveryState::Dead);
@@ -413,6 +425,9 @@ fn in_words(delivery: &DeliveryRow) -> (&'static str, String) {
         n => format!(", {n} attempts"),
     };
     match delivery.state {
+        DeliveryState::Delivered if delivery.is_early => {
+            ("good", format!("delivered before other doors had said all{tries}"))
+        }
         DeliveryState::Delivered => ("good", format!("delivered{tries}")),
         DeliveryState::Dead => ("bad", format!("dead{tries}")),
         DeliveryState::Discarded => ("calm", "discarded".into()),
@@ -424,12 +439,13 @@ fn in_words(delivery: &DeliveryRow) -> (&'static str, String) {
         DeliveryState::Pending => ("calm", format!("pending{tries}")),
         DeliveryState::Parked => match delivery.held_for {
             Some(HeldFor::TimeUnresolved) => ("warn", "set aside: time not known".into()),
-            Some(HeldFor::Time | HeldFor::Binding | HeldFor::Person) | None => {
+            Some(HeldFor::Time | HeldFor::Binding | HeldFor::Person | HeldFor::Completeness) | None => {
                 ("calm", "behind another".into())
             }
         },
         DeliveryState::Held => match delivery.held_for {
             Some(HeldFor::Binding) => ("warn", "held: badge not known".into()),
+            Some(HeldFor::Completeness) => ("calm", "held: waits for other doors".into()),
             Some(HeldFor::Time | HeldFor::TimeUnresolved | HeldFor::Person) | None => {
                 ("warn", "held: time not known".into())
             }
@@ -535,6 +551,12 @@ mod tests {
                 held_why: Some(evil.into()),
                 ..crate::fixture::destination_state("legacy")
             }],
+            watermarks: vec![WatermarkRow {
+                held_back_by: Some("door-1".parse().unwrap()),
+                held_back_why: Some("holds it".into()),
+                trouble: Some(evil.into()),
+                ..WatermarkRow::new("frappe", evil)
+            }],
             sites: vec![],
             controllers: vec![ControllerState {
                 controller: Controller {
@@ -554,6 +576,7 @@ mod tests {
         assert_eq!(page.matches("<script").count(), 1, "only the page's own");
         assert!(page.contains("&lt;script&gt;&quot;&amp;&#39;"));
         assert!(page.contains("held for 10 s") && page.contains("legacy is held"));
+        assert!(page.contains("frappe is behind") && page.contains("door-1 holds it"));
         assert!(page.contains("never seen"));
         assert!(page.contains("Time in dispute: 3") && page.contains("Set aside without time: 2"));
     }

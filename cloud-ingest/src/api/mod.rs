@@ -47,6 +47,7 @@ pub fn router(served: Served) -> Router {
         .route("/api/v1/controllers/{id}", read(controller))
         .route("/api/v1/differences", read(differences))
         .route("/api/v1/ledger", read(the_ledger))
+        .route("/api/v1/watermarks", read(watermarks))
         .merge(crate::admin::routes())
         .merge(monitored())
         .fallback(async || Problem::not_found("there is nothing under this path"))
@@ -146,6 +147,11 @@ async fn the_ledger(State(served): State<Served>) -> Result<Response, Problem> {
         .run(|store| Ok(ledger(store.totals()?, store.delivery_counts()?).with_archived(store.archived()?)))
         .await?;
     Ok(axum::Json(ledger).into_response())
+}
+
+async fn watermarks(State(served): State<Served>) -> Result<Response, Problem> {
+    let rows = served.store.run(|store| store.watermarks()).await?;
+    Ok(axum::Json(view::Watermarks::of(&rows, served.clock.now())).into_response())
 }
 
 async fn live() -> Response {

@@ -13,7 +13,7 @@ use crate::event_store::commands::{CommandRow, TroubleKind, TroubleRow, order_te
 use crate::event_store::people::{self, What};
 use crate::event_store::{
     ControllerState, DeliveryRow, DeliveryState, DestinationState, EventDetail, EventRow, HeldFor, Member,
-    Position, Standing, TapRow, Timeless, UtcMs,
+    Position, Standing, TapRow, Timeless, UtcMs, WatermarkRow,
 };
 use crate::read_model::controller::Known;
 use crate::read_model::explain::{self, Stage};
@@ -85,6 +85,8 @@ struct Delivery {
     behind: Option<EventId>,
     blocks_until: Option<String>,
     class: Class,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    is_early: bool,
 }
 
 impl Event {
@@ -151,7 +153,70 @@ impl Delivery {
             behind: row.behind,
             blocks_until: row.blocks_until.filter(|until| until.0 < i64::MAX).map(time),
             class: row.class,
+            is_early: row.is_early,
         }
+    }
+}
+
+/// How far destinations were told that taps are complete.
+#[derive(Debug, Serialize)]
+pub struct Watermarks {
+    watermarks: Vec<Watermark>,
+}
+
+impl Watermarks {
+    /// The rows in the API's words.
+    pub fn of(rows: &[WatermarkRow], now: UtcMs) -> Watermarks {
+        Watermarks { watermarks: rows.iter().map(|row| Watermark::of(row, now)).collect() }
+    }
+}
+
+/// How far one destination was told.
+#[derive(Debug, Serialize)]
+pub struct Watermark {
+    destination: String,
+    name: String,
+    stands_at: Option<String>,
+    moved_at: Option<String>,
+    complete_through: Option<String>,
+    lag_ms: Option<u64>,
+    held_back_by: Option<ControllerId>,
+    held_back_why: Option<String>,
+    trouble: Option<String>,
+    failures: u32,
+}
+
+impl Watermark {
+    /// The row in the API's words.
+    pub fn of(row: &WatermarkRow, now: UtcMs) -> Watermark {
+        Watermark {
+            destination: row.destination.clone(),
+            name: row.name.clone(),
+            stands_at: row.stands_at.clone(),
+            moved_at: row.moved.map(time),
+            complete_through: row.complete.map(time),
+            lag_ms: row.lag_ms(now),
+            held_back_by: row.held_back_by.clone(),
+            held_back_why: row.held_back_why.clone(),
+            trouble: row.trouble.clone(),
+            failures: row.failures,
+        }
+    }
+
+    /// In a sentence.
+    pub fn sentence(&self) -> String {
+        let name = &self.name;
+        let through = self.complete_through.as_deref().unwrap_or("nothing");
+        let stands = self.stands_at.as_deref().unwrap_or("where we have not moved it yet");
+        let held = match (&self.held_back_by, &self.held_back_why) {
+            (Some(door), Some(why)) => format!("{door} {why}"),
+            (_, why) => why.clone().unwrap_or_default(),
+        };
+        let trouble =
+            self.trouble.as_ref().map(|why| format!("; it cannot be moved: {why}")).unwrap_or_default();
+        format!(
+            "{name}: Last Sync of Checkin stands at {stands}; complete through {through}: {held}{trouble}"
+        )
     }
 }
 

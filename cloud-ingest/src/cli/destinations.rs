@@ -14,12 +14,11 @@ use super::{ConfigFile, Form, Output, print_json};
 use crate::api::view;
 use crate::clock::Clock;
 use crate::config::{Config, DESTINATION_NAMES, is_destination_name};
-use crate::delivery::rules;
 use crate::delivery::supervise::credentials;
 use crate::destination::open::AnyDestination;
 use crate::destination::settings::{DeliverFrom, DestinationSettings};
 use crate::destination::{Destination, Finding};
-use crate::event_store::{Change, DestinationState, NewDestination, Since, UtcMs};
+use crate::event_store::{Change, DestinationState, NewDestination, Since, UtcMs, WatermarkRow};
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -170,6 +169,9 @@ struct Shown {
     #[serde(skip_serializing_if = "Option::is_none")]
     kept_back: Option<KeptBack>,
     oldest_open_received: Option<String>,
+    /// How far it was told that taps are complete.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    watermarks: Vec<view::Watermark>,
 }
 
 #[derive(Debug, Serialize)]
@@ -180,7 +182,9 @@ struct KeptBack {
 }
 
 impl Shown {
-    fn of(state: DestinationState, now: UtcMs) -> Shown {
+    fn of(state: DestinationState, watermarks: &[WatermarkRow], now: UtcMs) -> Shown {
+        let own = watermarks.iter().filter(|row| row.destination == state.destination);
+        let watermarks = own.map(|row| view::Watermark::of(row, now)).collect();
         let kept_back = state.hindrance(now).map(|hindrance| KeptBack {
             what: hindrance.what,
             why: hindrance.why,
@@ -193,6 +197,7 @@ impl Shown {
             version: state.version,
             credentials_file: state.credentials_file,
             oldest_open_received: state.oldest_open_received.map(view::time),
+            watermarks,
         }
     }
 
@@ -203,8 +208,9 @@ impl Shown {
 
 fn list(config: &ConfigFile, form: Form) -> anyhow::Result<()> {
     let now = Clock::system().now();
-    let shown: Vec<Shown> =
-        open(config)?.destinations()?.into_iter().map(|state| Shown::of(state, now)).collect();
+    let mut store = open(config)?;
+    let (states, watermarks) = (store.destinations()?, store.watermarks()?);
+    let shown: Vec<Shown> = states.into_iter().map(|state| Shown::of(state, &watermarks, now)).collect();
     match form {
         Form::Json => print_json(&shown),
         Form::Table => {
@@ -219,18 +225,23 @@ fn list(config: &ConfigFile, form: Form) -> anyhow::Result<()> {
                 table.add_row([one.name.as_str(), kind, mode, url, state.as_str(), oldest]);
             }
             println!("{table}");
+            shown.iter().flat_map(|one| &one.watermarks).for_each(|one| println!("{}", one.sentence()));
             Ok(())
         }
     }
 }
 
 fn show(name: &str, config: &ConfigFile, form: Form) -> anyhow::Result<()> {
-    let state = find(open(config)?.destinations()?, name)?;
-    let shown = Shown::of(state, Clock::system().now());
+    let mut store = open(config)?;
+    let state = find(store.destinations()?, name)?;
+    let shown = Shown::of(state, &store.watermarks()?, Clock::system().now());
     if form == Form::Table
         && let Some(KeptBack { what, why, .. }) = &shown.kept_back
     {
         println!("{name} is {what}: {why}\n");
+    }
+    if form == Form::Table {
+        shown.watermarks.iter().for_each(|one| println!("{}\n", one.sentence()));
     }
     print_json(&shown)
 }
@@ -269,9 +280,6 @@ fn try_to_open(
     credentials_file: Option<&str>,
     config: &Config,
 ) -> anyhow::Result<AnyDestination> {
-    if let Some(why) = rules::refusal(settings) {
-        bail!("{why}");
-    }
     let credentials = match credentials_file {
         None => None,
         Some(file) => Some(credentials(Path::new(file)).map_err(anyhow::Error::msg)?),

@@ -106,6 +106,28 @@ fn out_of_trust(args: OutOfTrust, standing: Standing, what: &str, would: &str) -
     Ok(ExitCode::SUCCESS)
 }
 
+pub fn waive(args: OutOfTrust) -> anyhow::Result<ExitCode> {
+    let OutOfTrust { id, reason, yes, config } = args;
+    let (mut store, now) = writer(&config.load()?)?;
+    let Some(member) = store.member(&id)? else { bail!("there is no controller {id}") };
+    let name = &member.controller.label;
+    if !yes {
+        println!(
+            "{id} ({name}): taps that may be left on disks that it names no more would be waited for by nobody; should they \
+             come after all, they are stored and delivered late"
+        );
+        println!("nothing was changed; say --yes to do it");
+        return Ok(ExitCode::SUCCESS);
+    }
+    match store.waive(&id, &deed(now, "waive", id.as_str(), Why(reason)))? {
+        0 => println!("{id} ({name}) has named every disk that may hold something: nothing is waived"),
+        outboxes => println!(
+            "{id} ({name}): nobody waits for the rest of {outboxes} outbox(es) any more, from its next hello on"
+        ),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 pub fn log(args: Log) -> anyhow::Result<ExitCode> {
     let deeds = open(&args.config)?.deeds(args.limit)?;
     if args.output.output == Form::Json {

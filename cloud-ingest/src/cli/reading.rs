@@ -81,6 +81,9 @@ pub enum ControllersVerb {
     Retire(fleet::OutOfTrust),
     /// It was stolen or is suspect: end its session and put new records aside
     Revoke(fleet::OutOfTrust),
+    /// Say that nobody is to wait any more for what a disk that is gone may have held: `destinations show` says which door
+    /// holds what back
+    Waive(fleet::OutOfTrust),
     /// Who decided what about controllers, tokens and keys, when and why
     Log(fleet::Log),
     /// Write a file that proves a controller's records to anybody who has the public keys
@@ -181,6 +184,7 @@ pub fn controllers(verb: ControllersVerb) -> anyhow::Result<ExitCode> {
         ControllersVerb::Rename(args) => return fleet::rename(args),
         ControllersVerb::Retire(args) => return fleet::retire(args),
         ControllersVerb::Revoke(args) => return fleet::revoke(args),
+        ControllersVerb::Waive(args) => return fleet::waive(args),
         ControllersVerb::Log(args) => return fleet::log(args),
         ControllersVerb::Proof(args) => return super::proof::proof(args),
         ControllersVerb::Commands(one) => return super::commands::list(one),

@@ -59,7 +59,7 @@ pub struct Opened<D> {
 }
 
 impl<D: Destination> Opened<D> {
-    fn rules(&self) -> Rules {
+    pub(super) fn rules(&self) -> Rules {
         Rules::of(&self.settings, self.destination.settles_after_ms())
     }
 
@@ -281,7 +281,7 @@ impl<D: Destination> Desk<D> {
     /// What people should hear of.
     fn tell(&mut self, turned: &Turned) {
         let destination = &self.dispatcher.name;
-        let Turned { expired, given_up, breaker, .. } = turned;
+        let Turned { expired, given_up, early, breaker, .. } = turned;
         if *expired > 0 {
             tracing::warn!(
                 destination,
@@ -295,6 +295,14 @@ impl<D: Destination> Desk<D> {
                 given_up,
                 "taps are set aside: a day has passed, and nothing has said when they were. They are sent if it \
                  becomes known; GET /api/v1/events?state=parked lists them"
+            );
+        }
+        if *early > 0 {
+            self.dispatcher.metrics.early(destination, *early);
+            tracing::warn!(
+                destination,
+                early,
+                "taps have waited for doors that are away for as long as was agreed, and go: earlier ones may come after them"
             );
         }
         for (event, why) in &turned.impossible {

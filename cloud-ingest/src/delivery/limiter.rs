@@ -124,6 +124,17 @@ impl Limiter {
         Room { calls: u32::try_from(calls).unwrap_or(u32::MAX), again_in_ms }
     }
 
+    /// Whether so many calls that are no deliveries may be made, one after the other.
+    pub fn has_room_aside(&self, limits: &Limits, under_way: u64, now: UtcMs, calls: u32) -> bool {
+        let room = self.room(limits, under_way, now).calls;
+        let within_a_minute = self.ended.iter().map(|count| u64::from(*count)).sum::<u64>() + under_way;
+        let by_day = limits.per_day.is_none_or(|most| self.today + u64::from(calls) <= most);
+        // Where there is never more than one token, one is enough: the second call owes its own.
+        room >= limits.burst.clamp(1, calls)
+            && within_a_minute + u64::from(calls) <= limits.per_minute()
+            && by_day
+    }
+
     /// Whether anything of what was called still counts: as long as it does, time must be kept.
     pub fn remembers(&self, limits: &Limits) -> bool {
         self.tokens < f64::from(limits.burst).max(1.0) || self.ended.iter().any(|count| *count > 0)

@@ -1,11 +1,12 @@
 //! Step 11 of 12: who is next in line. Pure: knows no store, no clock, no destination's answers.
 //!
-//! A *lane* is all open deliveries of one order key at one destination, in the order of their positions. Its head is
-//! the lowest position, and only the head is ever sent; so the taps of one person arrive in the order in which they
-//! were stored, and a failure blocks nobody but that person. A held head is not sent and blocks those behind it all
+//! A *lane* is all open deliveries of one order key at one destination, in the order of their places. Its head is the first,
+//! and only the head is ever sent; so the taps of one person arrive in the order in which they were stored, or, where a
+//! destination wants order across controllers, in which they happened; and a failure blocks nobody but that person. A held head is not sent and blocks those behind it all
 //! the same: what it waits for decides where it belongs.
 //!
-//! One thing can put a lower position into a lane that is under way: a badge that is bound late brings its taps along.
+//! Some things put an earlier place into a lane that is under way: a badge that is bound late brings its taps along, and where
+//! lanes are in the order of time, so does a door that was offline.
 //! Whatever was sent by then (`in_flight`, `unknown`) stays in front until it is done, because nobody can call it back;
 //! what was merely `pending` steps back.
 //!
@@ -16,12 +17,14 @@
 //! All stores ask here. [`settle`] is the whole rule; [`stored`], [`next_in_line`] and [`back_in_line`] are the same rule
 //! for the frequent cases, which need not read the lane.
 
-use crate::event_store::{DeliveryState, HeldFor, Position};
+use crate::event_store::{DeliveryState, HeldFor, Position, UtcMs};
 
 /// One open delivery as it stands in its lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
-    /// Its place.
+    /// Its place, if lanes are in the order of time: [`rank`]. Zero for all others, whose place is their position.
+    pub rank: i64,
+    /// Its place among those of one rank, and its name.
     pub position: Position,
     /// Where it is.
     pub state: DeliveryState,
@@ -40,10 +43,22 @@ pub struct Change {
     pub to: DeliveryState,
 }
 
+impl Standing {
+    /// Its place in its lane.
+    pub fn place(&self) -> (i64, Position) {
+        (self.rank, self.position)
+    }
+}
+
+/// The rank of a tap that happened then at the earliest, where lanes are in the order of time.
+pub fn rank(happened: UtcMs) -> i64 {
+    happened.0
+}
+
 /// Where a delivery rests that nobody is sending.
 pub fn resting(held_for: Option<HeldFor>, is_head: bool) -> DeliveryState {
     match (held_for, is_head) {
-        (Some(HeldFor::Time | HeldFor::Binding), _) => DeliveryState::Held,
+        (Some(HeldFor::Time | HeldFor::Binding | HeldFor::Completeness), _) => DeliveryState::Held,
         (Some(HeldFor::Person), _) => DeliveryState::Unknown,
         (Some(HeldFor::TimeUnresolved), _) => DeliveryState::Parked,
         (None, true) => DeliveryState::Pending,
@@ -71,10 +86,10 @@ pub fn back_in_line(first: Standing, back: Standing) -> Vec<Change> {
     [Some(steps), next].into_iter().flatten().collect()
 }
 
-/// What must change so that a whole lane, given in the order of positions, is as it should be: after a release from
+/// What must change so that a whole lane, given in the order of places, is as it should be: after a release from
 /// hold, and after two lanes became one.
 pub fn settle(lane: &[Standing]) -> Vec<Change> {
-    debug_assert!(lane.is_sorted_by(|one, next| one.position < next.position), "a lane is in order");
+    debug_assert!(lane.is_sorted_by(|one, next| one.place() < next.place()), "a lane is in order");
     debug_assert!(
         lane.iter().all(|d| {
             (d.state.is_open() || d.state == DeliveryState::Dead)
@@ -105,7 +120,7 @@ mod tests {
 
     fn at(position: u64, state: DeliveryState) -> Standing {
         let held_for = (state == Held).then_some(HeldFor::Time);
-        Standing { position: Position(position), state, held_for }
+        Standing { rank: 0, position: Position(position), state, held_for }
     }
 
     /// Settles `before` (positions 1, 2, 3 …) and checks what comes of it.
@@ -250,7 +265,7 @@ mod tests {
                     self.last += 10;
                     let held_for = held.then_some(HeldFor::Time);
                     let state = stored(held_for, self.open.is_empty());
-                    self.open.push(Standing { position: Position(self.last), state, held_for });
+                    self.open.push(Standing { rank: 0, position: Position(self.last), state, held_for });
                 }
                 Step::Send => {
                     if let Some(head) = self.open.iter_mut().find(|delivery| delivery.state == Pending) {
@@ -293,7 +308,7 @@ mod tests {
                         let held_for = held.then_some(HeldFor::Time);
                         if free {
                             let state = resting(held_for, false);
-                            self.open.insert(place, Standing { position, state, held_for });
+                            self.open.insert(place, Standing { rank: 0, position, state, held_for });
                             self.settle();
                         }
                     }

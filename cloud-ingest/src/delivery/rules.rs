@@ -4,7 +4,7 @@
 use super::breaker;
 use super::limiter::Limits;
 use super::retry::Unknown;
-use crate::destination::settings::{AfterUnknown, DestinationSettings, Mode, OnDead};
+use crate::destination::settings::{AfterUnknown, DestinationSettings, Kind, Mode, OnDead};
 
 /// How long a claim is its process's, by the store's ticks: extended while its request is under way, and short enough
 /// that what a dead process had claimed goes on soon.
@@ -17,12 +17,6 @@ pub const BEAT_MS: u64 = 2_500;
 pub const LEASE_MARGIN_MS: u64 = 2_000;
 
 const _: () = assert!(2 * BEAT_MS + LEASE_MARGIN_MS < LEASE_MS, "one beat may fail");
-
-/// What a destination's settings ask for that the engine does not do: said where they are written, not found out later.
-pub fn refusal(settings: &DestinationSettings) -> Option<&'static str> {
-    let across = settings.order_across_controllers.is_some();
-    across.then_some("order_across_controllers: order over several controllers is not kept yet; leave it out")
-}
 
 /// What the engine goes by.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +31,11 @@ pub struct Rules {
     pub on_dead: OnDead,
     /// Requests are made and written down, and not sent.
     pub shadow: bool,
+    /// Lanes are in the order in which taps happened over all controllers of a site, and a tap waits so long for those that
+    /// are behind.
+    pub across_ms: Option<u64>,
+    /// It is known of each delivery where and when its tap happened: how far the destination was told is asked.
+    pub is_followed: bool,
 }
 
 impl Rules {
@@ -59,6 +58,11 @@ impl Rules {
             unknown: Unknown { then: settings.after_unknown, settles_ms },
             on_dead: settings.on_dead,
             shadow: settings.mode == Mode::Shadow,
+            across_ms: settings.order_across_controllers.map(|across| u64::from(across.max_wait_s) * 1_000),
+            is_followed: match &settings.kind {
+                Kind::FrappeHr(frappe) => !frappe.watermarks.is_empty(),
+                Kind::HttpJson(_) => false,
+            },
         }
     }
 }
@@ -76,6 +80,8 @@ impl Default for Rules {
             unknown: Unknown { then: AfterUnknown::Repeat, settles_ms: 0 },
             on_dead: OnDead::Skip,
             shadow: false,
+            across_ms: None,
+            is_followed: false,
         }
     }
 }
@@ -86,22 +92,16 @@ mod tests {
     use crate::destination::settings::AcrossControllers;
 
     #[test]
-    fn what_is_not_done_is_refused() {
-        let settings = DestinationSettings::http_json("http://192.0.2.1/").unwrap();
-        assert_eq!(refusal(&settings), None);
-        let across = Some(AcrossControllers { max_wait_s: 60 });
-        assert!(refusal(&DestinationSettings { order_across_controllers: across, ..settings }).is_some());
-    }
-
-    #[test]
     fn rules_are_those_of_the_settings() {
         let settings = DestinationSettings {
             mode: Mode::Shadow,
+            order_across_controllers: Some(AcrossControllers { max_wait_s: 120 }),
             ..DestinationSettings::http_json("http://192.0.2.1/").unwrap()
         };
         let rules = Rules::of(&settings, 120_000);
         assert_eq!((rules.limits.per_second, rules.limits.concurrency), (10.0, 8));
         assert_eq!((rules.breaker.open_ms, rules.breaker.most_open_ms), (10_000, 300_000));
         assert_eq!((rules.unknown.settles_ms, rules.shadow), (120_000, true));
+        assert_eq!((rules.across_ms, rules.is_followed), (Some(120_000), false));
     }
 }

@@ -10,11 +10,12 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep;
 
+use super::advance::{self, Advancer};
 use super::dispatch::{self, Dispatcher, Opened};
-use super::rules;
 use crate::chance::Chance;
 use crate::clock::{Clock, Monotonic};
 use crate::destination::Destination;
+use crate::destination::frappe_hr::Advances;
 use crate::destination::settings::DestinationSettings;
 use crate::event_store::DestinationState;
 use crate::event_store::handle::StoreHandle;
@@ -63,7 +64,7 @@ struct Running<D> {
 }
 
 /// Runs until told to stop, and until all dispatchers have stopped. Ends by itself only if one of them does.
-pub async fn run<D: Destination>(supervisor: Supervisor<D>, mut stop: Stop) {
+pub async fn run<D: Destination + Advances>(supervisor: Supervisor<D>, mut stop: Stop) {
     let mut known = BTreeMap::new();
     let mut dispatchers = JoinSet::new();
     let mut said = false;
@@ -121,7 +122,7 @@ fn tell_end(ended: Result<(), JoinError>) {
     }
 }
 
-impl<D: Destination> Supervisor<D> {
+impl<D: Destination + Advances> Supervisor<D> {
     fn look_at(
         &self,
         state: &DestinationState,
@@ -158,9 +159,6 @@ impl<D: Destination> Supervisor<D> {
     fn opened(&self, state: &DestinationState) -> Result<Opened<D>, String> {
         let settings: DestinationSettings =
             serde_json::from_str(&state.settings).map_err(|bad| bad.to_string())?;
-        if let Some(why) = rules::refusal(&settings) {
-            return Err(why.to_owned());
-        }
         let credentials =
             state.credentials_file.as_ref().map(|file| credentials(Path::new(file))).transpose()?;
         let destination = (self.open)(&settings, credentials.as_deref())?;
@@ -180,6 +178,16 @@ impl<D: Destination> Supervisor<D> {
             return running;
         }
         let (opened, current) = watch::channel(opened);
+        let advancer = Advancer {
+            name: name.to_owned(),
+            opened: current.clone(),
+            reader: self.reader.clone(),
+            writer: self.writer.clone(),
+            clock: self.clock.clone(),
+            monotonic: self.monotonic.clone(),
+            metrics: Arc::clone(&self.metrics),
+            chance: self.chance.clone(),
+        };
         let wake = Arc::new(Notify::new());
         let dispatcher = Dispatcher {
             name: name.to_owned(),
@@ -193,6 +201,7 @@ impl<D: Destination> Supervisor<D> {
             wake: Arc::clone(&wake),
         };
         dispatchers.spawn(dispatch::run(dispatcher, stop.clone()));
+        dispatchers.spawn(advance::run(advancer, stop.clone()));
         Running { opened, wake }
     }
 }

@@ -4,8 +4,8 @@
 //! Whoever may add a destination makes this process send requests, with answers that are shown: without a guard that
 //! reaches what only this machine reaches (another service on loopback, a router's page, a cloud's metadata service).
 //! So only what is global unicast in the IANA special-purpose address registries (RFC 6890, RFC 8190) is an address of
-//! a destination. What is in a network of one's own is allowed by naming the network, for the whole deployment or for
-//! one destination.
+//! a destination. What is in a network of one's own is allowed by naming the network in the configuration
+//! file, which only whoever runs the machine can write.
 
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -105,7 +105,8 @@ pub struct Guard {
 /// An address that no destination may have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{address} is {what}: nothing is sent there unless `allow_networks` names its network, such as {suggestion}"
+    "{address} is {what}: nothing is sent there unless allow_networks in [destinations] of the configuration file names its \
+     network, such as {suggestion}"
 )]
 pub struct Forbidden {
     /// Which, or the name.
@@ -426,8 +427,8 @@ mod tests {
         let forbidden = Guard::default().check("::ffff:10.1.2.3".parse().unwrap()).unwrap_err();
         assert_eq!(
             forbidden.to_string(),
-            "::ffff:10.1.2.3 is private: nothing is sent there unless `allow_networks` names its network, such as \
-             10.1.2.3/32"
+            "::ffff:10.1.2.3 is private: nothing is sent there unless allow_networks in [destinations] of the configuration \
+             file names its network, such as 10.1.2.3/32"
         );
     }
 

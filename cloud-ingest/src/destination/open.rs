@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tap_protocol::ids::EventId;
 
-use super::frappe_hr::{self, FrappeHr};
+use super::frappe_hr::{self, Advances, FrappeHr};
 use super::guard::Guard;
 use super::http_json::{self, CannotStart, HttpJson};
 use super::settings::{AfterUnknown, DestinationSettings, Kind, MAX_TIMEOUT_MS};
@@ -32,7 +32,7 @@ impl AnyDestination {
         deployment: &Guard,
         clock: Clock,
     ) -> Result<AnyDestination, CannotStart> {
-        let guard = deployment.clone().and(settings.allow_networks.iter().copied());
+        let guard = deployment.clone();
         let timeout = Duration::from_millis(settings.timeout_ms);
         let (url, after_unknown) = (&settings.url, settings.after_unknown);
         match &settings.kind {
@@ -49,9 +49,10 @@ impl AnyDestination {
             }
         }
     }
+}
 
-    /// As Frappe HR, which alone has something to be told beside taps: how far they are complete.
-    pub fn as_frappe_hr(&self) -> Option<&FrappeHr> {
+impl Advances for AnyDestination {
+    fn as_frappe_hr(&self) -> Option<&FrappeHr> {
         match self {
             AnyDestination::HttpJson(_) => None,
             AnyDestination::FrappeHr(frappe) => Some(frappe),

@@ -11,7 +11,6 @@ use tap_protocol::tap::Direction;
 use url::Url;
 
 use super::fields::{self, DirectionWords, Text};
-use super::guard::Network;
 use super::rules::Rule;
 use super::settings::written::Written;
 use super::template::Template;
@@ -50,8 +49,6 @@ pub struct DestinationSettings {
     pub deliver_from: DeliverFrom,
     /// What follows a request whose answer never came.
     pub after_unknown: AfterUnknown,
-    /// Networks that it may be in, beside the public internet and those of the whole deployment.
-    pub allow_networks: Vec<Network>,
 }
 
 /// What a destination speaks.

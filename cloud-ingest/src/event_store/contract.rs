@@ -9,6 +9,7 @@ mod badges;
 mod binding;
 mod capture;
 mod commands;
+mod completeness;
 mod delivery;
 mod direction;
 mod exports;
@@ -366,6 +367,24 @@ macro_rules! contract_tests {
             commands::places_are_told_up_to_the_mark_and_for_that_outbox_alone,
             commands::contradictions_are_counted_and_the_latest_come_first,
             commands::only_the_latest_contradictions_are_kept,
+            completeness::a_door_is_complete_through_its_hello_once_all_of_it_is_receipted,
+            completeness::a_hello_is_complete_through_when_the_next_one_has_its_receipts,
+            completeness::a_hello_of_a_clock_that_nobody_vouches_for_is_told_by_its_boot,
+            completeness::what_is_not_delivered_holds_its_own_door_back_until_a_person_sets_it_aside,
+            completeness::what_is_in_doubt_or_has_no_person_or_no_time_holds_its_door_back,
+            completeness::what_was_open_before_account_was_kept_is_in_it,
+            completeness::an_outbox_that_went_with_its_disk_is_waited_for_until_it_is_waived,
+            completeness::a_door_that_is_retired_holds_back_what_it_told_of_and_is_not_stored,
+            completeness::taps_at_two_doors_are_sent_in_the_order_in_which_they_happened,
+            completeness::nobody_waits_longer_for_a_door_that_is_away_than_was_agreed,
+            completeness::what_stands_before_one_that_waited_for_long_enough_goes_with_it,
+            completeness::a_door_alone_at_its_site_waits_for_nobody,
+            completeness::an_unbound_tap_waits_for_other_doors_when_it_is_bound,
+            completeness::a_time_that_becomes_known_gives_a_tap_its_place_in_the_order_of_time,
+            completeness::what_stands_in_line_is_brought_into_another_order_when_the_settings_want_it,
+            completeness::nothing_is_claimed_while_lines_are_brought_into_order,
+            completeness::a_watermark_is_moved_by_one_at_a_time_within_the_limit,
+            completeness::a_watermark_is_left_alone_while_the_destination_is,
             capture::a_captured_tap_is_an_event_with_time_and_delivery_like_any_other,
             capture::batches_and_captured_taps_share_a_group,
             capture::the_same_under_the_same_key_is_answered_the_same_and_stored_once,

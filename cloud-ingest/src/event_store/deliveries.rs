@@ -101,6 +101,10 @@ pub struct DestinationState {
     pub breaker: Breaker,
     /// Positions of old events that are still to be looked at.
     pub to_make: u64,
+    /// Its lanes are in the order in which taps happened, over all controllers.
+    pub in_order_of_time: bool,
+    /// Positions at which what is open is still to be brought into that order, or out of it.
+    pub to_order: u64,
     /// When the oldest tap whose delivery is still open was received.
     pub oldest_open_received: Option<UtcMs>,
 }
@@ -135,6 +139,10 @@ impl DestinationState {
         }
         if self.to_make > 0 {
             let why = "deliveries of older taps are being made, which go first".to_owned();
+            return Some(Hindrance { what: "getting ready", why, until: None, needs_person: false });
+        }
+        if self.to_order > 0 {
+            let why = "what waits for it is being brought into another order".to_owned();
             return Some(Hindrance { what: "getting ready", why, until: None, needs_person: false });
         }
         None
@@ -220,6 +228,8 @@ pub struct Turned {
     pub expired: usize,
     /// Deliveries that were set aside because their time did not become known.
     pub given_up: usize,
+    /// Deliveries that wait no longer for controllers that are away.
+    pub early: usize,
     /// There is more to do at once, here or for somebody else: ask again.
     pub more: bool,
     /// If not: so long nothing can become due by itself, as far as is known.

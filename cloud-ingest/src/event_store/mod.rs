@@ -11,6 +11,7 @@ pub mod badges;
 mod boots;
 pub mod capture;
 pub mod commands;
+pub mod completeness;
 mod deliveries;
 pub mod exports;
 mod fleet;
@@ -43,6 +44,7 @@ pub use self::archive::Archive;
 pub use self::badges::{BadgeFilter, BadgeRow, Directory, Revocation, RosterState, Snapshot, Stood, Which};
 pub use self::capture::Capture;
 pub use self::commands::Commands;
+pub use self::completeness::{Completeness, WatermarkRow};
 pub use self::deliveries::{
     Change, Deliveries, DestinationState, Ended, Hindrance, MAX_MADE_AT_ONCE, NewDestination, Paused, Render,
     Rendered, Since, Turn, Turned,
@@ -58,7 +60,7 @@ use crate::event_store::people::Difference;
 use crate::intake::admit::Admission;
 
 pub use self::proof::{Proof, SignedBatch, StoredRecord, Walked};
-pub use meaning::cut;
+pub use meaning::{MAX_UNCERTAINTY_MS, cut};
 
 pub use fleet::{
     CERTIFICATES_KEPT_MS, Certificate, Deed, DeviceKeys, Enrolment, Fetched, Fleet, Issue, Member, NewToken,
@@ -96,7 +98,18 @@ pub struct PersonId(pub String);
 
 /// What a store can do. Every method that changes something is one transaction, durable when it returns.
 pub trait EventStore:
-    Archive + Capture + Commands + Deliveries + Directory + Exports + Fleet + Leases + People + Proof + Rereading
+    Archive
+    + Capture
+    + Commands
+    + Completeness
+    + Deliveries
+    + Directory
+    + Exports
+    + Fleet
+    + Leases
+    + People
+    + Proof
+    + Rereading
 {
     /// Which life of the store this is; receipts carry it.
     fn store_epoch(&mut self) -> Result<StoreEpoch, StoreError>;
@@ -330,7 +343,7 @@ impl Bound {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeliveryState {
-    /// Waits for its true time or for its badge to be bound.
+    /// Waits for its true time, for its badge to be bound or for other controllers.
     Held,
     /// Head of its order key: sent when due.
     Pending,
@@ -412,6 +425,8 @@ pub enum HeldFor {
     TimeUnresolved,
     /// It may have been processed or not, and the destination cannot tell: `unknown`, until a person says.
     Person,
+    /// Other controllers of its site may have taps of its person from before it, and the destination wants them in order.
+    Completeness,
 }
 
 impl HeldFor {
@@ -422,12 +437,19 @@ impl HeldFor {
             HeldFor::Binding => "binding",
             HeldFor::TimeUnresolved => "time_unresolved",
             HeldFor::Person => "person",
+            HeldFor::Completeness => "completeness",
         }
     }
 
     /// The one of that name.
     pub fn from_name(name: &str) -> Option<HeldFor> {
-        let all = [HeldFor::Time, HeldFor::Binding, HeldFor::TimeUnresolved, HeldFor::Person];
+        let all = [
+            HeldFor::Time,
+            HeldFor::Binding,
+            HeldFor::TimeUnresolved,
+            HeldFor::Person,
+            HeldFor::Completeness,
+        ];
         all.into_iter().find(|held_for| held_for.name() == name)
     }
 }
@@ -644,6 +666,8 @@ pub struct DeliveryRow {
     pub blocks_until: Option<UtcMs>,
     /// What kind of work it is.
     pub class: Class,
+    /// It went, or goes, before all controllers of its site were known to be complete past its tap.
+    pub is_early: bool,
 }
 
 /// One event with everything that happened to it.

@@ -189,6 +189,10 @@ fn of_delivery(
     };
     let last_said = last.filter(|a| a.finished.is_some()).map(answer);
     match (delivery.state, delivery.held_for) {
+        (DeliveryState::Delivered, _) if delivery.is_early => format!(
+            "Delivered to {to} after {tries}, before all controllers of its site had told what they have: an earlier tap of \
+             this person may come after it."
+        ),
         (DeliveryState::Delivered, _) => format!("Delivered to {to} after {tries}."),
         (DeliveryState::Unknown, Some(HeldFor::Person)) => format!(
             "Sent to {to}, but whether it was taken is not known ({}), and {to} cannot tell: a person must look there, and \
@@ -212,6 +216,10 @@ fn of_delivery(
         (DeliveryState::Held, Some(HeldFor::Binding)) => {
             "Waiting until somebody says whose badge it is (cloud-ingest badges assign).".into()
         }
+        (DeliveryState::Held, Some(HeldFor::Completeness)) => format!(
+            "Waiting until all controllers of its site have told what happened before it: {to} wants the taps of a person in \
+             order."
+        ),
         (DeliveryState::Held, _) => format!("Waiting for its true time: {}.", instead(timeless)),
         (DeliveryState::Parked, Some(HeldFor::TimeUnresolved)) => format!(
             "Set aside for {to} after 24 hours without its true time: {}. Nobody waits for it; it is sent if its time \
@@ -278,6 +286,7 @@ mod tests {
                         behind: None,
                         blocks_until: None,
                         class: Class::Live,
+                        is_early: false,
                     }],
                 }),
             },

@@ -153,7 +153,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
 "device_id":"{controller}/{reader}","watermarks":[{"shift_type":"Day","sites":["hq"],"zone":"Europe/Berlin"}]}}"#,
             r#"{"kind":"http_json","url":"http://10.1.2.3:8080","timeout_ms":9000,"limits":{"per_second":0.5},
 "on_dead":{"hold_hours":12},"order_across_controllers":{"max_wait_s":60},"routing":{"directions":["in"],
-"readers":["hq-door-12/*"]},"mode":"shadow","deliver_from":"2026-11-01T00:00:00Z","allow_networks":["10.0.0.0/8"]}"#,
+"readers":["hq-door-12/*"]},"mode":"shadow","deliver_from":"2026-11-01T00:00:00Z","allow_networks":[]}"#,
         ]),
         "badge_list" => texts(&[
             "badge,person\n04A224B1C2D380,P-1\nem4100:026F6C3A,P-2\n",

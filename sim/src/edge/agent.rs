@@ -549,13 +549,25 @@ impl Agent {
     }
 
     fn send_hello(&mut self, machine: &Machine, stage: &mut Stage, now: Now) {
+        // It speaks for a moment of which nothing is on its way to the medium any more.
+        let waiting = self.jobs.iter().filter_map(|job| match job {
+            Job::Append(pending) => Some(pending.now.boottime_ms),
+            _ => None,
+        });
+        let in_hand = match &self.in_hand {
+            InHand::Commit(group) => group.first().map(|pending| pending.now.boottime_ms),
+            InHand::Nothing | InHand::Other(_) => None,
+        };
+        let oldest_ms = waiting.chain(in_hand).min();
+        let boottime_ms = oldest_ms.map_or(now.boottime_ms, |oldest_ms| oldest_ms.saturating_sub(1));
+        let wall_ms = now.wall_ms.saturating_sub_unsigned(now.boottime_ms - boottime_ms);
         let Some(session) = &mut self.session else { return };
         let outboxes = told_in_hello(&self.views).into_iter().map(|view| view.hello(None));
         let hello = Hello {
             controller: machine.id.clone(),
             boot_id: machine.boot_id,
-            boottime_ms: now.boottime_ms,
-            wall_ms: now.wall_ms,
+            boottime_ms,
+            wall_ms,
             clock: now.clock,
             agent_version: "sim".into(),
             record_version: tap_protocol::codec::VERSION_1,
@@ -567,7 +579,7 @@ impl Agent {
         let message = stage.message(topic, hello.sign(&machine.key));
         if session.try_publish(stage, message, None) {
             stage.tally.count("hellos");
-            self.anchors.hello_sent(now.boottime_ms);
+            self.anchors.hello_sent(boottime_ms);
         }
     }
 

@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloud_ingest::event_store::sqlite::SqliteStore;
-use cloud_ingest::event_store::{Claimed, DeliveryState, EventFilter, EventRow, EventStore, HeldFor, TapRow};
+use cloud_ingest::event_store::{
+    Claimed, Completeness, DeliveryState, EventFilter, EventRow, EventStore, HeldFor, TapRow,
+};
 use tap_protocol::ids::{EventId, OutboxId, Seq};
 use tap_protocol::receipt::Receipt;
 use tap_protocol::record::{Body, Record};
@@ -12,6 +14,7 @@ use tap_protocol::time_repair::Anchor;
 
 use super::{Boot, FateState, Oracle, Stored, delivery, delivery_of, index};
 use crate::disk::{Disk, TapNo};
+use crate::dispatcher::LEGACY;
 use crate::edge::Door;
 use crate::legacy::Legacy;
 use crate::tally::Tally;
@@ -218,6 +221,30 @@ impl Oracle {
             let doubt = claimed.tap.uncertainty_ms;
             let what = format!("tap {tap} happened at {}, and {} ± {doubt} ms is told", truth.0, said.0);
             self.breaks("true_time_is_true", what);
+        }
+    }
+
+    /// What a door is said to be complete through is stored, but for what a disaster took.
+    pub fn what_is_complete_is_stored(&mut self, store: &mut SqliteStore, doors: &[Door]) {
+        for told in store.doors(LEGACY).unwrap_or_default().unwrap_or_default() {
+            let Some(complete) = told.complete else { continue };
+            let Some(no) = doors.iter().position(|door| door.machine.id == told.controller) else { continue };
+            // Of a copied disk that is not plugged in, nobody can say what is on it.
+            if doors[no].machine.twin.is_some() || self.complete.insert(no, complete) == Some(complete) {
+                continue;
+            }
+            let left = self.taps.iter().enumerate().find(|(_, fate)| {
+                fate.door == no && fate.state == FateState::Committed && !fate.stored && fate.utc < complete
+            });
+            if let Some((tap, fate)) = left {
+                let what = format!(
+                    "door {} is complete through {}, and tap {tap} of {} is not stored",
+                    no + 1,
+                    complete.0,
+                    fate.utc.0
+                );
+                self.breaks("what_is_complete_is_stored", what);
+            }
         }
     }
 

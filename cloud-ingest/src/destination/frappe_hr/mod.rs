@@ -32,7 +32,7 @@ use tap_protocol::ids::EventId;
 
 use super::guard::Guard;
 use super::http::{Answer, CannotStart, Http, retry_after_ms};
-use super::settings::{AfterUnknown, FrappeApp, FrappeHrSettings};
+use super::settings::{AfterUnknown, FrappeApp, FrappeHrSettings, ShiftTypeMark};
 use super::{Answered, CannotRender, Destination, LookedUp, Outcome, Probe, Sample};
 use crate::clock::Clock;
 use crate::event_store::{DeliverableTap, MAX_ANSWER_BYTES};
@@ -54,6 +54,12 @@ pub struct FrappeHr {
     settings: FrappeHrSettings,
     after_unknown: AfterUnknown,
     clock: Clock,
+}
+
+/// A destination that may have something to be told beside taps: how far they are complete. Only Frappe HR has.
+pub trait Advances {
+    /// As that.
+    fn as_frappe_hr(&self) -> Option<&FrappeHr>;
 }
 
 /// What a Frappe site needs, beside its settings.
@@ -86,6 +92,11 @@ impl FrappeHr {
         let authorization = format!("token {key}:{secret}");
         let http = Http::new(url, timeout, Some(&authorization), guard)?;
         Ok(FrappeHr { http, url: url.clone(), settings: settings.clone(), after_unknown, clock })
+    }
+
+    /// The shift types whose *Last Sync of Checkin* is ours to move.
+    pub fn watermarks(&self) -> &[ShiftTypeMark] {
+        &self.settings.watermarks
     }
 
     async fn call(

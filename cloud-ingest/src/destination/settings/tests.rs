@@ -54,7 +54,7 @@ fn what_is_kept_is_read_back_as_it_was() {
         "mode": "shadow",
         "deliver_from": "2026-11-01T00:00:00Z",
         "after_unknown": "ask_person",
-        "allow_networks": ["10.0.0.0/8"]
+        "allow_networks": []
     });
     let settings = read("http_json", everything).unwrap();
     let kept = serde_json::to_string(&settings).unwrap();
@@ -124,6 +124,7 @@ fn everything_has_bounds_that_say_what_to_write() {
         (json!({ "routing": { "readers": ["in"] } }), "write controller/reader"),
         (json!({ "deliver_from": "yesterday" }), "write now, beginning, or a time"),
         (json!({ "allow_networks": ["10.0.0.1/8"] }), "write 10.0.0.0/8"),
+        (json!({ "allow_networks": ["10.0.0.0/8"] }), "[destinations] allow_networks"),
     ] {
         wrong("http_json", more, says);
     }
@@ -143,6 +144,9 @@ fn everything_has_bounds_that_say_what_to_write() {
     ] {
         wrong("frappe_hr", json!({ "frappe_hr": frappe }), says);
     }
+    let seldom = json!({ "frappe_hr": { "watermarks": [{ "shift_type": "D", "zone": "UTC" }] },
+                         "limits": { "per_second": 0.01, "burst": 1 } });
+    wrong("frappe_hr", seldom, "a watermark takes two requests");
 }
 
 #[test]

@@ -41,7 +41,8 @@ pub(super) struct Written {
     deliver_from: DeliverFrom,
     #[serde(default)]
     after_unknown: Option<AfterUnknown>,
-    #[serde(default)]
+    /// Never written any more: it belongs to whoever runs the machine.
+    #[serde(default, skip_serializing)]
     allow_networks: Vec<Network>,
 }
 
@@ -105,7 +106,7 @@ impl From<DestinationSettings> for Written {
             mode: settings.mode,
             deliver_from: settings.deliver_from,
             after_unknown: Some(settings.after_unknown),
-            allow_networks: settings.allow_networks,
+            allow_networks: Vec::new(),
         }
     }
 }
@@ -118,7 +119,7 @@ impl TryFrom<Written> for DestinationSettings {
         let url = address(&written.url)?;
         match &kind {
             Kind::HttpJson(settings) => check_http_json(settings)?,
-            Kind::FrappeHr(settings) => check_frappe_hr(settings, &url)?,
+            Kind::FrappeHr(settings) => check_frappe_hr(settings, &url, &written.limits)?,
         }
         check_bounds(&written)?;
         let after_unknown = after_unknown(&kind, written.after_unknown)?;
@@ -134,7 +135,6 @@ impl TryFrom<Written> for DestinationSettings {
             mode: written.mode,
             deliver_from: written.deliver_from,
             after_unknown,
-            allow_networks: written.allow_networks,
         })
     }
 }
@@ -197,7 +197,7 @@ fn check_http_json(settings: &HttpJsonSettings) -> Result<(), BadSettings> {
     }
 }
 
-fn check_frappe_hr(settings: &FrappeHrSettings, url: &Url) -> Result<(), BadSettings> {
+fn check_frappe_hr(settings: &FrappeHrSettings, url: &Url, limits: &Limits) -> Result<(), BadSettings> {
     let is_name = |text: &str| {
         !text.is_empty()
             && text.len() <= 140
@@ -211,6 +211,12 @@ fn check_frappe_hr(settings: &FrappeHrSettings, url: &Url) -> Result<(), BadSett
             "frappe_hr.employee_field",
             "write the name of a field of Employee, such as attendance_device_id or name",
         ));
+    }
+    let per_minute = 60.0 * limits.per_second + f64::from(limits.burst);
+    if !settings.watermarks.is_empty() && per_minute < 2.0 {
+        let why =
+            "a watermark takes two requests: allow two in a minute with limits.per_second or limits.burst";
+        return Err(bad("frappe_hr.watermarks", why));
     }
     if settings.settle_s > 3_600 {
         return Err(bad("frappe_hr.settle_s", "use 0 to 3600"));
@@ -280,6 +286,13 @@ fn check_bounds(written: &Written) -> Result<(), BadSettings> {
     }
     if written.order_across_controllers.is_some_and(|across| !(1..=86_400).contains(&across.max_wait_s)) {
         return Err(bad("order_across_controllers.max_wait_s", "use 1 to 86400"));
+    }
+    if let Some(network) = written.allow_networks.first() {
+        let why = format!(
+            "which private networks destinations may be in is said by whoever runs the machine: write [destinations] \
+             allow_networks = [\"{network}\"] into the configuration file, and leave this out"
+        );
+        return Err(bad("allow_networks", why));
     }
     let is_reader = |name: &&String| {
         name.split_once('/').is_none_or(|(controller, reader)| controller.is_empty() || reader.is_empty())

@@ -73,6 +73,7 @@ enum Step {
     Change { destination: usize, pause: bool },
     AddDestination { destination: usize, old: bool },
     Hello { door: usize, last_seq: u64 },
+    Follow { place: bool, order: bool },
     Gone { door: usize },
     Quarantine,
     Restart,
@@ -122,7 +123,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => wait_ms.prop_map(|ms| Step::Wait { ms }),
         1 => (0..2usize, any::<bool>()).prop_map(|(destination, pause)| Step::Change { destination, pause }),
         1 => (0..2usize, any::<bool>()).prop_map(|(destination, old)| Step::AddDestination { destination, old }),
-        1 => (0..3usize, 0..20u64).prop_map(|(door, last_seq)| Step::Hello { door, last_seq }),
+        3 => (0..3usize, 0..20u64).prop_map(|(door, last_seq)| Step::Hello { door, last_seq }),
+        1 => any::<(bool, bool)>().prop_map(|(place, order)| Step::Follow { place, order }),
         1 => (0..3usize).prop_map(|door| Step::Gone { door }),
         1 => Just(Step::Quarantine),
         1 => Just(Step::Restart),
@@ -135,6 +137,7 @@ struct Outside {
     claims: Vec<Claimed>,
     now: UtcMs,
     ticker: Ticker,
+    rules: Rules,
 }
 
 impl Outside {
@@ -145,6 +148,7 @@ impl Outside {
             claims: Vec::new(),
             now: UtcMs(world::BOOT_UTC_MS + 3_600_000),
             ticker: Ticker::new(1),
+            rules: rules(),
         }
     }
 
@@ -238,6 +242,10 @@ impl Outside {
         match step {
             Step::Append(sent) => return sent.iter().filter_map(|one| self.batch(one)).collect(),
             Step::Wait { ms } => self.now.0 += ms,
+            Step::Follow { place, order } => {
+                self.rules.is_followed = *place;
+                self.rules.across_ms = order.then_some(30_000);
+            }
             Step::NewOutbox { door } => {
                 let door = &mut self.doors[*door];
                 *door = door.new_outbox(door.outbox.0[0] + 10);
@@ -277,11 +285,10 @@ impl Outside {
                     true => self.claims.iter().filter(ours).map(|claimed| claimed.claim.clone()).collect(),
                     false => Vec::new(),
                 };
-                let rules = rules();
                 let turned = store.turn(&Turn {
                     destination: name,
                     version: 1,
-                    rules: &rules,
+                    rules: &self.rules,
                     now,
                     vouch: &|| self.ticker.vouch(now.0.unsigned_abs()),
                     ended: &ended,
@@ -297,7 +304,7 @@ impl Outside {
                 let given = turned.as_ref().map(|turned| turned.claimed.clone()).unwrap_or_default();
                 Answer { given, passed, ..answer(turned) }
             }
-            Step::NewOutbox { .. } | Step::Wait { .. } => Answer::default(),
+            Step::NewOutbox { .. } | Step::Wait { .. } | Step::Follow { .. } => Answer::default(),
             Step::Change { destination, pause } => {
                 let change = if *pause { Change::Pause } else { Change::Resume };
                 answer(store.change_destination(
@@ -314,7 +321,12 @@ impl Outside {
             }
             Step::Hello { door, last_seq } => {
                 let door = &self.doors[*door];
-                answer(store.note_hello(&door.hello(&[(door.outbox, *last_seq)]), now))
+                // Every other one has receipts for all that it tells of.
+                let hello = match last_seq % 2 {
+                    0 => door.says(door.last_seq().0),
+                    _ => door.hello(&[(door.outbox, *last_seq)]),
+                };
+                answer(store.note_hello(&hello, now))
             }
             Step::Gone { door } => answer(store.note_gone(&self.doors[*door].controller, now)),
             Step::Quarantine => answer(store.quarantine(&DeadLetter {
@@ -387,6 +399,7 @@ fn lists(store: &mut dyn EventStore, doors: &[Door]) -> (Vec<EventRow>, Vec<Stri
         format!("{:?}", store.delivery_counts().unwrap()),
         format!("{:?}", store.destinations().unwrap()),
         format!("{:?}", store.totals().unwrap()),
+        format!("{:?}", DESTINATIONS.map(|name| store.doors(name).ok())),
         format!("{:?}", store.dead_letters(10).unwrap()),
         format!("{:?}", store.badges(&BadgeFilter { limit: 100, ..BadgeFilter::default() }).unwrap()),
         format!("{:?}", store.differences(&DifferenceFilter { before: None, limit: 100 }).unwrap()),

@@ -329,6 +329,10 @@ pub fn check(store: &mut dyn EventStore) {
     let histories: BTreeMap<Token, &Timeline> =
         badges.iter().flat_map(|row| row.seals.iter().map(|seal| (seal.token, &row.timeline))).collect();
     let differences = store.differences(&DifferenceFilter { before: None, limit: usize::MAX }).unwrap();
+    let known = store.destinations().unwrap();
+    let in_order_of_time =
+        |name: &str| known.iter().any(|one| one.destination == name && one.in_order_of_time);
+    let is_ready = |name: &str| known.iter().any(|one| one.destination == name && one.to_order == 0);
     let mut lanes: BTreeMap<(String, Option<PersonId>, Option<Token>), Vec<Standing>> = BTreeMap::new();
     let (mut disputed, mut unresolved) = (0, 0);
     for (row, tap) in events.iter().filter_map(|row| Some((row, row.tap.as_ref()?))) {
@@ -338,6 +342,15 @@ pub fn check(store: &mut dyn EventStore) {
             let token = delivery.person.is_none().then_some(tap.badge.token);
             let waits_for = match (delivery.state, delivery.held_for) {
                 (DeliveryState::Unknown, Some(HeldFor::Person)) => Some(HeldFor::Person),
+                (DeliveryState::Held, Some(HeldFor::Completeness)) => {
+                    assert!(in_order_of_time(&delivery.destination) || !is_ready(&delivery.destination));
+                    assert_eq!(
+                        waits_for(tap, delivery),
+                        None,
+                        "whoever waits for others has its time and its person"
+                    );
+                    Some(HeldFor::Completeness)
+                }
                 _ => waits_for(tap, delivery),
             };
             assert_eq!(delivery.held_for, waits_for, "{delivery:?}");
@@ -361,11 +374,19 @@ pub fn check(store: &mut dyn EventStore) {
             let lane =
                 lanes.entry((delivery.destination.clone(), delivery.person.clone(), token)).or_default();
             let (position, state, held_for) = (row.position, delivery.state, delivery.held_for);
-            lane.push(Standing { position, state, held_for });
+            // Nobody has told the time that it stands by, so it is worked out anew.
+            let rank = match tap.occurred {
+                _ if !in_order_of_time(&delivery.destination) => 0,
+                Ok(occurred) => occurred.at.0,
+                Err(Timeless::Between { not_before, .. }) => not_before.0,
+                Err(Timeless::Unknown | Timeless::Disputed) => 0,
+            };
+            lane.push(Standing { rank, position, state, held_for });
         }
     }
     assert_eq!((totals.disputed, totals.unresolved), (disputed, unresolved), "both equal a scan");
-    for (key, lane) in &lanes {
+    for (key, lane) in lanes.iter_mut().filter(|(key, _)| is_ready(&key.0)) {
+        lane.sort_by_key(Standing::place);
         assert_eq!(order::settle(lane), vec![], "{key:?} is settled: {lane:?}");
     }
 }
@@ -602,6 +623,24 @@ impl Door {
         let first_seq = self.sent as u64 + 1;
         self.sent = self.records.len();
         self.batch(first_seq, self.last_seq().0)
+    }
+
+    /// True time by now.
+    pub fn utc(&self) -> UtcMs {
+        UtcMs(self.began_utc_ms + self.boottime_ms as i64)
+    }
+
+    /// What it says of itself by a clock that is right, having receipts through there.
+    pub fn says(&self, receipted_through: u64) -> Hello {
+        let hello = self.says_unsynced(receipted_through);
+        Hello { wall_ms: self.utc().0, clock: ClockState::Synced, ..hello }
+    }
+
+    /// The same by a clock that nobody vouches for.
+    pub fn says_unsynced(&self, receipted_through: u64) -> Hello {
+        let mut hello = self.hello(&[(self.outbox, self.last_seq().0)]);
+        hello.outboxes[0].receipted_through = Seq(receipted_through);
+        hello
     }
 
     pub fn hello(&self, outboxes: &[(OutboxId, u64)]) -> Hello {

@@ -17,7 +17,7 @@ use crate::event_store::{
 };
 
 pub fn bind_badges(writing: &mut Writing<'_>, bindings: &[Binding], now: UtcMs) -> Result<Bound, StoreError> {
-    let destinations = destinations(writing)?;
+    let destinations = writing.destinations()?;
     let mut bound = Bound::default();
     let mut lanes = BTreeSet::new();
     for binding in bindings {
@@ -109,7 +109,7 @@ fn take_over(writing: &mut Writing<'_>, other: i64, no: i64) -> Result<(), Store
 }
 
 pub fn add_seals(writing: &mut Writing<'_>, seals: &[(Token, SealedBadge)]) -> Result<usize, StoreError> {
-    let destinations = destinations(writing)?;
+    let destinations = writing.destinations()?;
     let mut lanes = BTreeSet::new();
     let mut added = 0;
     for (token, seal) in seals {
@@ -253,10 +253,6 @@ fn badge_of(writing: &Writing<'_>, token: Token) -> Result<Option<i64>, StoreErr
 /// Returns whether it is new.
 fn put_seal(writing: &Writing<'_>, no: i64, seal: &SealedBadge) -> Result<bool, StoreError> {
     Ok(writing.execute(sql::PUT_SEAL, (seal.token.0, no, seal.key_id.0, &seal.ciphertext))? == 1)
-}
-
-fn destinations(writing: &Writing<'_>) -> Result<Vec<i64>, StoreError> {
-    writing.all(sql::DESTINATIONS, [], |row| row.get(0))
 }
 
 fn changed(writing: &Writing<'_>, changes: usize) -> Result<(), StoreError> {

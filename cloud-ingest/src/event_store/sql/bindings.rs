@@ -135,7 +135,8 @@ pub fn place(
                 let person = changed.after.holder(one.occurred);
                 let held_for = meaning::held_for(one.occurred, person);
                 writing.execute(sql::REKEY, (destination, one.position, &new))?;
-                writing.execute(sql::HOLD, (destination, one.position, held_for))?;
+                let waits_for = writing.follows(*destination).waits(held_for);
+                writing.execute(sql::HOLD, (destination, one.position, waits_for))?;
                 followed.released +=
                     usize::from(one.held_for == Some(HeldFor::Binding) && held_for.is_none());
                 followed.moved += usize::from(matches!(old, OrderKey::Person(_)));

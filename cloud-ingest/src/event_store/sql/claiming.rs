@@ -9,6 +9,7 @@ use tap_protocol::ids::{EventId, OutboxId, Seq};
 use super::bindings;
 use super::delivery::Desk;
 use super::directions::Directions;
+use super::following::Happened;
 use super::session::{Row, Rows};
 use super::statements as sql;
 use super::values::{capped, time};
@@ -68,7 +69,12 @@ pub(super) fn claim(desk: &mut Desk<'_, '_, '_>) -> Result<Claims, StoreError> {
 /// How many may be claimed; if none, how long that stays so.
 fn room(desk: &mut Desk<'_, '_, '_>) -> (usize, Option<u64>) {
     let (turn, row) = (desk.turn, &mut desk.row);
-    if row.is_paused || row.version != turn.version || row.make_next <= row.make_through || turn.room == 0 {
+    if row.is_paused
+        || row.version != turn.version
+        || row.make_next <= row.make_through
+        || row.follow_next <= row.follow_through
+        || turn.room == 0
+    {
         return (0, None);
     }
     if desk.ticks < row.held_until {
@@ -259,15 +265,17 @@ pub(super) fn make_old(desk: &mut Desk<'_, '_, '_>) -> Result<bool, StoreError> 
     let limit = capped(MAX_MADE_AT_ONCE as u64);
     let old = desk.writing.all(sql::OLD_TAPS, (desk.no, next, through, limit), |row| {
         let made: Option<Position> = row.get(9)?;
-        Ok((row.get::<Position>(0)?, row.get::<[u8; 16]>(1)?, row.get::<UtcMs>(2)?, time(row, 3)?, made))
+        let (occurred, controller_no) = (time(row, 3)?, row.get::<i64>(10)?);
+        let happened = Happened::new(controller_no, occurred);
+        Ok((row.get::<Position>(0)?, row.get::<[u8; 16]>(1)?, row.get::<UtcMs>(2)?, occurred, made, happened))
     })?;
     desk.row.make_next = match old.last() {
         Some((last, ..)) if old.len() == MAX_MADE_AT_ONCE => Position(last.0 + 1),
         _ => Position(through.0 + 1),
     };
-    for (position, token, received, occurred, made) in old {
+    for (position, token, received, occurred, made, happened) in old {
         if made.is_none() && !is_too_early(occurred, desk.row.make_from) {
-            let old = Old { position, token: Token(token), received, occurred };
+            let old = Old { position, token: Token(token), received, occurred, happened };
             put_old(desk.writing, desk.no, &old)?;
         }
     }
@@ -280,6 +288,7 @@ pub(super) struct Old {
     pub token: Token,
     pub received: UtcMs,
     pub occurred: Result<Occurred, Timeless>,
+    pub happened: Happened,
 }
 
 fn is_too_early(occurred: Result<Occurred, Timeless>, make_from: Option<UtcMs>) -> bool {
@@ -288,19 +297,23 @@ fn is_too_early(occurred: Result<Occurred, Timeless>, make_from: Option<UtcMs>) 
 
 /// Stores its delivery where it belongs.
 fn put_old(writing: &mut Writing<'_>, destination: i64, old: &Old) -> Result<(), StoreError> {
-    let Old { position, token, received, occurred } = *old;
+    let Old { position, token, received, occurred, happened } = *old;
     let timeline = bindings::timeline_of(writing.snapshot()?, token)?;
     let held_for = meaning::held_for(occurred, timeline.holder(occurred));
     let key = bindings::key(&timeline, token, occurred);
     // What came since then stands behind it, unless it was sent: that cannot be called back.
     let first = writing.first_in_lane(destination, &key)?;
+    let (rank, controller_no, at) = happened.columns(writing.follows(destination));
     let is_head = match first {
-        Some(first) if first.position < position => false,
+        Some(first) if first.place() < (rank, position) => false,
         Some(_) => writing.one(sql::LANE_SENT, (destination, &key), |_| Ok(()))?.is_none(),
         None => true,
     };
     let state = order::resting(held_for, is_head);
-    writing.execute(sql::NEW_OLD_DELIVERY, (destination, position, &key, state, held_for, received))?;
+    writing.execute(
+        sql::NEW_OLD_DELIVERY,
+        (destination, position, &key, state, held_for, received, rank, controller_no, at),
+    )?;
     writing.count_new(destination, state);
     if let Some(Standing { position, state: DeliveryState::Pending, .. }) = first.filter(|_| is_head) {
         let back = Change { position, from: DeliveryState::Pending, to: DeliveryState::Parked };

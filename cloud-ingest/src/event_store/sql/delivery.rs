@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::following::{self, Follows};
 use super::session::Rows;
 use super::statements as sql;
 use super::values::capped;
 use super::writing::Writing;
-use crate::delivery::breaker::Breaker;
+use crate::delivery::breaker::{self, Breaker};
 use crate::delivery::class::{Class, Shares};
 use crate::delivery::limiter::Limiter;
 use crate::delivery::order::{self, Change, Standing};
@@ -41,7 +42,8 @@ pub fn turn(writing: &mut Writing<'_>, turn: &Turn<'_>) -> Result<Turned, StoreE
     let expired = desk.expire()?;
     let given_up = desk.give_up_on_time()?;
     desk.mend_dues()?;
-    let more = desk.unblock()? | desk.make()?;
+    let more = desk.unblock()? | desk.make()? | following::follow(&mut desk)?;
+    let (early, more_complete) = following::release(&mut desk)?;
     let claims = desk.claim()?;
     let passed = desk.close()?;
     Ok(Turned {
@@ -52,7 +54,8 @@ pub fn turn(writing: &mut Writing<'_>, turn: &Turn<'_>) -> Result<Turned, StoreE
         impossible: claims.impossible,
         expired,
         given_up,
-        more: more || claims.more || given_up == MAX_GIVEN_UP_AT_ONCE,
+        early,
+        more: more || more_complete || claims.more || given_up == MAX_GIVEN_UP_AT_ONCE,
         again_in_ms: claims.again_in_ms,
         breaker: desk.row.breaker,
         version: desk.row.version,
@@ -89,10 +92,16 @@ pub(super) struct Shared {
     pub limiter: Limiter,
     pub breaker: Breaker,
     pub shares: Shares,
+    pub follows: Follows,
+    pub follow_next: Position,
+    pub follow_through: Position,
 }
 
 impl<'w, 's, 't> Desk<'w, 's, 't> {
-    fn open(writing: &'w mut Writing<'s>, turn: &'t Turn<'t>) -> Result<Desk<'w, 's, 't>, StoreError> {
+    pub(super) fn open(
+        writing: &'w mut Writing<'s>,
+        turn: &'t Turn<'t>,
+    ) -> Result<Desk<'w, 's, 't>, StoreError> {
         let mut kept = writing
             .one(sql::TICKS, [], |row| Ok(Kept { ticks: row.get(0)?, by: row.get(1)? }))?
             .ok_or_else(|| StoreError::broken("the store's row of time is gone"))?;
@@ -115,12 +124,16 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
                     limiter: remembered(row.get(9)?)?.unwrap_or_else(|| Limiter::new(limits, ticks)),
                     breaker: remembered(row.get(10)?)?.unwrap_or_default(),
                     shares: remembered(row.get(11)?)?.unwrap_or_default(),
+                    follows: Follows::from_column(row.get(12)?)?,
+                    follow_next: row.get(13)?,
+                    follow_through: row.get(14)?,
                 };
                 Ok((row.get::<i64>(0)?, shared))
             })?
             .ok_or_else(|| unknown(turn.destination))?;
         let under_way = writing.one(sql::COUNT, (no, DeliveryState::InFlight), |row| row.get(0))?;
         let before = row.clone();
+        writing.changed_follows(no, row.follows);
         let under_way = under_way.unwrap_or(0);
         let mut desk = Desk { writing, turn, no, row, ticks, under_way, is_new_minute, before, kept, passed };
         desk.row.limiter.pass(limits, ticks, turn.now);
@@ -128,21 +141,54 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
     }
 
     /// Writes down what has changed. Time is written down while it matters to somebody.
-    fn close(&mut self) -> Result<Option<Passed>, StoreError> {
+    pub(super) fn close(&mut self) -> Result<Option<Passed>, StoreError> {
         let limits = &self.turn.rules.limits;
         let waits = self.row.breaker.waits() || self.row.held_until > self.ticks;
         let matters = waits || self.under_way > 0 || self.row.limiter.remembers(limits);
         let moved = !self.turn.ended.is_empty() || self.before.breaker != self.row.breaker;
-        if !matters && !moved && self.before.make_next == self.row.make_next {
+        let followed = (self.before.follows, self.before.follow_next, self.before.follow_through)
+            != (self.row.follows, self.row.follow_next, self.row.follow_through);
+        if !matters && !moved && !followed && self.before.make_next == self.row.make_next {
             return Ok(None);
         }
         self.writing.execute(sql::PUT_TICKS, (self.kept.ticks, self.kept.by))?;
         let Shared { held_until, held_until_ms, held_why, make_next, limiter, breaker, shares, .. } =
             &self.row;
         let (limiter, breaker, shares) = (to_remember(limiter)?, to_remember(breaker)?, to_remember(shares)?);
-        let columns = (self.no, held_until, held_until_ms, held_why, make_next, limiter, breaker, shares);
+        let follows = self.row.follows.column();
+        let (next, through) = (self.row.follow_next, self.row.follow_through);
+        let columns = (
+            self.no,
+            held_until,
+            held_until_ms,
+            held_why,
+            make_next,
+            limiter,
+            breaker,
+            shares,
+            follows,
+            next,
+            through,
+        );
         self.writing.execute(sql::PUT_DESTINATION, columns)?;
         Ok(Some(self.passed))
+    }
+
+    /// Takes calls that are no delivery's, if they may be made. They count as ended at once, and once more when they have
+    /// ([`end_calls`]): should this process die, nobody else would say so.
+    pub(super) fn takes_calls_aside(&mut self, calls: u32) -> bool {
+        let (turn, row) = (self.turn, &mut self.row);
+        let is_ready = row.version == turn.version && row.make_next > row.make_through;
+        let is_open = matches!(row.breaker.state(), breaker::State::Closed { .. });
+        if row.is_paused || !is_ready || !is_open || turn.rules.shadow || self.ticks < row.held_until {
+            return false;
+        }
+        let fits = row.limiter.has_room_aside(&turn.rules.limits, self.under_way, turn.now, calls);
+        if fits {
+            row.limiter.take(calls);
+            row.limiter.end(calls);
+        }
+        fits
     }
 
     /// Writes down what has ended, and who is next because of it. Whether each still held its claim.
@@ -167,7 +213,7 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
             let answer = meaning::cut(&end.answer, MAX_ANSWER_BYTES);
             let AttemptEnd { finished, outcome, status, .. } = end;
             attempts.push((self.no, position, attempt, lease, finished, *outcome, status, answer));
-            let (state, due, held_for, failures) = self.follows(next);
+            let (state, due, held_for, failures) = self.consequence(next);
             let blocks_until = if state == DeliveryState::Dead { self.blocks_until() } else { None };
             deliveries.push((self.no, position, lease, state, due, held_for, failures, blocks_until));
         }
@@ -179,7 +225,7 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
             .collect();
         let (mut lanes, mut back, mut crowded) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
         for one in ended.iter().filter(|one| held.contains_key(&one.claim.position)) {
-            let (position, (state, ..)) = (one.claim.position, self.follows(&one.next));
+            let (position, (state, ..)) = (one.claim.position, self.consequence(&one.next));
             self.writing.count_move(self.no, DeliveryState::InFlight, state);
             self.learn(one);
             let key = held[&position].clone();
@@ -202,7 +248,7 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
     }
 
     /// The state that follows from an attempt, when it is due again, what it waits for, and how many failures more it has.
-    fn follows(&self, next: &Next) -> (DeliveryState, Option<UtcMs>, Option<HeldFor>, i64) {
+    fn consequence(&self, next: &Next) -> (DeliveryState, Option<UtcMs>, Option<HeldFor>, i64) {
         let now = self.turn.now;
         match next {
             Next::Delivered => (DeliveryState::Delivered, None, None, 0),
@@ -265,7 +311,7 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
         let state = DeliveryState::Pending;
         let changes = back.iter().flat_map(|(key, position)| match firsts.get(key) {
             Some(first) => {
-                order::back_in_line(*first, Standing { position: *position, state, held_for: None })
+                order::back_in_line(*first, Standing { rank: 0, position: *position, state, held_for: None })
             }
             None => vec![Change { position: *position, from: state, to: DeliveryState::Parked }],
         });
@@ -366,6 +412,17 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
     fn make(&mut self) -> Result<bool, StoreError> {
         super::claiming::make_old(self)
     }
+}
+
+/// Calls that are no delivery's have ended. They count from the last turn on, which was a moment ago: time is kept while any
+/// call counts.
+pub(super) fn end_calls(writing: &Writing<'_>, destination: &str, calls: u32) -> Result<(), StoreError> {
+    let limiter = writing.one(sql::LIMITER, [destination], |row| remembered::<Limiter>(row.get(0)?))?;
+    if let Some(mut limiter) = limiter.flatten() {
+        limiter.end(calls);
+        writing.execute(sql::PUT_LIMITER, (destination, to_remember(&limiter)?))?;
+    }
+    Ok(())
 }
 
 /// What a person reads if this attempt opens the breaker.

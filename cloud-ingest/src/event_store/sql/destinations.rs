@@ -1,6 +1,7 @@
 //! Step 11 of 12, as far as it is rows: destinations as objects. Knows none of their languages.
 
 use super::delivery::unknown;
+use super::following::Follows;
 use super::session::{Session, all};
 use super::statements as sql;
 use super::writing::Writing;
@@ -59,6 +60,8 @@ pub fn destinations(snapshot: &dyn Session) -> Result<Vec<DestinationState>, Sto
             held_why: row.get(9)?,
             breaker: super::delivery::remembered(row.get(10)?)?.unwrap_or_default(),
             to_make: (through.0 + 1).saturating_sub(next.0),
+            in_order_of_time: row.get::<i64>(13)? == Follows::Order.column(),
+            to_order: (row.get::<Position>(15)?.0 + 1).saturating_sub(row.get::<Position>(14)?.0),
             oldest_open_received: None,
         };
         Ok((row.get::<i64>(0)?, state))

@@ -16,7 +16,9 @@ use tap_protocol::time_repair::TrueTime;
 
 use super::bindings;
 use super::claiming::{self, Old};
+use super::completeness;
 use super::directions::{self, Directions};
+use super::following::Happened;
 use super::occurring::Occurring;
 use super::proof;
 use super::rereading;
@@ -67,7 +69,7 @@ pub fn append(
     batches: &[VerifiedBatch],
     received: UtcMs,
 ) -> Result<Vec<Appended>, StoreError> {
-    let destinations = writing.all(sql::DESTINATIONS, [], |row| row.get(0))?;
+    let destinations = writing.destinations()?;
     let occurring = Occurring::default();
     let timelines = timelines_of(writing, batches)?;
     let keys = timelines.iter().flat_map(|(token, timeline)| possible_keys(*token, timeline)).collect();
@@ -90,6 +92,7 @@ pub fn append(
     let appended = batches.iter().map(|batch| append.batch(batch)).collect::<Result<_, _>>()?;
     append.occurring.write_down(append.writing)?;
     append.review()?;
+    append.writing.settle_late()?;
     Ok(appended)
 }
 
@@ -142,6 +145,7 @@ pub fn note_hello(
     received: UtcMs,
 ) -> Result<Vec<OutboxMark>, StoreError> {
     let controller_no = controller_no(writing, &hello.controller)?;
+    let before = completeness::before(writing, controller_no)?;
     let bytes = codec::encode(VERSION_1, hello);
     writing.execute(sql::PUT_HELLO, (controller_no, bytes, received))?;
     let named = hello.outboxes.iter().map(|named| {
@@ -149,7 +153,9 @@ pub fn note_hello(
         outbox.was_spoken_of(writing, named.last_seq)?;
         Ok(outbox.mark(&hello.controller))
     });
-    named.collect()
+    let marks = named.collect::<Result<Vec<_>, StoreError>>()?;
+    completeness::heard(writing, controller_no, &before, hello, received)?;
+    Ok(marks)
 }
 
 pub fn note_gone(
@@ -397,13 +403,14 @@ impl Append<'_, '_> {
         let held_for = meaning::held_for(occurred, timeline.holder(occurred));
         let key = bindings::key(timeline, token, occurred);
         self.takes_its_turn(&key, occurred)?;
+        let happened = Happened::new(self.controller_no, occurred);
         if self.is_late {
-            let old = Old { position, token, received: self.received, occurred };
+            let old = Old { position, token, received: self.received, occurred, happened };
             return claiming::tell_of_late(self.writing, &old);
         }
         for destination in &self.destinations {
             let lane = (*destination, key.clone());
-            self.writing.new_delivery(&lane, position, held_for, self.received)?;
+            self.writing.new_delivery(&lane, position, happened, held_for, self.received)?;
         }
         Ok(())
     }
@@ -501,7 +508,8 @@ impl Append<'_, '_> {
         match (held_for, occurred) {
             (HeldFor::TimeUnresolved, Ok(_)) => self.writing.totals.unresolved -= 1,
             (HeldFor::Time, _) => {}
-            (HeldFor::TimeUnresolved, Err(_)) | (HeldFor::Binding | HeldFor::Person, _) => {
+            (HeldFor::TimeUnresolved, Err(_))
+            | (HeldFor::Binding | HeldFor::Person | HeldFor::Completeness, _) => {
                 return Ok(Vec::new());
             }
         }
@@ -513,6 +521,8 @@ impl Append<'_, '_> {
             (Ok(_), OrderKey::Token(_)) => Some(HeldFor::Binding),
             (Ok(_), OrderKey::Person(_)) => None,
         };
+        self.writing.happened(destination, position, occurred)?;
+        let next = self.writing.follows(destination).waits(next);
         self.writing.execute(sql::HOLD, (destination, position, next))?;
         Ok(vec![(destination, before), (destination, key.clone())])
     }

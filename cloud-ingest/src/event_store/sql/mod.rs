@@ -15,12 +15,14 @@ mod bindings;
 mod capture;
 mod claiming;
 mod commands;
+mod completeness;
 mod delivery;
 mod destinations;
 mod differences;
 mod directions;
 mod exports;
 mod fleet;
+mod following;
 mod intake;
 mod leases;
 mod occurring;
@@ -48,9 +50,10 @@ use self::writing::Writing;
 use super::archive::{Archive, Archived, Candidate, Cut, NewSegment, Range, Segment, Told};
 use super::capture::{ApiKeyId, ApiKeyState, Capture, NewApiKey, NoApiKey, Source, TakenIn, ToCapture};
 use super::commands::{CommandEnd, CommandRow, TroubleKind, TroubleRow};
+use super::completeness::{Completeness, WatermarkRow};
 use super::exports::{Exports, Portion, TapLine};
 use super::people::{Difference, DifferenceFilter, People};
-use super::rereading::{Portion, Reread, Rereading};
+use super::rereading::{self as read_again, Reread, Rereading};
 use super::{
     Appended, BadgeFilter, BadgeRow, Binding, Bound, Change, Commands, Controller, ControllerState,
     DeadLetter, Deed, Deliveries, DeliveryCount, DestinationState, Directory, Enrolment, EventDetail,
@@ -58,6 +61,8 @@ use super::{
     Proof, Refusal, Renewal, RevokedCertificate, RosterState, Site, Snapshot, Standing, Stood, StoreError,
     TokenId, TokenState, Totals, Turn, Turned, UtcMs, Walked, Which,
 };
+use crate::delivery::complete::Door;
+use crate::delivery::ticks::Passed;
 use crate::directory::direction::{Rule, Rules};
 use crate::intake::lease::{self, Fence};
 
@@ -487,6 +492,34 @@ impl<D: Database> Archive for SqlStore<D> {
     }
 }
 
+impl<D: Database> Completeness for SqlStore<D> {
+    fn doors(&mut self, destination: &str) -> Result<Option<Vec<Door>>, StoreError> {
+        self.read(|snapshot| completeness::doors(snapshot, destination))
+    }
+
+    fn waive(&mut self, controller: &ControllerId, deed: &Deed) -> Result<usize, StoreError> {
+        self.write(|writing| completeness::waive(writing, controller, deed))
+    }
+
+    fn watermarks(&mut self) -> Result<Vec<WatermarkRow>, StoreError> {
+        self.read(completeness::watermarks)
+    }
+
+    fn put_watermark(&mut self, row: &WatermarkRow, calls: u32) -> Result<(), StoreError> {
+        self.write(|writing| completeness::put_watermark(writing, row, calls))
+    }
+
+    fn begin_watermark(
+        &mut self,
+        turn: &Turn<'_>,
+        name: &str,
+        calls: u32,
+        next: UtcMs,
+    ) -> Result<Option<Passed>, StoreError> {
+        self.write(|writing| completeness::begin_watermark(writing, turn, name, calls, next))
+    }
+}
+
 impl<D: Database> Leases for SqlStore<D> {
     fn intake_claim(&mut self, broker: &str) -> Result<Option<lease::Claim>, StoreError> {
         self.read(|snapshot| leases::intake_claim(snapshot, broker))
@@ -533,7 +566,7 @@ impl<D: Database> Rereading for SqlStore<D> {
         self.read(rereading::state)
     }
 
-    fn read_anew(&mut self, room: usize, now: UtcMs) -> Result<Portion, StoreError> {
+    fn read_anew(&mut self, room: usize, now: UtcMs) -> Result<read_again::Portion, StoreError> {
         self.write(|writing| rereading::read_anew(writing, room, now))
     }
 }

@@ -257,7 +257,7 @@ fn boot_named(
     Ok(BootNo(writing.insert(sql::NEW_BOOT, (controller_no, id))?))
 }
 
-fn placed_anchor(row: &Row<'_>) -> Result<PlacedAnchor, StoreError> {
+pub fn placed_anchor(row: &Row<'_>) -> Result<PlacedAnchor, StoreError> {
     let latest_boottime_ms = row.get(0)?;
     let anchor = Anchor {
         witness: witness_named(&row.get::<String>(5)?)?,

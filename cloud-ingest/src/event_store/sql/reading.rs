@@ -328,12 +328,13 @@ fn deliveries(
                 behind: None,
                 blocks_until: row.get(5)?,
                 class: row.get(6)?,
+                is_early: row.get(8)?,
             };
-            Ok((key, delivery))
+            Ok((key, delivery, row.get::<i64>(7)?))
         })?;
-        let Some((key, mut delivery)) = row else { continue };
+        let Some((key, mut delivery, rank)) = row else { continue };
         if delivery.state == DeliveryState::Parked && delivery.held_for.is_none() {
-            delivery.behind = ahead(snapshot, *no, &key, position)?;
+            delivery.behind = ahead(snapshot, *no, &key, (rank, position))?;
         }
         delivery.person = match key {
             OrderKey::Person(person) => Some(person),
@@ -344,14 +345,15 @@ fn deliveries(
     Ok(deliveries)
 }
 
-/// Who stands before a parked delivery: the next lower position, or, for the lowest, the one that is being sent.
+/// Who stands before a parked delivery: the one next before it, or, for the first, the one that is being sent.
 fn ahead(
     snapshot: &dyn Session,
     no: i64,
     key: &OrderKey,
-    position: Position,
+    (rank, position): (i64, Position),
 ) -> Result<Option<EventId>, StoreError> {
-    let before: Option<Position> = one(snapshot, sql::LANE_BEFORE, (no, key, position), |row| row.get(0))?;
+    let before: Option<Position> =
+        one(snapshot, sql::LANE_BEFORE, (no, key, rank, position), |row| row.get(0))?;
     let ahead = match before {
         Some(before) => Some(before),
         None => one(snapshot, sql::LANE_SENT, (no, key), |row| row.get(0))?,

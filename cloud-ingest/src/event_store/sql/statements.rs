@@ -35,6 +35,20 @@ macro_rules! undone {
     };
 }
 
+/// The condition of `deliveries_untold`.
+macro_rules! untold {
+    () => {
+        "controller_no IS NOT NULL AND state NOT IN ('delivered', 'discarded')"
+    };
+}
+
+/// The condition of `deliveries_incomplete` and `deliveries_incomplete_since`.
+macro_rules! incomplete {
+    () => {
+        "held_for = 'completeness'"
+    };
+}
+
 /// All that a list of events needs of one event, for `event_row`.
 macro_rules! event_columns {
     () => {
@@ -183,8 +197,9 @@ pub const ADD_TO_COUNT: Changes = Changes {
 };
 pub const COUNT: &str = "SELECT count FROM delivery_counts WHERE destination_no = ?1 AND state = ?2";
 pub const DELIVERIES: Bulk = Bulk {
-    into: "INSERT INTO deliveries (destination_no, position, order_key, state, held_for, due_ms, attempts)",
-    types: &["bigint", "bigint", "bytea", "text", "text", "bigint", "bigint"],
+    into: "INSERT INTO deliveries (destination_no, position, order_key, state, held_for, due_ms, attempts, rank, \
+           controller_no, happened_ms)",
+    types: &["bigint", "bigint", "bytea", "text", "text", "bigint", "bigint", "bigint", "bigint", "bigint"],
 };
 /// Whether anybody stands in a lane: its key, or no row.
 pub const OCCUPIED_LANE: &str = concat!(
@@ -193,19 +208,19 @@ pub const OCCUPIED_LANE: &str = concat!(
     " LIMIT 1"
 );
 pub const LANE_FIRST: &str = concat!(
-    "SELECT position, state, held_for, order_key FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND order_key = ?2 AND ",
+    "SELECT position, state, held_for, rank, order_key FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND order_key = ?2 AND ",
     open!(),
-    " ORDER BY position LIMIT 1"
+    " ORDER BY rank, position LIMIT 1"
 );
 pub const LANE: &str = concat!(
-    "SELECT position, state, held_for FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND order_key = ?2 AND ",
+    "SELECT position, state, held_for, rank FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND order_key = ?2 AND ",
     open!(),
-    " ORDER BY position"
+    " ORDER BY rank, position"
 );
 pub const LANE_BEFORE: &str = concat!(
-    "SELECT position FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND order_key = ?2 AND position < ?3 AND ",
+    "SELECT position FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND order_key = ?2 AND (rank, position) < (?3, ?4) AND ",
     open!(),
-    " ORDER BY position DESC LIMIT 1"
+    " ORDER BY rank DESC, position DESC LIMIT 1"
 );
 pub const LANE_SENT: &str = concat!(
     "SELECT position FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND order_key = ?2 AND ",
@@ -252,13 +267,16 @@ pub const RESUME: &str = "UPDATE destinations SET paused_ms = NULL, paused_by = 
 /// A backup does not know what was called since it was made: nobody is called for so long as a call counts.
 pub const HOLD_ALL: &str = "UPDATE destinations SET held_until = (SELECT ticks FROM ticks) + ?1, held_until_ms = ?2, \
      held_why = ?3";
-pub const DESTINATIONS: &str = "SELECT no, name FROM destinations ORDER BY no";
+pub const DESTINATIONS: &str = "SELECT no, name, follows FROM destinations ORDER BY no";
 pub const DESTINATION_STATES: &str = "SELECT no, name, settings, version, credentials_file, paused_ms, paused_by, \
-     paused_why, held_until_ms, held_why, breaker, make_next, make_through FROM destinations ORDER BY no";
+     paused_why, held_until_ms, held_why, breaker, make_next, make_through, follows, \
+     follow_next, follow_through FROM destinations ORDER BY no";
 pub const DESTINATION: &str = "SELECT no, version, paused_ms IS NOT NULL, held_until, held_until_ms, held_why, make_next, \
-     make_through, make_from_ms, limiter, breaker, shares FROM destinations WHERE name = ?1";
+     make_through, make_from_ms, limiter, breaker, shares, follows, follow_next, follow_through FROM destinations \
+     WHERE name = ?1";
 pub const PUT_DESTINATION: &str = "UPDATE destinations SET held_until = ?2, held_until_ms = ?3, held_why = ?4, \
-     make_next = ?5, limiter = ?6, breaker = ?7, shares = ?8 WHERE no = ?1";
+     make_next = ?5, limiter = ?6, breaker = ?7, shares = ?8, follows = ?9, follow_next = ?10, follow_through = ?11 \
+     WHERE no = ?1";
 /// The first that are due of one class.
 macro_rules! claimable {
     ($class:literal) => {
@@ -355,12 +373,13 @@ pub const UNBLOCKED: &str = "SELECT position, order_key FROM deliveries INDEXED 
 pub const UNBLOCK: &str =
     "UPDATE deliveries SET blocks_until_ms = NULL WHERE destination_no = ?1 AND position = ?2";
 pub const OLD_TAPS: &str = "SELECT t.position, t.token, e.received_ms, t.occurred_ms, t.uncertainty_ms, t.estimated, \
-     t.timeless, t.not_before_ms, t.not_after_ms, d.position FROM taps t JOIN events e ON e.position = t.position \
+     t.timeless, t.not_before_ms, t.not_after_ms, d.position, o.controller_no FROM taps t \
+     JOIN events e ON e.position = t.position JOIN outboxes o ON o.no = e.outbox_no \
      LEFT JOIN deliveries d ON d.destination_no = ?1 AND d.position = t.position \
      WHERE t.position >= ?2 AND t.position <= ?3 ORDER BY t.position LIMIT ?4";
 pub const NEW_OLD_DELIVERY: &str = "INSERT INTO deliveries \
-     (destination_no, position, order_key, state, held_for, due_ms, attempts, class) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 'backfill')";
+     (destination_no, position, order_key, state, held_for, due_ms, attempts, class, rank, controller_no, happened_ms) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 'backfill', ?7, ?8, ?9)";
 
 // Reading.
 
@@ -385,7 +404,7 @@ pub const POSITION_OF: &str = "SELECT e.position FROM outboxes o JOIN events e O
 pub const RECORD_BYTES: &str = "SELECT e.bytes FROM controllers c \
      JOIN outboxes o ON o.controller_no = c.no AND o.id = ?2 \
      JOIN events e ON e.outbox_no = o.no AND e.seq = ?3 WHERE c.id = ?1";
-pub const DELIVERY: &str = "SELECT order_key, state, held_for, due_ms, attempts, blocks_until_ms, class FROM deliveries \
+pub const DELIVERY: &str = "SELECT order_key, state, held_for, due_ms, attempts, blocks_until_ms, class, rank, is_early FROM deliveries \
      WHERE destination_no = ?1 AND position = ?2";
 pub const BODY: &str = "SELECT body FROM deliveries WHERE destination_no = ?1 AND position = ?2";
 pub const ATTEMPTS: &str = "SELECT number, started_ms, finished_ms, outcome, status, answer FROM attempts \
@@ -561,7 +580,7 @@ pub const LANE_WITH_TAPS: &str = concat!(
     "t.timeless, t.not_before_ms, t.not_after_ms FROM deliveries d INDEXED BY deliveries_lane ",
     "JOIN taps t ON t.position = d.position WHERE d.destination_no = ?1 AND d.order_key = ?2 AND ",
     open!(),
-    " ORDER BY d.position"
+    " ORDER BY d.rank, d.position"
 );
 pub const TOLD_OF_BADGE: &str = concat!(
     "SELECT t.position, d.order_key, t.occurred_ms FROM taps t ",
@@ -755,6 +774,83 @@ pub const DROP_RANGE: [&str; 4] = [
 ];
 pub const REMOVED: &str = "UPDATE segments SET removed_through = ?2 WHERE no = ?1";
 
+// How far controllers are complete, and order across them.
+
+pub const SAID: &str = "SELECT hello, said_ms, complete_ms FROM controllers WHERE no = ?1";
+pub const PUT_COMPLETE: &str = "UPDATE controllers SET said_ms = ?2, complete_ms = ?3 WHERE no = ?1";
+pub const KNOWN_OUTBOXES: &str = "SELECT no, id, stored_through, told_seq, is_written, is_waived FROM outboxes \
+     WHERE controller_no = ?1 ORDER BY no";
+pub const PUT_TOLD: &str =
+    "UPDATE outboxes SET told_seq = ?2, is_written = ?3, is_waived = FALSE WHERE no = ?1";
+pub const WAIVE: &str = "UPDATE outboxes SET is_waived = TRUE WHERE no = ?1";
+pub const FOLLOWS: &str = "SELECT no, follows, make_next > make_through AND follow_next > follow_through FROM destinations WHERE name = ?1";
+/// Of each controller what [`crate::delivery::complete::Door`] needs, behind a parameter that is the destination.
+pub const DOORS: &str = concat!(
+    "SELECT c.id, c.site, s.standing, EXISTS (SELECT 1 FROM sources x WHERE x.controller_no = c.no), c.complete_ms, ",
+    "EXISTS (SELECT 1 FROM outboxes o WHERE o.controller_no = c.no AND NOT o.is_waived AND o.told_seq > o.stored_through), ",
+    "(SELECT d.happened_ms FROM deliveries d INDEXED BY deliveries_untold WHERE d.destination_no = ?1 ",
+    "AND d.controller_no = c.no AND d.",
+    untold!(),
+    " ORDER BY d.happened_ms LIMIT 1) ",
+    "FROM controllers c LEFT JOIN standings s ON s.controller_no = c.no ORDER BY c.id"
+);
+pub const HAPPENED: &str = "UPDATE deliveries SET rank = ?3, happened_ms = ?4 WHERE destination_no = ?1 AND position = ?2 \
+     AND controller_no IS NOT NULL";
+pub const FOLLOW: &str = "UPDATE deliveries SET rank = ?3, controller_no = ?4, happened_ms = ?5, held_for = ?6 \
+     WHERE destination_no = ?1 AND position = ?2";
+pub const TO_FOLLOW: &str = concat!(
+    "SELECT d.position, d.order_key, d.held_for, o.controller_no, t.occurred_ms, t.uncertainty_ms, t.estimated, ",
+    "t.timeless, t.not_before_ms, t.not_after_ms FROM deliveries d INDEXED BY deliveries_undone ",
+    "JOIN events e ON e.position = d.position JOIN outboxes o ON o.no = e.outbox_no ",
+    "JOIN taps t ON t.position = d.position WHERE d.destination_no = ?1 AND d.state = ?2 AND d.",
+    undone!(),
+    " AND d.position >= ?3 AND d.position <= ?4 ORDER BY d.position LIMIT ?5"
+);
+/// The controllers whose taps wait for others, with the earliest of these.
+pub const INCOMPLETE: &str = concat!(
+    "SELECT c.id, d.controller_no, min(d.happened_ms) FROM deliveries d INDEXED BY deliveries_incomplete ",
+    "JOIN controllers c ON c.no = d.controller_no WHERE d.destination_no = ?1 AND ",
+    incomplete!(),
+    " GROUP BY d.controller_no, c.id"
+);
+pub const INCOMPLETE_BEFORE: &str = concat!(
+    "SELECT position, order_key FROM deliveries INDEXED BY deliveries_incomplete WHERE destination_no = ?1 ",
+    "AND controller_no = ?2 AND ",
+    incomplete!(),
+    " AND happened_ms < ?3 ORDER BY happened_ms LIMIT ?4"
+);
+/// Who has waited since then or longer, the longest first.
+pub const INCOMPLETE_SINCE: &str = concat!(
+    "SELECT position, order_key, rank, due_ms FROM deliveries INDEXED BY deliveries_incomplete_since WHERE destination_no = ?1 AND ",
+    incomplete!(),
+    " AND due_ms <= ?2 ORDER BY due_ms LIMIT ?3"
+);
+pub const NO_LONGER_INCOMPLETE: &str = concat!(
+    "UPDATE deliveries SET held_for = NULL, is_early = ?3 WHERE destination_no = ?1 AND position = ?2 AND ",
+    incomplete!()
+);
+/// Those of a lane that wait for other controllers and stand no further back than that.
+pub const INCOMPLETE_IN_LANE: &str = concat!(
+    "SELECT position FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND order_key = ?2 ",
+    "AND rank <= ?3 AND ",
+    incomplete!(),
+    " AND ",
+    open!()
+);
+pub const LIMITER: &str = "SELECT limiter FROM destinations WHERE name = ?1";
+pub const PUT_LIMITER: &str = "UPDATE destinations SET limiter = ?2 WHERE name = ?1";
+pub const WATERMARKS: &str = "SELECT d.name, w.name, w.stands_at, w.moved_ms, w.complete_ms, w.held_back_by, w.held_back_why, \
+     w.looked_ms, w.trouble, w.failures, w.next_ms FROM watermarks w JOIN destinations d ON d.no = w.destination_no \
+     ORDER BY d.no, w.name";
+pub const PUT_WATERMARK: &str = "INSERT INTO watermarks SELECT no, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11 \
+     FROM destinations WHERE name = ?1 ON CONFLICT (destination_no, name) DO UPDATE SET stands_at = excluded.stands_at, \
+     moved_ms = excluded.moved_ms, complete_ms = excluded.complete_ms, held_back_by = excluded.held_back_by, \
+     held_back_why = excluded.held_back_why, looked_ms = excluded.looked_ms, trouble = excluded.trouble, \
+     failures = excluded.failures, next_ms = excluded.next_ms";
+pub const WATERMARK_NEXT: &str = "SELECT next_ms FROM watermarks WHERE destination_no = ?1 AND name = ?2";
+pub const PUT_WATERMARK_NEXT: &str =
+    "UPDATE watermarks SET next_ms = ?3 WHERE destination_no = ?1 AND name = ?2";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -848,6 +944,13 @@ mod tests {
         MOVE_ANCHORS,
         TAPS_BY_TIME,
         DELIVERIES_BY_TIME,
+        HAPPENED,
+        FOLLOW,
+        TO_FOLLOW,
+        INCOMPLETE_BEFORE,
+        INCOMPLETE_SINCE,
+        NO_LONGER_INCOMPLETE,
+        INCOMPLETE_IN_LANE,
     ];
 
     /// What SQLite means to do for `statement`, a line per table.

@@ -4,13 +4,16 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::following::{Follows, Happened, earliest};
 use super::session::{
     Bulk, Changes, Dialect, Params, Row, Rows, Session, ToValue, Value, all, all_of, execute, one,
 };
 use super::statements as sql;
 use crate::delivery::order::{self, Change, Standing};
 use crate::event_store::migrations::{self, WrongVersion};
-use crate::event_store::{DeliveryState, HeldFor, OrderKey, Position, StoreError, Totals, UtcMs};
+use crate::event_store::{
+    DeliveryState, HeldFor, Occurred, OrderKey, Position, StoreError, Timeless, Totals, UtcMs,
+};
 
 /// A lane: one order key at one destination.
 pub type Lane = (i64, OrderKey);
@@ -36,6 +39,10 @@ pub struct Writing<'a> {
     signers: RefCell<BTreeMap<[u8; 32], i64>>,
     /// Lanes of which it is known whether something stands in them, and whether.
     occupied: RefCell<BTreeMap<Lane, bool>>,
+    /// What is followed of each destination's deliveries, as far as that was asked for.
+    follows: BTreeMap<i64, Follows>,
+    /// Lanes in the order of time that something was put into, in whatever place.
+    late: BTreeSet<Lane>,
 }
 
 /// What is collected, in the order in which it must be inserted.
@@ -58,6 +65,8 @@ impl<'a> Writing<'a> {
             collected: RefCell::default(),
             signers: RefCell::default(),
             occupied: RefCell::default(),
+            follows: BTreeMap::new(),
+            late: BTreeSet::new(),
         })
     }
 
@@ -231,15 +240,54 @@ impl<'a> Writing<'a> {
         Ok(())
     }
 
-    /// Stores a delivery at the end of its lane.
+    /// All destinations by number, after which it is known what is followed of their deliveries.
+    pub fn destinations(&mut self) -> Result<Vec<i64>, StoreError> {
+        let known = all(self.session, sql::DESTINATIONS, [], |row| {
+            Ok((row.get::<i64>(0)?, Follows::from_column(row.get(2)?)?))
+        })?;
+        self.follows.extend(known.iter().copied());
+        Ok(known.into_iter().map(|(no, _)| no).collect())
+    }
+
+    /// What is followed of a destination's deliveries.
+    pub fn follows(&self, destination: i64) -> Follows {
+        self.follows.get(&destination).copied().unwrap_or(Follows::Nothing)
+    }
+
+    /// From here on that is another.
+    pub fn changed_follows(&mut self, destination: i64, follows: Follows) {
+        self.follows.insert(destination, follows);
+    }
+
+    /// More is known of when the tap of a delivery happened.
+    pub fn happened(
+        &self,
+        destination: i64,
+        position: Position,
+        occurred: Result<Occurred, Timeless>,
+    ) -> Result<(), StoreError> {
+        let at = earliest(occurred);
+        let rank = match self.follows(destination) {
+            Follows::Nothing => return Ok(()),
+            Follows::Where => 0,
+            Follows::Order => order::rank(at),
+        };
+        self.execute(sql::HAPPENED, (destination, position, rank, at))?;
+        Ok(())
+    }
+
+    /// Stores a delivery, at the end of its lane, or where its time puts it.
     pub fn new_delivery(
         &mut self,
         (destination, key): &Lane,
         position: Position,
+        happened: Happened,
         held_for: Option<HeldFor>,
         due: UtcMs,
     ) -> Result<(), StoreError> {
         let lane = (*destination, key.clone());
+        let follows = self.follows(*destination);
+        let (held_for, (rank, controller_no, at)) = (follows.waits(held_for), happened.columns(follows));
         // A lane that was collected for is occupied: there is no need to look, and so no need to insert yet.
         let known = self.occupied.borrow().get(&lane).copied();
         let is_occupied = match known {
@@ -247,7 +295,13 @@ impl<'a> Writing<'a> {
             None => lane_first(self.session, *destination, key)?.is_some(),
         };
         let state = order::stored(held_for, !is_occupied);
-        self.collect(DELIVERIES, (destination, position, key, state, held_for, due, 0i64));
+        self.collect(
+            DELIVERIES,
+            (destination, position, key, state, held_for, due, 0i64, rank, controller_no, at),
+        );
+        if follows == Follows::Order && is_occupied {
+            self.late.insert(lane.clone());
+        }
         self.occupied.borrow_mut().insert(lane, true);
         self.count_new(*destination, state);
         Ok(())
@@ -291,11 +345,17 @@ impl<'a> Writing<'a> {
         let blocked =
             all_of(snapshot, sql::LANE_BLOCKED, destination, &values, |row| row.get::<OrderKey>(0))?;
         let firsts = all_of(snapshot, sql::LANE_FIRST, destination, &values, |row| {
-            Ok((row.get::<OrderKey>(3)?, standing(row)?))
+            Ok((row.get::<OrderKey>(4)?, standing(row)?))
         })?;
         let mut firsts: BTreeMap<_, _> = firsts.into_iter().collect();
         firsts.retain(|key, _| !blocked.contains(key));
         Ok(firsts)
+    }
+
+    /// Brings lanes into order that something was put into that is maybe not the last.
+    pub fn settle_late(&mut self) -> Result<(), StoreError> {
+        let late = std::mem::take(&mut self.late);
+        self.settle(&late)
     }
 
     /// Brings whole lanes into order.
@@ -316,9 +376,9 @@ fn lane_first(
     one(session, sql::LANE_FIRST, (destination, key), standing)
 }
 
-/// `position, state, held_for`.
+/// `position, state, held_for, rank`.
 pub fn standing(row: &Row<'_>) -> Result<Standing, StoreError> {
-    Ok(Standing { position: row.get(0)?, state: row.get(1)?, held_for: row.get(2)? })
+    Ok(Standing { position: row.get(0)?, state: row.get(1)?, held_for: row.get(2)?, rank: row.get(3)? })
 }
 
 /// The totals and the last lease; `to_write` keeps every other writer away until the end of the transaction.
