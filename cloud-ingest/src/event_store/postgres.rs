@@ -328,5 +328,8 @@ fn run_migrations(client: &mut Client, now: UtcMs) -> Result<(), StoreError> {
 }
 
 #[cfg(test)]
+#[path = "postgres/room_tests.rs"]
+mod room_tests;
+#[cfg(test)]
 #[path = "postgres/turns_tests.rs"]
 mod turns_tests;
