@@ -241,6 +241,9 @@ impl Database for PostgresServer {
 }
 
 #[cfg(test)]
+#[path = "postgres/room_tests.rs"]
+mod room_tests;
+#[cfg(test)]
 #[path = "postgres/turns_tests.rs"]
 mod turns_tests;
 

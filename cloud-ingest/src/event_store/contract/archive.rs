@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use tap_protocol::ids::StoreEpoch;
+use tap_protocol::keys::SigningKey;
 use tempfile::TempDir;
 
 use super::world::{self, Door, HR, World, audit, person, sealed, token};
@@ -13,6 +15,7 @@ use crate::event_store::{
     StoreError, UtcMs,
 };
 use crate::intake::admit::Admission;
+use crate::read_model::proof::{Choosing, Proved, Wanted, Writing};
 
 /// Everything is older than that.
 const LATER: UtcMs = UtcMs(i64::MAX);
@@ -65,6 +68,16 @@ fn add_late(world: &mut World) {
     let new = NewDestination { from: Since::Beginning, ..NewDestination::from_now("late", "{}") };
     let deed = StoreDeed::by_itself(world.now, "add", "late");
     assert!(world.store().add_destination(&new, &deed).unwrap());
+}
+
+/// What a proof of that door's records comes to that is written from a segment's file.
+fn proof_of(file: &Path, door: &Door) -> Proved {
+    let mut choosing = Choosing::new(Wanted::All, None);
+    archive::walk(file, Some(&door.controller), &mut |walked| choosing.take(&walked)).unwrap();
+    let key = SigningKey::from_seed(&[0x22; 32]);
+    let mut writing = Writing::new(choosing.end(), &key, StoreEpoch(1), UtcMs(1));
+    archive::walk(file, Some(&door.controller), &mut |walked| writing.take(walked)).unwrap();
+    writing.end().unwrap().proved.remove(0)
 }
 
 fn folder() -> TempDir {
@@ -163,6 +176,9 @@ pub fn a_signature_on_both_sides_of_a_cut_proves_both(world: &mut World) {
         let segment = archive_next(world, folder.path()).unwrap();
         let found = archive::verify(&folder.path().join(&segment.file)).unwrap();
         assert!(found.signatures > 0);
+        let proved = proof_of(&folder.path().join(&segment.file), &one);
+        let of_it = segment.outboxes.iter().find(|outbox| outbox.outbox == one.outbox).unwrap();
+        assert!(proved.from <= of_it.from && of_it.to <= proved.to, "{proved:?} of {of_it:?}");
         assert!(audit(world.store()).holds);
     }
     assert_eq!(world.events().len(), 1);
@@ -197,6 +213,19 @@ pub fn between_the_cut_and_the_removal_nobody_sees_what_is_archived(world: &mut 
     assert_eq!(world.store().events(&delivered).unwrap().len(), 15);
     world.tap(&mut one, 1);
     assert!(!world.store().segments().unwrap()[0].is_removed);
+    // A destination that wants everything is told of nothing of it either.
+    add_late(world);
+    while world.turn_at("late", &[], 0).more {}
+    let late = world.store().delivery_counts().unwrap().into_iter().filter(|cell| cell.destination == "late");
+    assert_eq!(late.map(|cell| cell.count).sum::<u64>(), 16);
+    loop {
+        let claimed = world.claim_at("late", 100);
+        if claimed.is_empty() {
+            break;
+        }
+        claimed.iter().for_each(|claimed| world.send(claimed, Next::Delivered));
+    }
+    deliver_all(world);
     // The next range may follow before the first one's rows are gone.
     cut_next(world, folder.path()).unwrap();
     while world.archivist().remove_archived().unwrap() {

@@ -361,7 +361,7 @@ fn read_destination(
             return Ok(ControlFlow::Break(()));
         }
     }
-    let differences = all(snapshot, sql::RANGE_DIFFERENCES, (no, range.from, range.to), |row| {
+    let mut differences = all(snapshot, sql::RANGE_DIFFERENCES, (no, range.from, range.to), |row| {
         Ok(ArchivedDifference {
             position: row.get(0)?,
             what: row.get(1)?,
@@ -370,6 +370,7 @@ fn read_destination(
             noted: row.get(4)?,
         })
     })?;
+    differences.sort_by(|one, other| (one.position, &one.what).cmp(&(other.position, &other.what)));
     Ok(match differences.into_iter().any(|difference| told(Told::Difference(difference)).is_break()) {
         true => ControlFlow::Break(()),
         false => ControlFlow::Continue(()),

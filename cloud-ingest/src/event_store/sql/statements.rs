@@ -376,7 +376,8 @@ pub const OLD_TAPS: &str = "SELECT t.position, t.token, e.received_ms, t.occurre
      t.timeless, t.not_before_ms, t.not_after_ms, d.position, o.controller_no FROM taps t \
      JOIN events e ON e.position = t.position JOIN outboxes o ON o.no = e.outbox_no \
      LEFT JOIN deliveries d ON d.destination_no = ?1 AND d.position = t.position \
-     WHERE t.position >= ?2 AND t.position <= ?3 ORDER BY t.position LIMIT ?4";
+     WHERE t.position >= ?2 AND t.position <= ?3 AND t.position > (SELECT through FROM archiving WHERE one = 1) \
+     ORDER BY t.position LIMIT ?4";
 pub const NEW_OLD_DELIVERY: &str = "INSERT INTO deliveries \
      (destination_no, position, order_key, state, held_for, due_ms, attempts, class, rank, controller_no, happened_ms) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 'backfill', ?7, ?8, ?9)";
@@ -727,7 +728,7 @@ pub const RANGE_DELIVERIES: &str = "SELECT position, order_key, state, due_ms, a
 pub const RANGE_ATTEMPTS: &str = "SELECT position, number, started_ms, finished_ms, outcome, status, answer FROM attempts \
      WHERE destination_no = ?1 AND (position, number) > (?2, ?3) AND position <= ?4 ORDER BY position, number LIMIT ?5";
 pub const RANGE_DIFFERENCES: &str = "SELECT position, what, told, is_so, noted_ms FROM differences \
-     WHERE position >= ?2 AND position <= ?3 AND destination_no = ?1 ORDER BY position, destination_no, what";
+     WHERE position >= ?2 AND position <= ?3 AND destination_no = ?1 ORDER BY position";
 pub const NEW_SEGMENT: &str = "INSERT INTO segments (from_position, to_position, file, sha256, bytes, records, taps, deliveries, \
      attempts, received_from_ms, received_to_ms, made_ms, made_by, removed_through) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, CAST(?1 AS BIGINT) - 1) RETURNING no";
