@@ -10,7 +10,7 @@ use crate::event_store::{Deed, EventFilter, EventRow, NewDestination, Next, Posi
 
 impl World {
     /// Reads everything anew that can be read, so many records at once.
-    fn read_anew(&mut self, room: usize) -> Portion {
+    pub fn read_anew(&mut self, room: usize) -> Portion {
         let mut all = Portion::default();
         loop {
             let now = self.now;
