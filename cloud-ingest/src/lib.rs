@@ -25,6 +25,7 @@ pub mod keyring;
 pub mod lock;
 pub mod read_model;
 pub mod receipts;
+pub mod rereading;
 pub mod roles;
 pub mod roll;
 pub mod roster;

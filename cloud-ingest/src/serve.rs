@@ -47,6 +47,7 @@ use crate::intake::{inbox, mqtt, roster};
 use crate::keyring::live::{self, LiveKeys};
 use crate::keyring::random;
 use crate::lock;
+use crate::rereading::{self, Rereader};
 use crate::roles::Roles;
 use crate::roll::{self, Calling};
 use crate::roster::librarian::{self, Librarian};
@@ -101,6 +102,7 @@ pub async fn serve(config: Config, secrets: Secrets, roles: Roles) -> anyhow::Re
     let metrics = Arc::new(Metrics::new());
     let health = Arc::new(Health::of(roles.loops()));
     let wake = Arc::new(Notify::new());
+    let reread_wake = Arc::clone(&wake);
     let (to_worker, from_broker) = inbox();
     let (hold, holding) = match place {
         Place::File(_) => (Hold::Alone, None),
@@ -186,6 +188,12 @@ pub async fn serve(config: Config, secrets: Secrets, roles: Roles) -> anyhow::Re
     }
     if roles.dispatch {
         parts.spawn(dispatch);
+    }
+    if roles.ingest {
+        parts.spawn(rereading::run(
+            Rereader { store: writer.clone(), clock: clock.clone(), wake: Arc::clone(&reread_wake) },
+            work_stop.clone(),
+        ));
     }
     let OpenCapture { drain, keeper, listening } = capture;
     parts.spawn(drain::run(drain, work_stop.clone()));

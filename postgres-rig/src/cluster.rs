@@ -198,6 +198,30 @@ impl Cluster {
         run(&mut pg_dump)
     }
 
+    /// Writes a database to a file, as an administrator backs it up: `pg_dump --format=custom`.
+    ///
+    /// # Errors
+    ///
+    /// When the server doesn't run or refuses.
+    pub fn back_up(&self, database: &str, to: &Path) -> anyhow::Result<()> {
+        let mut pg_dump = Command::new(program("pg_dump")?);
+        pg_dump.args(["--format=custom", "--dbname", &self.url(database), "--file"]).arg(to);
+        run(&mut pg_dump).map(drop)
+    }
+
+    /// Puts such a file back into an empty database: `pg_restore`.
+    ///
+    /// # Errors
+    ///
+    /// When the server doesn't run or refuses.
+    pub fn restore(&self, database: &str, from: &Path) -> anyhow::Result<()> {
+        let mut pg_restore = Command::new(program("pg_restore")?);
+        pg_restore
+            .args(["--exit-on-error", "--single-transaction", "--dbname", &self.url(database)])
+            .arg(from);
+        run(&mut pg_restore).map(drop)
+    }
+
     /// Runs a script of many statements as the superuser.
     ///
     /// # Errors

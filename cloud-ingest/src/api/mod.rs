@@ -142,10 +142,11 @@ async fn controller(State(served): State<Served>, Path(id): Path<String>) -> Res
 }
 
 async fn the_ledger(State(served): State<Served>) -> Result<Response, Problem> {
-    let ledger = served
-        .store
-        .run(|store| Ok(ledger(store.totals()?, store.delivery_counts()?).with_archived(store.archived()?)))
-        .await?;
+    let read = served.store.run(|store| {
+        let ledger = ledger(store.totals()?, store.delivery_counts()?);
+        Ok(ledger.with_archived(store.archived()?).with(store.rereading()?))
+    });
+    let ledger = read.await?;
     Ok(axum::Json(ledger).into_response())
 }
 

@@ -228,7 +228,9 @@ pub fn controllers(verb: ControllersVerb) -> anyhow::Result<ExitCode> {
 
 pub fn the_ledger(config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode> {
     let mut store = open(config)?;
-    let ledger = ledger(store.totals()?, store.delivery_counts()?).with_archived(store.archived()?);
+    let ledger = ledger(store.totals()?, store.delivery_counts()?)
+        .with_archived(store.archived()?)
+        .with(store.rereading()?);
     if form == Form::Json {
         print_json(&ledger)?;
     } else {
@@ -245,6 +247,8 @@ pub fn the_ledger(config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode> {
             ("messages quarantined", totals.quarantined),
             ("taps whose time is disputed", totals.disputed),
             ("taps set aside without time", totals.unresolved),
+            ("records that this version cannot read", ledger.rereading.unreadable),
+            ("records that were read later", ledger.rereading.read_later),
         ] {
             table.add_row([what.to_owned(), count.to_string()]);
         }

@@ -11,10 +11,11 @@ use clap::Subcommand;
 use serde::Serialize;
 use tap_protocol::ids::{ControllerId, OutboxId, Seq, StoreEpoch};
 
-use super::{ConfigFile, Form, Output, migrate, print_json, reading};
+use super::{ConfigFile, Form, Output, migrate, print_json, progress, reading};
 use crate::clock::Clock;
 use crate::event_store::EventStore;
 use crate::event_store::place::Place;
+use crate::event_store::rereading::{MAX_READ_AT_ONCE, Portion};
 use crate::event_store::roles;
 use crate::event_store::sqlite::SqliteStore;
 use crate::lock;
@@ -34,6 +35,13 @@ pub enum Verb {
     },
     /// Bring the store up to date, or say what that would do
     Migrate(migrate::MigrateArgs),
+    /// Read anew what earlier versions could not read (the service does so by itself, when it starts)
+    Reread {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Write what a PostgreSQL role for the service may do, as SQL for the tables' owner
     Roles {
         /// The role under which the service connects
@@ -60,8 +68,40 @@ pub fn run(verb: Verb) -> anyhow::Result<ExitCode> {
             print!("{}", roles::grants(&schema, &service));
             Ok(ExitCode::SUCCESS)
         }
+        Verb::Reread { config, output } => reread(&config, output.output),
         Verb::Restored { config, output } => restored(&config, output.output),
     }
+}
+
+/// In portions, beside a service that runs: whatever ends this, the rest is read the next time.
+fn reread(config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode> {
+    let now = Clock::system().now();
+    let mut store = reading::open_to_write(&config.load()?, now)?;
+    let before = store.rereading()?;
+    let bar = progress::bar("records", before.unreadable + before.to_look_through);
+    let mut all = Portion::default();
+    loop {
+        all = all.and(store.read_anew(MAX_READ_AT_ONCE, now)?);
+        let left = store.rereading()?;
+        bar.set_position(
+            (before.unreadable + before.to_look_through)
+                .saturating_sub(left.unreadable + left.to_look_through),
+        );
+        if !all.more {
+            break;
+        }
+    }
+    bar.finish_and_clear();
+    match form {
+        Form::Json => print_json(&all)?,
+        Form::Table => println!(
+            "{} records could be read now, {} taps among them; {} are of a version that is not known here",
+            all.read,
+            all.taps,
+            store.rereading()?.unreadable
+        ),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 #[derive(Debug, Serialize)]

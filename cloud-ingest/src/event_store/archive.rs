@@ -126,6 +126,8 @@ pub enum KeptFor {
         /// The first of them.
         first: Position,
     },
+    /// It has not been looked through yet for records that could not be read.
+    NotLookedThrough,
 }
 
 /// What is told of a range: each outbox with its records and signatures, then each destination with what it was told.
@@ -314,6 +316,12 @@ impl fmt::Display for KeptFor {
                     f,
                     "{count} records cannot be read by this program, the first of position {}: a newer one may",
                     first.0
+                )
+            }
+            KeptFor::NotLookedThrough => {
+                write!(
+                    f,
+                    "it is not known yet whether all of it could be read: run cloud-ingest store reread"
                 )
             }
         }

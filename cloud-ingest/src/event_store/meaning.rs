@@ -224,6 +224,10 @@ pub mod blindfold {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
     use tap_protocol::record::{AnchorSource, ClockState};
     use tap_protocol::time_repair::Witness;
 
@@ -297,6 +301,55 @@ mod tests {
         assert_eq!(held_for(Err(Timeless::Disputed), Some(&person)), Some(HeldFor::Time));
         assert_eq!(held_for(time, None), Some(HeldFor::Binding));
         assert_eq!(held_for(time, Some(&person)), None);
+    }
+
+    /// What was readable once is readable for ever, and means the same: each golden record of each version, and what it has
+    /// to mean here. `KEEP_MEANINGS=1` writes those of a new kind.
+    #[test]
+    fn every_kind_of_every_version_means_what_it_always_meant() {
+        let base = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let (records, meanings) =
+            (base.join("../tap-protocol/tests/golden"), base.join("tests/golden/meanings"));
+        let mut versions = names_in(&records);
+        versions.retain(|name| name.starts_with('v'));
+        let read: Vec<String> = READERS.iter().map(|reader| format!("v{}", reader.version)).collect();
+        assert_eq!(versions, read, "a version has a reader and golden records, or neither");
+        for (version, reader) in versions.iter().zip(READERS) {
+            let (records, meanings) = (records.join(version), meanings.join(version));
+            let mut names = names_in(&records);
+            names.retain(|name| name.starts_with("record-"));
+            let mut kinds = BTreeSet::new();
+            for name in &names {
+                let hex = fs::read_to_string(records.join(name)).unwrap();
+                let bytes = data_encoding::HEXLOWER.decode(hex.trim().as_bytes()).unwrap();
+                let meaning = Meaning::of(&bytes);
+                assert_ne!(meaning, Meaning::Opaque, "{name} has no reader");
+                kinds.insert(meaning.kind());
+                let told = meanings.join(name).with_extension("txt");
+                let is = format!("{meaning:#?}\n");
+                if keeps_meanings() {
+                    fs::create_dir_all(&meanings).unwrap();
+                    fs::write(&told, &is).unwrap();
+                }
+                assert_eq!(is, fs::read_to_string(&told).unwrap_or_default(), "{version}/{name}");
+            }
+            assert_eq!(kinds.len(), reader.kinds, "{version}: a kind without a golden record, or {kinds:?}");
+            let told = names_in(&meanings).into_iter().map(|name| name.replace(".txt", ".hex"));
+            assert_eq!(told.collect::<Vec<_>>(), names, "{version}: a meaning without its record");
+        }
+    }
+
+    fn names_in(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).into_iter().flatten();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a person's switch of a test, not configuration")]
+    fn keeps_meanings() -> bool {
+        std::env::var("KEEP_MEANINGS").is_ok()
     }
 
     #[test]

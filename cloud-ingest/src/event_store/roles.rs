@@ -5,7 +5,7 @@ use super::sql::APPEND_ONLY;
 
 /// What the service's role may do to each table beside reading it. The contract suite runs under this role.
 const TABLES: [(&str, &str); 47] = [
-    ("anchors", "INSERT"),
+    ("anchors", "INSERT, UPDATE"),
     ("api_keys", "INSERT, UPDATE"),
     ("archiving", ""),
     ("attempts", "INSERT, UPDATE"),

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::event_store::archive::Archived;
+use crate::event_store::rereading::Reread;
 use crate::event_store::{DeliveryCount, DeliveryState, Totals};
 
 /// The totals, the deliveries, and whether they agree.
@@ -19,6 +20,9 @@ pub struct Ledger {
     pub balanced: bool,
     /// What does not add up, for people; empty if balanced.
     pub complaints: Vec<String>,
+    /// Records that could not be read when they came.
+    #[serde(flatten)]
+    pub rereading: Reread,
 }
 
 /// Adds it up: positions are gapless, and every delivery ever made is in exactly one state.
@@ -34,8 +38,8 @@ pub fn ledger(totals: Totals, by_state: Vec<DeliveryCount>) -> Ledger {
     if sum != totals.deliveries {
         complaints.push(format!("{} deliveries were made, but {sum} are in some state", totals.deliveries));
     }
-    let archived = Archived::default();
-    Ledger { totals, archived, by_state, balanced: complaints.is_empty(), complaints }
+    let (archived, rereading) = (Archived::default(), Reread::default());
+    Ledger { totals, archived, by_state, balanced: complaints.is_empty(), complaints, rereading }
 }
 
 impl Ledger {
@@ -60,6 +64,12 @@ impl Ledger {
         self.balanced = self.complaints.is_empty();
         self.archived = archived;
         self
+    }
+
+    /// With what is known of records that could not be read.
+    #[must_use]
+    pub fn with(self, rereading: Reread) -> Ledger {
+        Ledger { rereading, ..self }
     }
 
     /// How many deliveries are in `state`, over all destinations.

@@ -1,6 +1,7 @@
 //! Where a site's event store is: in a file of cloud-ingest's, or on a PostgreSQL server behind a fault proxy.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use cloud_ingest::event_store::{place::Place, postgres::Address};
 
@@ -64,6 +65,35 @@ impl StoreServer {
     pub(super) fn place(&self) -> anyhow::Result<Place> {
         let address = Address::new(&self.postgres.url(&self.database), None, None)?;
         Ok(Place::Server(Box::new(address)))
+    }
+
+    /// The database is gone, whoever is connected; there is an empty one of its name.
+    ///
+    /// # Errors
+    ///
+    /// When the server doesn't run, or refuses.
+    pub fn drop_database(&self) -> anyhow::Result<()> {
+        let name = &self.database;
+        self.postgres.query("postgres", &format!("DROP DATABASE {name} WITH (FORCE)"))?;
+        self.postgres.query("postgres", &format!("CREATE DATABASE {name}")).map(drop)
+    }
+
+    /// Writes the database to a file, as an administrator backs it up.
+    ///
+    /// # Errors
+    ///
+    /// When the server doesn't run, or refuses.
+    pub fn dump(&self, to: &Path) -> anyhow::Result<()> {
+        self.postgres.back_up(&self.database, to)
+    }
+
+    /// Puts such a file back into the empty database.
+    ///
+    /// # Errors
+    ///
+    /// When the server doesn't run, or refuses.
+    pub fn restore(&self, from: &Path) -> anyhow::Result<()> {
+        self.postgres.restore(&self.database, from)
     }
 
     /// Asks the database itself, past the proxy.

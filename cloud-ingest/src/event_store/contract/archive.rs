@@ -146,7 +146,9 @@ pub fn what_nobody_can_read_yet_keeps_its_range(world: &mut World) {
     let blindfold = blindfold::wear(&["tap"]);
     let late = world.tap(&mut door, 1);
     drop(blindfold);
-    (0..10).for_each(|_| drop(world.tap(&mut door, 1)));
+    for _ in 0..10 {
+        world.tap(&mut door, 1);
+    }
     deliver_all(world);
     let kept = |world: &mut World| {
         world.store().range_after(Position(0), LATER).unwrap().expect("the range is full").kept_for

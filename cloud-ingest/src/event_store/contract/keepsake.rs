@@ -18,12 +18,12 @@ use tap_protocol::record::{AnchorSource, Body, ClockState, LossReason};
 use tap_protocol::report::Outcome;
 
 use super::fleet::{enroll, issue, key, put_token, renew, set_standing};
-use super::world::{self, Door, HR, NEW, OLD, World, binding, id, person, sealed};
+use super::world::{self, Door, HR, NEW, OLD, Worker, World, binding, id, person, sealed};
 use super::{InFile, OnServer, capture};
 use crate::delivery::breaker::Sign;
 use crate::delivery::retry::Hold;
 
-use crate::destination::settings::OnDead;
+use crate::destination::settings::{DestinationSettings, OnDead};
 use crate::directory::direction::{Policy, Rule};
 use crate::directory::timeline::EVER;
 use crate::event_store::commands::{CommandEnd, TroubleKind};
@@ -31,7 +31,7 @@ use crate::event_store::migrations::{Migrated, VERSION};
 use crate::event_store::sqlite::SqliteStore;
 use crate::event_store::{
     Binding, Change, Controller, DeadLetter, Deed, Ended, EventStore, NewDestination, Next, RecordKey,
-    Rendered, Since, Standing, UtcMs, Which,
+    Rendered, Since, Standing, Turn, UtcMs, Which,
 };
 
 /// A second destination, which was added later and has not been told of everything yet.
@@ -133,8 +133,7 @@ fn times(world: &mut World, doors: &mut [Door; 3]) {
 
 /// A delivery in every state.
 fn deliveries(world: &mut World, door: &mut Door) {
-    let settings =
-        crate::destination::settings::DestinationSettings::http_json("http://127.0.0.1:9/").unwrap();
+    let settings = DestinationSettings::http_json("http://127.0.0.1:9/").unwrap();
     let settings = serde_json::to_string(&settings).unwrap();
     let new = NewDestination { from: Since::Beginning, ..NewDestination::from_now(PAYROLL, &settings) };
     let added = deed(world, "add", PAYROLL);
@@ -257,6 +256,24 @@ pub fn is_whole_and_takes_more(store: &mut dyn EventStore) {
     world::check(store);
     let before = store.totals().unwrap();
     assert_eq!((before.records, before.taps), (43, 24), "{before:?}");
+    for state in store.destinations().unwrap() {
+        let settings: Result<DestinationSettings, _> = serde_json::from_str(&state.settings);
+        assert!(settings.is_ok(), "{}: {settings:?}", state.destination);
+        let vouch = Worker::new(9);
+        // What replicas share (limiter, breaker, shares) is read by a turn, or that is an error.
+        let turned = store.turn(&Turn {
+            destination: &state.destination,
+            version: state.version,
+            rules: &world::boundless(),
+            now: UtcMs(1_800_000_000_000),
+            vouch: &|| vouch.vouch(),
+            ended: &[],
+            under_way: &[],
+            room: 0,
+            render: &|_, _| Rendered::Body("{}".into()),
+        });
+        assert!(turned.is_ok(), "{}: {turned:?}", state.destination);
+    }
     let mut door = Door::new(3).new_outbox(200);
     door.start(201, ClockState::Synced);
     (1..=3).for_each(|card| door.tap(card));

@@ -16,7 +16,7 @@ use crate::delivery::breaker::{self, Sign};
 use crate::delivery::limiter::Limits;
 use crate::delivery::order::{self, Standing};
 use crate::delivery::rules::{self, Rules};
-use crate::delivery::ticks::Ticker;
+use crate::delivery::ticks::{Ticker, Vouch};
 use crate::directory::timeline::Timeline;
 use crate::event_store::archive::{Archived, Segment};
 use crate::event_store::people::{Difference, DifferenceFilter, What};
@@ -57,6 +57,11 @@ impl Worker {
     /// One that has just started.
     pub fn new(by: i64) -> Worker {
         Worker(Ticker::new(by))
+    }
+
+    /// What it can vouch for when it is asked for the first time.
+    pub fn vouch(&self) -> Vouch {
+        self.0.vouch(0)
     }
 }
 

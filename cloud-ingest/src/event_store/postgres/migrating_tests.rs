@@ -119,7 +119,7 @@ fn whoever_reads_for_long_is_named_and_nobody_waits_behind_the_migration() {
     reader
         .batch_execute("SET application_name = 'nightly-report'; BEGIN; SELECT count(*) FROM destinations")
         .unwrap();
-    let (told, heard) = std::sync::mpsc::channel();
+    let (told, heard) = std::sync::mpsc::sync_channel(64);
     let migrating = thread::spawn({
         let address = address_of(&old);
         move || PostgresStore::migrate(&address, NOW, &mut |one| told.send(one).unwrap())

@@ -15,7 +15,7 @@ use super::proof::{Signatures, signed_batch, stored_record};
 use super::session::{Dialect, Session, all, execute, one};
 use super::values::{self, capped};
 use super::writing::Writing;
-use super::{reading, statements as sql};
+use super::{reading, rereading, statements as sql};
 use crate::event_store::archive::{
     Archived, ArchivedDelivery, ArchivedDifference, Candidate, Cut, KeptFor, NewSegment, Range, Segment,
     SegmentOutbox, Told,
@@ -114,6 +114,9 @@ fn still_needed(snapshot: &dyn Session, range: Range) -> Result<Vec<KeptFor>, St
         if make_next <= make_through && make_next <= range.to {
             kept_for.push(KeptFor::Backfill { destination, from: make_next });
         }
+    }
+    if rereading::state(snapshot)?.to_look_through > 0 {
+        kept_for.push(KeptFor::NotLookedThrough);
     }
     let unread = one(snapshot, sql::RANGE_UNREAD, (range.from, range.to), |row| {
         Ok((row.get::<u64>(0)?, row.get::<Option<Position>>(1)?))
