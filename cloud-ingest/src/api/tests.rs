@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::*;
 use crate::directory::timeline::{EVER, When};
 use crate::event_store::handle::StoreThread;
-use crate::event_store::{Binding, Directory, EventStore, PersonId, UtcMs};
+use crate::event_store::{Binding, EventStore, PersonId, UtcMs};
 use crate::fixture::{self, Door, START};
 use crate::health::Loop;
 
