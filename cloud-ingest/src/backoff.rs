@@ -23,6 +23,12 @@ impl Backoff {
         Backoff { builder, waits: builder.build() }
     }
 
+    /// The same with a jitter that follows from `seed`.
+    pub fn with_seed(self, seed: u64) -> Backoff {
+        let builder = self.builder.with_jitter_seed(seed);
+        Backoff { builder, waits: builder.build() }
+    }
+
     /// The next wait.
     pub fn wait(&mut self) -> Duration {
         self.waits.next().expect("it has no last wait")

@@ -3,7 +3,7 @@
 //!
 //! Read in this order: `scenario.rs` says what is done, `script.rs` does it to a real shelf, `promise.rs` is the oracle,
 //! and `power_loss.rs` and its neighbours each bring one kind of trouble. `./dev test` runs short versions, `./dev
-//! prove` the full ones.
+//! prove` the full ones. `engine.rs` does the same for delivery.
 
 pub mod attacks;
 pub mod bait;

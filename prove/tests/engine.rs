@@ -1,7 +1,7 @@
 //! Random days of the delivery engine are as the referee says.
 
 use prove::engine::world::play;
-use prove::engine::{day, prove};
+use prove::engine::{again, day, prove};
 
 const SEED: u64 = 1;
 
@@ -24,4 +24,12 @@ fn minutes_of_being_asked_for_patience_slow_nothing_down_afterwards() {
 fn of_what_the_api_allows_19_of_20_are_used_while_there_is_backlog() {
     let facts = play(&day::backlog()).unwrap();
     assert_eq!(facts["requests"], 1_800);
+}
+
+/// Else a day that went wrong could not be looked at again.
+#[test]
+fn the_same_seed_gives_the_same_day_to_the_millisecond() {
+    for n in 0..20 {
+        assert_eq!(again(SEED, n), again(SEED, n), "day {n}");
+    }
 }

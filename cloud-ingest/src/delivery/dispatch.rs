@@ -115,7 +115,8 @@ struct Done {
 /// Runs until told to stop; then waits for the requests that are under way.
 pub async fn run<D: Destination>(dispatcher: Dispatcher<D>, mut stop: Stop) {
     let mut desk = Desk::new(dispatcher);
-    let mut trouble = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+    let trouble = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+    let mut trouble = trouble.with_seed(desk.dispatcher.chance.bits());
     let mut said = false;
     while !(stop.is_said() && desk.calls.is_empty() && desk.ended.is_empty()) {
         desk.dispatcher.health.turned(Loop::Dispatch, desk.dispatcher.clock.now());

@@ -101,6 +101,7 @@ pub struct Referee {
     resumed_ms: u64,
     holds: Vec<(u64, u64)>,
     failures: u32,
+    is_unclear: bool,
     tripped: Option<Tripped>,
     /// Whether a clock was ever wrong: pauses of single taps go by clocks.
     clocks_were_wrong: bool,
@@ -124,6 +125,7 @@ impl Referee {
             resumed_ms: 0,
             holds: Vec::new(),
             failures: 0,
+            is_unclear: false,
             tripped: None,
             clocks_were_wrong: false,
             last: VecDeque::new(),
@@ -299,7 +301,7 @@ impl Referee {
     }
 
     fn starts_over(&mut self, now_ms: u64) {
-        (self.failures, self.tripped) = (0, None);
+        (self.failures, self.is_unclear, self.tripped) = (0, false, None);
         self.reset_ms = self.reset_ms.max(now_ms);
     }
 
@@ -342,6 +344,8 @@ impl Referee {
 
     fn failed(&mut self, claimed_ms: u64, heard_ms: u64, now_ms: u64) {
         if claimed_ms <= self.reset_ms {
+            // It may count or not: from here on nobody can say when it is enough.
+            self.is_unclear = self.tripped.is_none();
             return;
         }
         let [first_ms, most_ms] = [self.terms.open_s, self.terms.max_open_s].map(|s| u64::from(s) * 1_000);
@@ -352,6 +356,7 @@ impl Referee {
                 let pause_ms = (first_ms << tripped.failed_probes.min(16)).min(most_ms);
                 (tripped.at_ms, tripped.until_ms) = (now_ms, heard_ms + pause_ms);
             }
+            None if self.is_unclear => {}
             None => {
                 self.failures += 1;
                 if self.failures >= self.terms.trip_after {

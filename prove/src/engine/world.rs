@@ -88,7 +88,9 @@ impl Shared {
 /// Plays a day to its end: what happened, or what must not have.
 pub fn play(day: &Day) -> Result<Facts, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    runtime.map_err(|error| error.to_string())?.block_on(World::new(day).live(&day.steps))
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    // The day begins within the runtime: outside, time is not paused.
+    runtime.block_on(async { World::new(day).live(&day.steps).await })
 }
 
 fn settings(terms: &Terms) -> DestinationSettings {
@@ -159,7 +161,7 @@ impl World {
             shared: Arc::new(shared),
             settings,
             replicas: (0..REPLICAS).map(replica).collect(),
-            door: Door::new(),
+            door: Door::before_the_first(),
             bound: BTreeSet::new(),
             nobodys: BTreeMap::new(),
             needs_person: false,
@@ -178,7 +180,8 @@ impl World {
         }
         self.heal();
         self.all_is_told().await?;
-        Ok(self.shared.with(|stage, _| {
+        Ok(self.shared.with(|stage, now_ms| {
+            stage.facts.insert("milliseconds", now_ms);
             stage.facts.insert("requests", stage.referee.arrivals() as u64);
             stage.facts.insert("taps told", stage.books.taken.len() as u64);
             stage.facts.insert("taps refused", stage.books.refused.len() as u64);

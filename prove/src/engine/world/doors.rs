@@ -38,7 +38,7 @@ pub fn store(settings: &DestinationSettings) -> SqliteStore {
     let mut store = SqliteStore::in_memory(now);
     let site = Site { id: "hq".into(), label: "Headquarters".into(), zone: "Europe/Berlin".into() };
     store.put_site(&site).expect("memory takes it");
-    let door = Door::new();
+    let door = Door::before_the_first();
     let record_keys = vec![RecordKey::new(door.key.public())];
     let controller = Controller { id: door.id, label: "Door".into(), site: site.id, record_keys };
     store.put_controller(&controller).expect("memory takes it");
@@ -71,7 +71,7 @@ fn credential(badge: u8) -> Credential {
 
 impl Door {
     /// Before its first record.
-    pub fn new() -> Door {
+    pub fn before_the_first() -> Door {
         let key = SigningKey::from_seed(&[1; 32]);
         Door {
             id: "door-1".parse().expect("a valid name"),

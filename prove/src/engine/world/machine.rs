@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// One machine.
 #[derive(Debug)]
@@ -10,7 +10,8 @@ pub struct Machine {
     /// Which.
     pub no: usize,
     state: Mutex<State>,
-    stands_still: watch::Sender<bool>,
+    /// In the order in which they wait, unlike a watch channel's.
+    goes_on: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -24,7 +25,7 @@ struct State {
 impl Machine {
     /// Machine `no`.
     pub fn new(no: usize) -> Machine {
-        Machine { no, state: Mutex::default(), stands_still: watch::channel(false).0 }
+        Machine { no, state: Mutex::default(), goes_on: Notify::new() }
     }
 
     /// Its clock is wrong by so much.
@@ -56,7 +57,9 @@ impl Machine {
     /// It stands still, or goes on.
     pub fn stand_still(&self, since_ms: Option<u64>) {
         self.state().still_since_ms = since_ms;
-        self.stands_still.send_replace(since_ms.is_some());
+        if since_ms.is_none() {
+            self.goes_on.notify_waiters();
+        }
     }
 
     /// Whether it stands still.
@@ -66,9 +69,9 @@ impl Machine {
 
     /// Waits until it does not stand still.
     pub async fn goes_on(&self) {
-        let mut stands_still = self.stands_still.subscribe();
-        // The sender lives as long as the machine.
-        let _ = stands_still.wait_for(|still| !still).await;
+        while self.is_still() {
+            self.goes_on.notified().await;
+        }
     }
 
     /// The store has run something for it.
