@@ -45,6 +45,9 @@ const RATE_PER_SECOND: u64 = PER_SECOND as u64;
 /// All accepted taps are looked for at least this often, in steps.
 const LOOK_FOR_ALL_EVERY: u64 = 1_000;
 
+/// That is asked of the store, after so many steps: what is said of it stays said.
+const LOOK_AT_WHAT_IS_COMPLETE_EVERY: u64 = 16;
+
 /// A run that takes more steps than this has lost its way.
 const MAX_STEPS: u64 = 2_000_000;
 
@@ -320,6 +323,8 @@ impl World {
         let stage = &mut self.stage;
         if std::mem::take(&mut self.vault.touched) {
             stage.oracle.look_at_store(&mut self.vault.store, stage.now_ms);
+        }
+        if steps.is_multiple_of(LOOK_AT_WHAT_IS_COMPLETE_EVERY) {
             stage.oracle.what_is_complete_is_stored(&mut self.vault.store, &self.doors);
         }
         if stage.oracle.look_for_all || steps.is_multiple_of(LOOK_FOR_ALL_EVERY) {

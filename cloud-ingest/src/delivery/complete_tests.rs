@@ -1,3 +1,5 @@
+//! Beside step 11: doors, disks and stores that are put back and lost, and what is said of them.
+
 use proptest::prelude::*;
 use tap_protocol::hello::OutboxHello;
 use tap_protocol::ids::BootId;

@@ -19,11 +19,6 @@ use crate::relay::{Send, Verdict};
 /// A hello's receipt comes within a second, from a cloud that is catching up within some.
 const MAX_RECEIPT_TRIP_MS: u64 = 60_000;
 
-/// The moment that a hello speaks for.
-fn said_at(now_ms: u64, oldest_waiting_ms: Option<u64>) -> u64 {
-    oldest_waiting_ms.map_or(now_ms, |oldest_ms| oldest_ms.saturating_sub(1).min(now_ms))
-}
-
 impl Agent {
     pub(super) fn link(&mut self, event: LinkEvent, now: &Now) {
         match event {
@@ -161,9 +156,7 @@ impl Agent {
         let Some(session) = &self.session else { return };
         // It speaks for a moment before which all that happened is in the outboxes it names: what is on its way to the medium
         // is not there yet.
-        let oldest_waiting_ms = self.waiting.values().map(|waiting| waiting.since_ms).min();
-        let boottime_ms = said_at(now.boottime_ms, oldest_waiting_ms);
-        let wall_ms = now.wall_ms.saturating_sub_unsigned(now.boottime_ms - boottime_ms);
+        let now = &now.before(self.waiting.values().map(|waiting| waiting.since_ms).min());
         let oldest_ms = self.ages.oldest_ms(now.boottime_ms);
         let newest = self.shelf.last().map(|view| view.id);
         let outboxes = told_in_hello(&self.shelf)
@@ -172,8 +165,8 @@ impl Agent {
         let hello = Hello {
             controller: self.setup.controller.clone(),
             boot_id: self.setup.boot_id,
-            boottime_ms,
-            wall_ms,
+            boottime_ms: now.boottime_ms,
+            wall_ms: now.wall_ms,
             clock: now.clock,
             agent_version: short_text(env!("CARGO_PKG_VERSION")),
             record_version: tap_protocol::codec::VERSION_1,
@@ -187,8 +180,8 @@ impl Agent {
         };
         let message = hello.sign(&self.identity.record_key);
         if session.try_publish(&Topic::new(&self.setup.controller, Channel::Hello), message).is_ok() {
-            self.anchors.hello_sent(boottime_ms);
-            self.round_trips.hello_sent(boottime_ms);
+            self.anchors.hello_sent(now.boottime_ms);
+            self.round_trips.hello_sent(now.boottime_ms);
         }
     }
 
@@ -227,18 +220,5 @@ impl Agent {
         } else {
             self.relay.hello_now(now.boottime_ms);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::said_at;
-
-    #[test]
-    fn a_hello_speaks_for_no_moment_of_which_something_is_still_on_its_way_to_the_medium() {
-        assert_eq!(said_at(5_000, None), 5_000);
-        assert_eq!(said_at(5_000, Some(4_990)), 4_989);
-        assert_eq!(said_at(5_000, Some(5_000)), 4_999);
-        assert_eq!(said_at(0, Some(0)), 0);
     }
 }

@@ -559,15 +559,14 @@ impl Agent {
             InHand::Nothing | InHand::Other(_) => None,
         };
         let oldest_ms = waiting.chain(in_hand).min();
-        let boottime_ms = oldest_ms.map_or(now.boottime_ms, |oldest_ms| oldest_ms.saturating_sub(1));
-        let wall_ms = now.wall_ms.saturating_sub_unsigned(now.boottime_ms - boottime_ms);
+        let now = now.before(oldest_ms);
         let Some(session) = &mut self.session else { return };
         let outboxes = told_in_hello(&self.views).into_iter().map(|view| view.hello(None));
         let hello = Hello {
             controller: machine.id.clone(),
             boot_id: machine.boot_id,
-            boottime_ms,
-            wall_ms,
+            boottime_ms: now.boottime_ms,
+            wall_ms: now.wall_ms,
             clock: now.clock,
             agent_version: "sim".into(),
             record_version: tap_protocol::codec::VERSION_1,
@@ -579,7 +578,7 @@ impl Agent {
         let message = stage.message(topic, hello.sign(&machine.key));
         if session.try_publish(stage, message, None) {
             stage.tally.count("hellos");
-            self.anchors.hello_sent(boottime_ms);
+            self.anchors.hello_sent(now.boottime_ms);
         }
     }
 
