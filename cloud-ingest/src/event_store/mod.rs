@@ -19,6 +19,7 @@ pub mod people;
 pub mod place;
 pub mod postgres;
 mod proof;
+pub mod replays;
 mod sql;
 pub mod sqlite;
 
@@ -43,6 +44,7 @@ pub use self::deliveries::{
 };
 pub use self::leases::Leases;
 pub use self::people::People;
+pub use self::replays::Replays;
 use crate::delivery::class::Class;
 use crate::directory::direction::Decided;
 use crate::directory::timeline::When;
@@ -87,7 +89,9 @@ pub type DestinationName = String;
 pub struct PersonId(pub String);
 
 /// What a store can do. Every method that changes something is one transaction, durable when it returns.
-pub trait EventStore: Capture + Commands + Deliveries + Directory + Fleet + Leases + People + Proof {
+pub trait EventStore:
+    Capture + Commands + Deliveries + Directory + Fleet + Leases + People + Proof + Replays
+{
     /// Which life of the store this is; receipts carry it.
     fn store_epoch(&mut self) -> Result<StoreEpoch, StoreError>;
 
@@ -317,7 +321,7 @@ impl Bound {
 }
 
 /// Where a delivery is: the closed list. Stored, counted, served and shown under these names and no others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeliveryState {
     /// Waits for its true time or for its badge to be bound.

@@ -17,6 +17,7 @@ use crate::delivery::rules::LEASE_MS;
 use crate::delivery::ticks::{Kept, Passed, Ticks};
 use crate::destination::settings::{AfterUnknown, OnDead};
 use crate::event_store::meaning;
+use crate::event_store::replays::UNKNOWN;
 use crate::event_store::{
     AttemptEnd, Claim, DeliveryState, Ended, GIVE_UP_ON_TIME_AFTER_MS, HeldFor, Lease, MAX_ANSWER_BYTES,
     MAX_GIVEN_UP_AT_ONCE, Next, OrderKey, Position, StoreError, Turn, Turned, UtcMs,
@@ -33,7 +34,7 @@ pub fn turn(writing: &mut Writing<'_>, turn: &Turn<'_>) -> Result<Turned, StoreE
     let lost = desk.extend()?;
     let expired = desk.expire()?;
     let given_up = desk.give_up_on_time()?;
-    let more = desk.unblock()? | desk.make()?;
+    let more = desk.unblock()? | desk.make()? | super::feeding::feed(&mut desk)?;
     let claims = desk.claim()?;
     let passed = desk.close()?;
     Ok(Turned {
@@ -79,6 +80,8 @@ pub(super) struct Shared {
     pub limiter: Limiter,
     pub breaker: Breaker,
     pub shares: Shares,
+    /// A replay has something to be done here.
+    pub has_replays: bool,
 }
 
 impl<'w, 's, 't> Desk<'w, 's, 't> {
@@ -103,6 +106,7 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
                     limiter: remembered(row.get(9)?)?.unwrap_or_else(|| Limiter::new(limits, ticks)),
                     breaker: remembered(row.get(10)?)?.unwrap_or_default(),
                     shares: remembered(row.get(11)?)?.unwrap_or_default(),
+                    has_replays: row.get(12)?,
                 };
                 Ok((row.get::<i64>(0)?, shared))
             })?
@@ -160,10 +164,17 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
             Next::PatientUntil(due) => (DeliveryState::Pending, Some(*due), None, 0, None),
             Next::NotSent => (DeliveryState::Pending, Some(now), None, 0, None),
         };
-        let columns = (self.no, claim.position, claim.lease, state, due, held_for, failures, blocks_until);
+        let dead_reason = match next {
+            Next::Dead => Some(end.outcome),
+            Next::AskPerson => Some(UNKNOWN),
+            _ => None,
+        };
+        let columns =
+            (self.no, claim.position, claim.lease, state, due, held_for, failures, blocks_until, dead_reason);
         let key: Option<OrderKey> = self.writing.one(sql::UNLEASE, columns, |row| row.get(0))?;
         let Some(key) = key else { return Ok(Lease::Lost) };
         self.writing.count_move(self.no, DeliveryState::InFlight, state);
+        dead_reason.iter().for_each(|reason| self.writing.count_letters(self.no, reason, 1));
         self.under_way = self.under_way.saturating_sub(1);
         match sign {
             Some(sign) => {
@@ -257,8 +268,10 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
         for (position, lease) in &ran_out {
             let settled = self.turn.now.0.saturating_add_unsigned(self.turn.rules.unknown.settles_ms);
             let (due, state) = (Some(UtcMs(settled)), DeliveryState::Unknown);
-            let columns = (self.no, *position, *lease, state, due, held_for, 0, None::<i64>);
+            let reason = held_for.map(|_| UNKNOWN);
+            let columns = (self.no, *position, *lease, state, due, held_for, 0, None::<i64>, reason);
             self.writing.one(sql::UNLEASE, columns, |row| row.get::<OrderKey>(0))?;
+            reason.iter().for_each(|reason| self.writing.count_letters(self.no, reason, 1));
             self.writing.count_move(self.no, DeliveryState::InFlight, state);
             self.row.limiter.end(1);
             self.row.breaker.released(*lease);

@@ -18,6 +18,7 @@ mod delivery;
 mod destinations;
 mod differences;
 mod directions;
+mod feeding;
 mod fleet;
 mod intake;
 mod leases;
@@ -25,6 +26,7 @@ mod occurring;
 mod people;
 mod proof;
 mod reading;
+mod replays;
 pub mod session;
 pub mod statements;
 mod values;
@@ -45,12 +47,15 @@ use self::writing::Writing;
 use super::capture::{ApiKeyId, ApiKeyState, Capture, NewApiKey, NoApiKey, Source, TakenIn, ToCapture};
 use super::commands::{CommandEnd, CommandRow, TroubleKind, TroubleRow};
 use super::people::{Difference, DifferenceFilter, People};
+use super::replays::{
+    Candidate, Filter, Letters, NewReplay, ReplayChange, ReplayRow, ReplayState, Replays, Retold,
+};
 use super::{
     Appended, BadgeFilter, BadgeRow, Binding, Bound, Change, Commands, Controller, ControllerState,
     DeadLetter, Deed, Deliveries, DeliveryCount, DestinationState, Directory, Enrolment, EventDetail,
-    EventFilter, EventRow, EventStore, Fleet, Leases, Member, NewDestination, NewToken, OutboxMark, Proof,
-    Refusal, Renewal, RevokedCertificate, RosterState, Site, Snapshot, Standing, Stood, StoreError, TokenId,
-    TokenState, Totals, Turn, Turned, UtcMs, Walked, Which,
+    EventFilter, EventRow, EventStore, Fleet, Leases, Member, NewDestination, NewToken, OutboxMark, Position,
+    Proof, Refusal, Renewal, RevokedCertificate, RosterState, Site, Snapshot, Standing, Stood, StoreError,
+    TokenId, TokenState, Totals, Turn, Turned, UtcMs, Walked, Which,
 };
 use crate::directory::direction::{Rule, Rules};
 use crate::intake::lease::{self, Fence};
@@ -438,6 +443,49 @@ impl<D: Database> Proof for SqlStore<D> {
 
     fn is_quarantined(&mut self, letter: &DeadLetter) -> Result<bool, StoreError> {
         self.read(|snapshot| proof::is_quarantined(snapshot, letter))
+    }
+}
+
+impl<D: Database> Replays for SqlStore<D> {
+    fn letters(&mut self) -> Result<Vec<Letters>, StoreError> {
+        self.read(replays::letters)
+    }
+
+    fn matching(
+        &mut self,
+        destination: &str,
+        filter: &Filter,
+        each: &mut dyn FnMut(&Candidate) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.read(|snapshot| replays::matching(snapshot, destination, filter, each))
+    }
+
+    fn retold(&mut self, destination: &str, positions: &[Position]) -> Result<Vec<Retold>, StoreError> {
+        self.read(|snapshot| replays::retold(snapshot, destination, positions))
+    }
+
+    fn make_replay(&mut self, new: &NewReplay, deed: &Deed) -> Result<u64, StoreError> {
+        self.write(|writing| replays::make(writing, new, deed))
+    }
+
+    fn gather(&mut self, replay: u64) -> Result<bool, StoreError> {
+        self.write(|writing| replays::gather(writing, replay))
+    }
+
+    fn replays(&mut self, limit: usize) -> Result<Vec<ReplayState>, StoreError> {
+        self.read(|snapshot| replays::replays(snapshot, limit))
+    }
+
+    fn replay(&mut self, replay: u64) -> Result<Option<ReplayState>, StoreError> {
+        self.read(|snapshot| replays::replay(snapshot, replay))
+    }
+
+    fn replay_rows(&mut self, replay: u64, after: u64, limit: usize) -> Result<Vec<ReplayRow>, StoreError> {
+        self.read(|snapshot| replays::rows(snapshot, replay, after, limit))
+    }
+
+    fn change_replay(&mut self, replay: u64, change: ReplayChange, deed: &Deed) -> Result<bool, StoreError> {
+        self.write(|writing| replays::change(writing, replay, change, deed))
     }
 }
 
