@@ -9,6 +9,7 @@ use tokio::time::{sleep, timeout};
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::event_store::handle::StoreHandle;
+use crate::event_store::replays::{Letters, ReplayState};
 use crate::event_store::{
     ControllerState, DeliveryCount, DeliveryState, DestinationState, StoreError, Totals,
 };
@@ -21,6 +22,9 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// A store that takes longer to answer a trifle is as good as away.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Replays that are not over are among so many of the latest.
+const LATEST_REPLAYS: usize = 100;
 
 /// What the watch needs.
 pub struct Watch {
@@ -41,6 +45,8 @@ struct Numbers {
     counts: Vec<DeliveryCount>,
     destinations: Vec<DestinationState>,
     controllers: Vec<ControllerState>,
+    letters: Vec<Letters>,
+    replays: Vec<ReplayState>,
 }
 
 /// Runs until told to stop.
@@ -95,6 +101,8 @@ impl Watch {
                     counts: store.delivery_counts()?,
                     destinations: store.destinations()?,
                     controllers: store.controllers()?,
+                    letters: store.letters()?,
+                    replays: store.replays(LATEST_REPLAYS)?,
                 })
             })
             .await
@@ -108,6 +116,7 @@ impl Watch {
         }
         for destination in &numbers.destinations {
             self.metrics.destination(destination, now);
+            self.metrics.letters(&destination.destination, &numbers.letters, &numbers.replays);
         }
         let lags = numbers.controllers.iter().map(|state| (&state.controller.id, lag::of(state, now)));
         self.metrics.controllers(lags);

@@ -27,6 +27,9 @@ pub const MAX_DECIDED_AT_ONCE: usize = 100;
 /// The reason of a letter that may have been processed or not.
 pub const UNKNOWN: &str = "unknown";
 
+/// All reasons: the outcomes that end a delivery for good, and [`UNKNOWN`].
+pub const REASONS: [&str; 4] = ["refused", "unrenderable", "impossible", UNKNOWN];
+
 /// Letters and replays.
 pub trait Replays {
     /// How many letters there are, by destination and reason: maintained counters, with the newest of each.
