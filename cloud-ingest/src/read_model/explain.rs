@@ -72,6 +72,11 @@ pub fn steps(detail: &EventDetail) -> Vec<Step> {
     let stored = format!("as position {}, record {} of its outbox", row.position.0, row.seq);
     steps.push(Step { step: "stored", at: row.received, what: stored });
     for attempt in &detail.attempts {
+        if let (Some(word), Some(at)) = (persons_word(attempt), attempt.finished) {
+            let what = format!("for {} by a person's word: {word}", attempt.destination);
+            steps.push(Step { step: "answered", at, what });
+            continue;
+        }
         steps.push(Step {
             step: "sent",
             at: attempt.started,
@@ -82,6 +87,12 @@ pub fn steps(detail: &EventDetail) -> Vec<Step> {
         }
     }
     steps
+}
+
+/// Who decided it and why, if no request was made.
+fn persons_word(attempt: &AttemptRow) -> Option<&str> {
+    let is_word = matches!(attempt.outcome.as_deref(), Some("said_delivered" | "discarded"));
+    attempt.answer.as_deref().filter(|_| is_word)
 }
 
 fn answer(attempt: &AttemptRow) -> String {
@@ -184,7 +195,14 @@ fn of_delivery(
         n => format!("{n} attempts"),
     };
     let last_said = last.filter(|a| a.finished.is_some()).map(answer);
+    let word = last.and_then(persons_word);
     match (delivery.state, delivery.held_for) {
+        (DeliveryState::Delivered, _) if word.is_some() => {
+            format!("Delivered to {to} by a person's word: {}.", word.unwrap_or_default())
+        }
+        (DeliveryState::Discarded, _) if word.is_some() => {
+            format!("A person took it out of the queue for {to}: {}.", word.unwrap_or_default())
+        }
         (DeliveryState::Delivered, _) => format!("Delivered to {to} after {tries}."),
         (DeliveryState::Unknown, Some(HeldFor::Person)) => format!(
             "Sent to {to}, but whether it was taken is not known ({}), and {to} cannot tell: a person must look there, and \
@@ -315,6 +333,15 @@ mod tests {
             Stage::Answered,
             "legacy refused it for good: refused (HTTP 422). A person has to look.",
         );
+        let word = |outcome: &str| {
+            let said = attempt(2, Some((outcome, None)));
+            vec![attempt(1, None), AttemptRow { answer: Some("mara: it is there".into()), ..said }]
+        };
+        let says = "Delivered to legacy by a person's word: mara: it is there.";
+        check(Delivered, word("said_delivered"), Stage::Answered, says);
+        let says = "A person took it out of the queue for legacy: mara: it is there.";
+        check(Discarded, word("discarded"), Stage::Sent, says);
+        assert_eq!(steps(&detail(Discarded, word("discarded"))).last().unwrap().step, "answered");
         check(Pending, vec![], Stage::Stored, "Waiting to be sent to legacy.");
         check(
             Pending,

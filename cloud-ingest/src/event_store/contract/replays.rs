@@ -123,6 +123,8 @@ pub fn a_letter_is_sent_again_under_its_key_and_by_what_is_known_now(world: &mut
     assert_eq!((again.event_id, again.claim.attempt, again.failures), (first.event_id, 2, 0));
     assert_eq!((again.body.as_str(), again.class), ("now", Class::Replay));
     assert_eq!(outcomes(world, no), [(RowOutcome::Sending, Some("refused".into()))]);
+    let late = world.store().destinations().unwrap()[0].oldest_open_received;
+    assert_eq!(late, None, "what is told again makes no live tap late");
     world.send(&again, Next::Delivered);
     world.turn_at(HR, &[], 0);
     assert_eq!(world.states(), ["delivered", "delivered"]);

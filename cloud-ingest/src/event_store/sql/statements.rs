@@ -219,10 +219,11 @@ pub const HOLD: &str = "UPDATE deliveries SET held_for = ?3 WHERE destination_no
 pub const REKEY: &str = "UPDATE deliveries SET order_key = ?3 WHERE destination_no = ?1 AND position = ?2";
 pub const HELD: &str =
     "SELECT order_key, held_for FROM deliveries WHERE destination_no = ?1 AND position = ?2";
+/// The first that is not told again at a person's wish: that says nothing of how late taps are.
 pub const FIRST_IN_STATE: &str = concat!(
     "SELECT position FROM deliveries INDEXED BY deliveries_undone WHERE destination_no = ?1 AND state = ?2 AND ",
     undone!(),
-    " AND held_for IS DISTINCT FROM 'time_unresolved' ORDER BY position LIMIT 1"
+    " AND held_for IS DISTINCT FROM 'time_unresolved' AND class NOT IN ('replay', 'corrections') ORDER BY position LIMIT 1"
 );
 pub const RECEIVED: &str = "SELECT received_ms FROM events WHERE position = ?1";
 
