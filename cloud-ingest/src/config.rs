@@ -70,6 +70,13 @@ pub struct StoreEntry {
     pub password_file: Option<PathBuf>,
     /// A file with the certificates, PEM, that the server's must come from; with it the connection is encrypted.
     pub ca_file: Option<PathBuf>,
+    /// Whether `serve` brings the store up to date when it starts, or leaves that to `cloud-ingest store migrate`.
+    #[serde(default = "yes")]
+    pub migrate_at_start: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// The MQTT broker.
@@ -359,10 +366,15 @@ impl Config {
     pub fn place(&self) -> Result<Place, BadAddress> {
         Ok(match &self.store {
             None => Place::File(self.data_dir.join("cloud-ingest.db")),
-            Some(StoreEntry { url, password_file, ca_file }) => {
+            Some(StoreEntry { url, password_file, ca_file, .. }) => {
                 Place::Server(Box::new(Address::new(url, password_file.as_deref(), ca_file.as_deref())?))
             }
         })
+    }
+
+    /// Whether `serve` brings the store up to date: one in a file is nobody else's.
+    pub fn migrates_at_start(&self) -> bool {
+        self.store.as_ref().is_none_or(|store| store.migrate_at_start)
     }
 
     /// The folder of taps that came over HTTP while the store was away.
@@ -668,7 +680,7 @@ url = "http://127.0.0.1:9000/attendance"
         );
         check(
             ("name = \"legacy\"", "name = \"legacy\"\nper_second = 0.0"),
-            "c.toml:32: destination.per_second: use 0.001 to 1000; 0.1 is one in ten seconds",
+            "c.toml:32: destination.per_second: use 0.001 to 100000; 0.1 is one in ten seconds",
         );
         check(
             ("client_id = \"cloud-ingest\"", "client_id = \"c\"\nca_file = \"/ca.pem\""),

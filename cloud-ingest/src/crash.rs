@@ -19,6 +19,18 @@ pub const POINTS: [&str; 8] = [
 pub const SPOOL_POINTS: [&str; 4] =
     ["before-spool-write", "after-spool-write", "after-drain-commit", "after-spool-done"];
 
+/// Those that a store meets which is brought up to date.
+pub const MIGRATION_POINTS: [&str; 2] = ["before-migration-commit", "after-migration-commit"];
+
+/// Those of `events archive`, in their order.
+pub const ARCHIVE_POINTS: [&str; 5] = [
+    "after-segment-draft",
+    "after-segment-verified",
+    "after-segment-named",
+    "after-archive-commit",
+    "while-removing-archived",
+];
+
 /// Dies here if a test asked for it.
 #[cfg(feature = "crash-points")]
 pub fn point(name: &'static str) {
@@ -31,7 +43,8 @@ pub fn point(name: &'static str) {
         let (name, nth) = wanted.split_once(':').unwrap_or((wanted.as_str(), "1"));
         assert!(
             is_known(name),
-            "CRASH_AT names no crash point: {name}; there are {POINTS:?} and {SPOOL_POINTS:?}"
+            "CRASH_AT names no crash point: {name}; there are {POINTS:?}, {SPOOL_POINTS:?}, {MIGRATION_POINTS:?} and \
+             {ARCHIVE_POINTS:?}"
         );
         let nth = nth.parse().expect("CRASH_AT=name:n needs a number");
         Some((name.to_owned(), AtomicU32::new(nth)))
@@ -47,7 +60,9 @@ pub fn point(name: &'static str) {
 
 #[cfg(feature = "crash-points")]
 fn is_known(name: &str) -> bool {
-    POINTS.contains(&name) || SPOOL_POINTS.contains(&name)
+    [&POINTS[..], &SPOOL_POINTS, &MIGRATION_POINTS, &ARCHIVE_POINTS]
+        .into_iter()
+        .any(|points| points.contains(&name))
 }
 
 /// Nothing: this build has no crash points.

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod api;
+pub mod archive;
 pub mod backoff;
 pub mod ca;
 pub mod capture;

@@ -36,6 +36,7 @@ use crate::destination::open::AnyDestination;
 use crate::enrolment::{self, Enrolling};
 use crate::event_store::capture::Sitting;
 use crate::event_store::handle::StoreHandle;
+use crate::event_store::migrations;
 use crate::event_store::place::{AnyStore, Place};
 use crate::event_store::{Change, Deed, EventStore, NewDestination, Since, UtcMs};
 use crate::health::Health;
@@ -351,6 +352,10 @@ async fn open_enrolment(
 
 /// The store, to write and to read, with what the configuration names.
 fn open(place: &Place, config: &Config, now: UtcMs) -> anyhow::Result<(AnyStore, AnyStore)> {
+    if config.migrates_at_start() {
+        let migrated = place.migrate(now, &mut |told| tracing::info!("{}", migrations::sentence(&told)));
+        migrated.with_context(|| format!("cannot open {place}"))?;
+    }
     let mut store = place.open(now).with_context(|| format!("cannot open {place}"))?;
     introduce(store.as_mut(), config, now).context("cannot tell the store about the configuration")?;
     let reader = place.open_reader().with_context(|| format!("cannot read {place}"))?;

@@ -140,6 +140,29 @@ impl Cluster {
         Ok(run(&mut psql)?.trim_end().to_owned())
     }
 
+    /// A database as a script that makes it again, row by row: small databases, to be read and kept.
+    ///
+    /// # Errors
+    ///
+    /// When the server doesn't run or refuses.
+    pub fn dump(&self, database: &str) -> anyhow::Result<String> {
+        let mut pg_dump = Command::new(program("pg_dump")?);
+        pg_dump.args(["--inserts", "--no-owner", "--dbname", &self.url(database)]);
+        run(&mut pg_dump)
+    }
+
+    /// Runs a script of many statements as the superuser.
+    ///
+    /// # Errors
+    ///
+    /// When the server doesn't run or refuses a statement; those before it were done.
+    pub fn run_script(&self, database: &str, script: &Path) -> anyhow::Result<()> {
+        let mut psql = Command::new(program("psql")?);
+        psql.args(["--no-psqlrc", "--quiet", "--output=/dev/null", "--set=ON_ERROR_STOP=1"]);
+        psql.args(["--dbname", &self.url(database), "--file"]).arg(script);
+        run(&mut psql).map(drop)
+    }
+
     /// What the server has logged.
     pub fn log(&self) -> PathBuf {
         self.folder.join("postgres.log")

@@ -58,8 +58,8 @@ pub struct SiteOptions {
     pub verbose: bool,
     /// Where everything lives; a temporary folder that goes away if not given.
     pub dir: Option<PathBuf>,
-    /// Seconds until cloud-ingest gives a request up; the product's default if not given.
-    pub destination_timeout_ms: Option<u64>,
+    /// Extra TOML for cloud-ingest's `[destination]`, such as `timeout_ms = 500`.
+    pub destination: String,
     /// Leave the badges unbound.
     pub unbound: bool,
     /// edge-agent sees another clock, other boots and begins in 1970, with nobody vouching for its clock.
@@ -583,7 +583,6 @@ crl_file = "{at}/{FILES}/crl.pem"
             uplink = ends.uplink,
         ),
     };
-    let timeout = options.destination_timeout_ms.map(|ms| format!("timeout_ms = {ms}")).unwrap_or_default();
     let http = ends.http;
     let cloud = format!(
         r#"data_dir = "{at}/cloud"
@@ -609,9 +608,10 @@ zone = "{ZONE}"
 [destination]
 name = "legacy"
 url = "http://{legacy_line}/checkins"
-{timeout}
+{destination}
 "#,
         scheme = lines.scheme,
+        destination = options.destination,
         broker = lines.for_cloud,
         files = lines.clouds_files,
         legacy_line = ends.legacy_line,

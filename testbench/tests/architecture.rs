@@ -136,6 +136,7 @@ const PURE: [(&str, &[&str]); 2] = [
     (
         "cloud-ingest",
         &[
+            "archive::parts",
             "capture::allowance",
             "capture::key",
             "capture::reading",
@@ -163,6 +164,7 @@ const PURE: [(&str, &[&str]); 2] = [
             "destination::settings::written",
             "destination::template",
             "event_store",
+            "event_store::archive",
             "event_store::badges",
             "event_store::boots",
             "event_store::capture",
@@ -199,11 +201,12 @@ const PURE: [(&str, &[&str]); 2] = [
     ),
 ];
 
-const PURE_CRATES: [&str; 11] = [
+const PURE_CRATES: [&str; 12] = [
     "alloc",
     "core",
     "data_encoding",
     "jiff",
+    "postcard",
     "ring",
     "serde",
     "serde_json",

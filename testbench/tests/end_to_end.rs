@@ -177,7 +177,7 @@ async fn edge_agent_is_killed_with_unsent_taps() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_legacy_api_is_down_then_limits_then_times_out_after_processing() {
-    let site = site(SiteOptions { destination_timeout_ms: Some(500), ..SiteOptions::default() }).await;
+    let site = site(SiteOptions { destination: "timeout_ms = 500".into(), ..SiteOptions::default() }).await;
     let mut taps = Taps::seeded(7);
     site.legacy_line.cut().await.unwrap();
     let mut greens = taps.tap(&site, 200).await;
@@ -223,7 +223,7 @@ fn retry_after_was_obeyed(site: &Site) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_garbage_from_the_legacy_api_is_survived() {
-    let site = site(SiteOptions { destination_timeout_ms: Some(500), ..SiteOptions::default() }).await;
+    let site = site(SiteOptions { destination: "timeout_ms = 500".into(), ..SiteOptions::default() }).await;
     let mut taps = Taps::seeded(8);
     let kinds = Garbage::ALL.iter().flat_map(|kind| [(Mode::garbage(*kind), 1), (Mode::Ok, 5)]);
     site.legacy.set_script(Script::first(kinds.chain([(Mode::ErrorInside, 3), (Mode::Down, 3)])));

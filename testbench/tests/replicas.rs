@@ -16,7 +16,7 @@ async fn site(replicas: usize) -> (Site, Vec<Replica>) {
     let options = SiteOptions {
         store: StoreKind::Postgres,
         // What another one has begun when it is killed is unknown until its lease is over.
-        destination_timeout_ms: Some(500),
+        destination: "timeout_ms = 500".into(),
         ..SiteOptions::default()
     };
     let site = Site::start(options).await.unwrap();

@@ -112,9 +112,15 @@ async fn events(State(served): State<Served>, uri: axum::http::Uri) -> Result<Re
 
 async fn event(State(served): State<Served>, Path(id): Path<String>) -> Result<Response, Problem> {
     let id: EventId = id.parse().map_err(|error| Problem::bad_request(format!("{error}")))?;
-    let (detail, destinations) =
-        served.store.run(move |store| Ok((store.event(id)?, store.destinations()?))).await?;
-    let detail = detail.ok_or_else(|| Problem::not_found("no event is stored under this id"))?;
+    let (detail, destinations, segment) = served
+        .store
+        .run(move |store| Ok((store.event(id)?, store.destinations()?, store.segment_with(id)?)))
+        .await?;
+    let detail = detail.ok_or_else(|| match segment {
+        Some(file) => Problem::new(StatusCode::GONE, format!("the event is archived in {file}"))
+            .with("segment", file.into()),
+        None => Problem::not_found("no event is stored under this id"),
+    })?;
     Ok(axum::Json(view::Detail::of(&detail, &destinations, served.clock.now())).into_response())
 }
 
@@ -131,7 +137,10 @@ async fn controller(State(served): State<Served>, Path(id): Path<String>) -> Res
 }
 
 async fn the_ledger(State(served): State<Served>) -> Result<Response, Problem> {
-    let ledger = served.store.run(|store| Ok(ledger(store.totals()?, store.delivery_counts()?))).await?;
+    let ledger = served
+        .store
+        .run(|store| Ok(ledger(store.totals()?, store.delivery_counts()?).with_archived(store.archived()?)))
+        .await?;
     Ok(axum::Json(ledger).into_response())
 }
 

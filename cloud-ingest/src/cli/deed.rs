@@ -13,7 +13,7 @@ pub fn deed(at: UtcMs, what: &str, about: &str, why: Why) -> Deed {
 }
 
 /// Who logged in, also through sudo; who the process is where nobody did.
-fn who() -> String {
+pub fn who() -> String {
     let logged_in = std::fs::read_to_string("/proc/self/loginuid").ok();
     let logged_in = logged_in.and_then(|text| text.trim().parse().ok()).filter(|uid| *uid != u32::MAX);
     let process = || std::fs::metadata("/proc/self").map(|of| of.uid()).ok();

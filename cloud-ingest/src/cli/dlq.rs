@@ -174,7 +174,7 @@ fn grouped(store: &mut AnyStore, destination: &str, filter: &Filter, by: By) -> 
     let groups = found.into_iter().map(|(group, (count, newest))| {
         let detail = store.event(newest)?;
         let last = detail.and_then(|detail| {
-            detail.attempts.into_iter().filter(|attempt| attempt.destination == destination).next_back()
+            detail.attempts.into_iter().rfind(|attempt| attempt.destination == destination)
         });
         let (status, said) = last.map_or((None, None), |last| (last.status, last.answer));
         Ok(Group { destination: destination.to_owned(), group, count, newest, status, said })

@@ -12,6 +12,7 @@ use crate::roles::{Role, Roles};
 use crate::telemetry::with_causes;
 
 mod api_keys;
+mod archive;
 mod assign;
 mod badges;
 mod ca;
@@ -26,6 +27,7 @@ mod import;
 mod keys;
 mod logging;
 mod members;
+mod migrate;
 mod printed;
 mod progress;
 mod proof;
@@ -92,7 +94,7 @@ enum Verb {
     Controllers(reading::ControllersVerb),
     /// Take in what controllers exported to files, as if it had come over the network; exit code 1 if something is left out
     Import(import::ImportArgs),
-    /// Back the store up, and say that a backup was put back
+    /// Back the store up, say that a backup was put back, and bring the store up to date
     #[command(subcommand)]
     Store(store::Verb),
     /// Add everything up; exit code 1 if it does not balance

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -15,8 +16,10 @@ use serde::Serialize;
 use tap_protocol::ids::{ControllerId, OutboxId, Seq};
 
 use super::{ConfigFile, Form, Output, print_json, reading};
+use crate::archive;
 use crate::clock::Clock;
-use crate::event_store::UtcMs;
+use crate::event_store::place::AnyStore;
+use crate::event_store::{UtcMs, Walked};
 use crate::read_model::proof::{Choosing, Wanted, Writing};
 
 #[derive(Debug, Args)]
@@ -35,6 +38,9 @@ pub struct ProofArgs {
     /// Only of this outbox
     #[arg(long)]
     outbox: Option<OutboxId>,
+    /// Of records that are archived in this file; else of those in the store
+    #[arg(long, value_name = "FILE")]
+    segment: Option<PathBuf>,
     #[command(flatten)]
     config: ConfigFile,
     #[command(flatten)]
@@ -84,21 +90,26 @@ pub fn proof(args: ProofArgs) -> anyhow::Result<ExitCode> {
     let zone = sites.iter().find(|site| site.id == controller.site).map(|site| TimeZone::get(&site.zone));
     let zone = zone.transpose()?.unwrap_or(TimeZone::UTC);
     let mut choosing = Choosing::new(wanted(args.from, args.to, &zone)?, args.outbox);
-    store.walk(Some(&args.id), &mut |walked| choosing.take(&walked))?;
+    walk(&mut store, &args, &mut |walked| choosing.take(&walked))?;
     let chosen = choosing.end();
-    ensure!(!chosen.is_empty(), "{} has no such records: nothing was written", args.id);
+    let archived = if args.segment.is_none() && store.archived()?.records > 0 {
+        "; some are archived: see `events archive list`, and give --segment FILE"
+    } else {
+        ""
+    };
+    ensure!(!chosen.is_empty(), "{} has no such records here{archived}: nothing was written", args.id);
 
     let doing = || format!("cannot write {}", args.out.display());
     let mut file = File::create_new(&args.out).with_context(doing)?;
     let epoch = store.store_epoch()?;
     let mut writing = Writing::new(chosen, &receipt_key, epoch, Clock::system().now());
     let mut wrote = Ok(());
-    let walked = store.walk(Some(&args.id), &mut |walked| {
+    let walked = walk(&mut store, &args, &mut |walked| {
         let went_on = writing.take(walked);
         wrote = file.write_all(&writing.take_bytes());
-        if wrote.is_ok() { went_on } else { std::ops::ControlFlow::Break(()) }
+        if wrote.is_ok() { went_on } else { ControlFlow::Break(()) }
     });
-    let proved = walked.map_err(anyhow::Error::from).and_then(|()| {
+    let proved = walked.and_then(|()| {
         wrote.with_context(doing)?;
         let end = writing.end()?;
         file.write_all(&end.last_bytes).and_then(|()| file.sync_all()).with_context(doing)?;
@@ -127,6 +138,19 @@ pub fn proof(args: ProofArgs) -> anyhow::Result<ExitCode> {
         Form::Table => show(&written),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Over the store, or over the file of a segment that holds.
+fn walk(
+    store: &mut AnyStore,
+    args: &ProofArgs,
+    told: &mut dyn FnMut(Walked<'_>) -> ControlFlow<()>,
+) -> anyhow::Result<()> {
+    match &args.segment {
+        None => Ok(store.walk(Some(&args.id), told)?),
+        Some(file) => archive::walk(file, Some(&args.id), told)
+            .with_context(|| format!("{} cannot be read", file.display())),
+    }
 }
 
 fn show(written: &Written) {

@@ -30,6 +30,8 @@ pub enum EventsVerb {
         #[command(flatten)]
         output: Output,
     },
+    /// Let old events leave the store for files, or look into such a file
+    Archive(super::archive::ArchiveArgs),
     /// What destinations were told and came out otherwise later: whose a tap was, or which way it went
     Differences(super::differences::Differences),
     /// Prove every record again: chains, signatures, marks, totals; exit code 1 if something does not hold
@@ -95,6 +97,7 @@ pub fn events(verb: EventsVerb) -> anyhow::Result<ExitCode> {
     match verb {
         EventsVerb::List(args) => list(args),
         EventsVerb::Get { id, config, output } => get(id, &config, output.output),
+        EventsVerb::Archive(args) => super::archive::run(args),
         EventsVerb::Differences(args) => super::differences::list(args),
         EventsVerb::Verify(args) => super::verify::verify(args),
     }
@@ -134,7 +137,14 @@ fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
 
 fn get(id: EventId, config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode> {
     let mut store = open(config)?;
-    let Some(detail) = store.event(id)? else { bail!("no event is stored under {id}") };
+    let Some(detail) = store.event(id)? else {
+        match store.segment_with(id)? {
+            Some(file) => bail!(
+                "event {id} is archived in {file}: see `events archive show` and `events archive export`"
+            ),
+            None => bail!("no event is stored under {id}"),
+        }
+    };
     let destinations = store.destinations()?;
     let now = Clock::system().now();
     if form == Form::Json {
@@ -202,7 +212,7 @@ pub fn controllers(verb: ControllersVerb) -> anyhow::Result<ExitCode> {
 
 pub fn the_ledger(config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode> {
     let mut store = open(config)?;
-    let ledger = ledger(store.totals()?, store.delivery_counts()?);
+    let ledger = ledger(store.totals()?, store.delivery_counts()?).with_archived(store.archived()?);
     if form == Form::Json {
         print_json(&ledger)?;
     } else {
@@ -211,6 +221,9 @@ pub fn the_ledger(config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode> {
         for (what, count) in [
             ("records stored", totals.records),
             ("taps stored", totals.taps),
+            ("records archived, of these", ledger.archived.records),
+            ("taps archived, of these", ledger.archived.taps),
+            ("deliveries archived, of those below", ledger.archived.deliveries),
             ("attempts started", totals.attempts),
             ("badges bound", totals.badges),
             ("messages quarantined", totals.quarantined),
@@ -252,7 +265,8 @@ pub fn open_or_make(config: &Config, now: UtcMs) -> anyhow::Result<AnyStore> {
     place.open(now).with_context(|| format!("cannot write to {place}"))
 }
 
-fn existing(config: &Config) -> anyhow::Result<Place> {
+/// Where the store is; it must be there, as far as that can be told without opening it.
+pub fn existing(config: &Config) -> anyhow::Result<Place> {
     let place = config.place()?;
     if let Place::File(path) = &place
         && !path.exists()

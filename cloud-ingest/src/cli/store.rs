@@ -11,10 +11,11 @@ use clap::Subcommand;
 use serde::Serialize;
 use tap_protocol::ids::{ControllerId, OutboxId, Seq, StoreEpoch};
 
-use super::{ConfigFile, Form, Output, print_json, reading};
+use super::{ConfigFile, Form, Output, migrate, print_json, reading};
 use crate::clock::Clock;
 use crate::event_store::EventStore;
 use crate::event_store::place::Place;
+use crate::event_store::roles;
 use crate::event_store::sqlite::SqliteStore;
 use crate::lock;
 use crate::read_model::rewound;
@@ -31,6 +32,17 @@ pub enum Verb {
         #[command(flatten)]
         output: Output,
     },
+    /// Bring the store up to date, or say what that would do
+    Migrate(migrate::MigrateArgs),
+    /// Write what a PostgreSQL role for the service may do, as SQL for the tables' owner
+    Roles {
+        /// The role under which the service connects
+        #[arg(long, value_name = "ROLE")]
+        service: String,
+        /// The schema in which the tables are
+        #[arg(long, value_name = "SCHEMA", default_value = "public")]
+        schema: String,
+    },
     /// Say that a backup was put back: controllers then send again what it lacks. The service must be stopped
     Restored {
         #[command(flatten)]
@@ -43,6 +55,11 @@ pub enum Verb {
 pub fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Backup { out, config, output } => back_up(&out, &config, output.output),
+        Verb::Migrate(args) => migrate::run(args),
+        Verb::Roles { service, schema } => {
+            print!("{}", roles::grants(&schema, &service));
+            Ok(ExitCode::SUCCESS)
+        }
         Verb::Restored { config, output } => restored(&config, output.output),
     }
 }

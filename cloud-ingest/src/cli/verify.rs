@@ -1,20 +1,28 @@
 //! Beside the line: `events verify`: walks the store's file beside a running service and says whether everything holds.
 //! What holding means is [`crate::read_model::audit`]'s.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
+use data_encoding::HEXLOWER;
 use tap_protocol::ids::ControllerId;
 
 use super::{ConfigFile, Form, Output, print_json, progress, reading};
+use crate::archive;
+use crate::event_store::archive::Segment;
 use crate::read_model::audit::{Audit, Audited, Finding};
+use crate::telemetry::with_causes;
 
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
     /// Only this controller's
     #[arg(long)]
     controller: Option<ControllerId>,
+    /// Also the files of what is archived, in this folder
+    #[arg(long, value_name = "FOLDER", conflicts_with = "controller")]
+    segments: Option<PathBuf>,
     #[command(flatten)]
     config: ConfigFile,
     #[command(flatten)]
@@ -44,12 +52,44 @@ pub fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     });
     bar.finish_and_clear();
     walked.context("the store cannot be walked to its end")?;
-    let audited = audit.end();
+    let mut audited = audit.end();
+    if let Some(folder) = &args.segments {
+        let segments = store.segments()?;
+        let bar = progress::bar("segments", segments.len() as u64);
+        for segment in &segments {
+            match beside(folder, segment) {
+                Ok((records, signatures)) => {
+                    (audited.records, audited.signatures) =
+                        (audited.records + records, audited.signatures + signatures);
+                }
+                Err(error) => audited.also(format!("{}: {}", segment.file, with_causes(error.as_ref()))),
+            }
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+    }
     match args.output.output {
         Form::Json => print_json(&audited)?,
         Form::Table => print!("{}", in_words(&audited)),
     }
     Ok(if audited.holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Records and signatures of a segment's file that holds, and is the one that the store knows of.
+fn beside(folder: &Path, segment: &Segment) -> anyhow::Result<(u64, u64)> {
+    let found = archive::verify(&folder.join(&segment.file))?;
+    ensure!(
+        HEXLOWER.encode(&found.sha256) == segment.sha256,
+        "it holds, and is not the file that the store's events went to"
+    );
+    let end = &found.contents.end;
+    let are_the_same = end.outboxes.len() == segment.outboxes.len()
+        && end.outboxes.iter().zip(&segment.outboxes).all(|(file, store)| {
+            (file.outbox, file.from, file.to) == (store.outbox.0, store.from.0, store.to.0)
+                && (file.hash_before, file.hash_after) == (store.hash_before.0, store.hash_after.0)
+        });
+    ensure!(are_the_same, "its hashes are not those that the store has of it");
+    Ok((end.records, found.signatures))
 }
 
 fn in_words(audited: &Audited) -> String {

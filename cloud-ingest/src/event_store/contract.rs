@@ -4,6 +4,7 @@
 //! Whatever a case does, after every step the world checks what must always hold: positions without a gap, counters
 //! that equal a scan, every lane settled.
 
+mod archive;
 mod badges;
 mod binding;
 mod capture;
@@ -13,6 +14,7 @@ mod direction;
 mod fleet;
 mod history;
 mod intake;
+pub mod keepsake;
 mod leases;
 mod proof;
 mod random;
@@ -27,36 +29,62 @@ use tempfile::TempDir;
 
 use self::world::World;
 use super::postgres::{Address, PostgresStore};
+use super::sql::session::execute;
+use super::sql::{Database, SqlStore};
 use super::sqlite::SqliteStore;
-use super::{EventStore, UtcMs};
+use super::{EventStore, StoreError, UtcMs, roles};
 
 /// A store under test, which can be closed and opened again.
 pub trait UnderTest {
     fn store(&mut self) -> &mut dyn EventStore;
     fn restart(&mut self);
+    /// The same store for whoever archives: on a server that is another role.
+    fn archivist(&mut self) -> &mut dyn EventStore;
+    /// Ranges have so many positions from here on; nothing may be stored yet.
+    fn small_ranges(&mut self, size: u64);
+    /// Runs a statement as the service could.
+    fn run(&mut self, statement: &str) -> Result<usize, StoreError>;
+}
+
+fn run<D: Database>(store: &mut SqlStore<D>, statement: &str) -> Result<usize, StoreError> {
+    store.database.write(|session| execute(session, statement, []))
 }
 
 /// When all stores under test are made.
 const CREATED: UtcMs = UtcMs(1_700_000_000_000);
 
+/// The service's role is not the owner's: it may do what a role as documented may, and no more.
 struct OnServer {
     address: Address,
+    database: String,
     store: Option<PostgresStore>,
+    archivist: PostgresStore,
 }
+
+const SERVICE: &str = "tapline_service";
 
 impl OnServer {
     fn new() -> OnServer {
         // Made once and copied, which is quicker than to run the schema for every case.
         static TEMPLATE: LazyLock<String> = LazyLock::new(|| {
-            let template = postgres_rig::shared().new_database();
-            drop(PostgresStore::open(OnServer::address_of(&template), CREATED).unwrap());
+            let cluster = postgres_rig::shared();
+            let template = cluster.new_database();
+            drop(PostgresStore::open(OnServer::owned(&template), CREATED).unwrap());
+            cluster.query("postgres", &format!("CREATE ROLE {SERVICE} LOGIN")).unwrap();
+            cluster.query(&template, &roles::grants("public", SERVICE)).unwrap();
             template
         });
-        let address = OnServer::address_of(&postgres_rig::shared().new_database_from(&TEMPLATE));
-        OnServer { store: Some(PostgresStore::open(address.clone(), CREATED).unwrap()), address }
+        let database = postgres_rig::shared().new_database_from(&TEMPLATE);
+        let address = Address::new(&postgres_rig::shared().url_as(SERVICE, &database), None, None).unwrap();
+        OnServer {
+            store: Some(PostgresStore::open(address.clone(), CREATED).unwrap()),
+            archivist: PostgresStore::open(OnServer::owned(&database), CREATED).unwrap(),
+            address,
+            database,
+        }
     }
 
-    fn address_of(database: &str) -> Address {
+    fn owned(database: &str) -> Address {
         Address::new(&postgres_rig::shared().url(database), None, None).unwrap()
     }
 }
@@ -69,6 +97,24 @@ impl UnderTest for OnServer {
     fn restart(&mut self) {
         self.store = None;
         self.store = Some(PostgresStore::open(self.address.clone(), UtcMs(CREATED.0 + 1)).unwrap());
+    }
+
+    fn archivist(&mut self) -> &mut dyn EventStore {
+        &mut self.archivist
+    }
+
+    fn small_ranges(&mut self, size: u64) {
+        let ranges = "DO $$ DECLARE r RECORD; BEGIN FOR r IN SELECT from_position FROM ranges LOOP \
+             EXECUTE format('DROP TABLE events_%s, taps_%1$s', r.from_position); END LOOP; END $$";
+        let first = format!(
+            "DELETE FROM ranges; UPDATE archiving SET range_size = {size}; INSERT INTO ranges VALUES (0, 1); \
+             SELECT make_ranges(); DELETE FROM ranges WHERE from_position = 0"
+        );
+        postgres_rig::shared().query(&self.database, &format!("{ranges}; {first}")).unwrap();
+    }
+
+    fn run(&mut self, statement: &str) -> Result<usize, StoreError> {
+        run(self.store.as_mut().unwrap(), statement)
     }
 }
 
@@ -87,6 +133,18 @@ impl UnderTest for InMemory {
     }
 
     fn restart(&mut self) {}
+
+    fn archivist(&mut self) -> &mut dyn EventStore {
+        &mut self.0
+    }
+
+    fn small_ranges(&mut self, size: u64) {
+        run(&mut self.0, &format!("UPDATE archiving SET range_size = {size}")).unwrap();
+    }
+
+    fn run(&mut self, statement: &str) -> Result<usize, StoreError> {
+        run(&mut self.0, statement)
+    }
 }
 
 struct InFile {
@@ -112,6 +170,18 @@ impl UnderTest for InFile {
         // A later start must not take the store for a new one.
         let now = UtcMs(CREATED.0 + i64::from(self.dir.path().join("store.db").exists()));
         self.store = Some(SqliteStore::open(&self.dir.path().join("store.db"), now).unwrap());
+    }
+
+    fn archivist(&mut self) -> &mut dyn EventStore {
+        self.store.as_mut().unwrap()
+    }
+
+    fn small_ranges(&mut self, size: u64) {
+        self.run(&format!("UPDATE archiving SET range_size = {size}")).unwrap();
+    }
+
+    fn run(&mut self, statement: &str) -> Result<usize, StoreError> {
+        run(self.store.as_mut().unwrap(), statement)
     }
 }
 
@@ -332,6 +402,16 @@ macro_rules! contract_tests {
             capture::more_than_a_batch_is_signed_in_several,
             capture::a_source_that_is_not_known_leaves_nothing_of_what_was_promised,
             capture::another_capture_key_takes_over_and_the_old_records_stay_proved,
+            archive::old_ranges_leave_for_files_and_everything_still_adds_up,
+            archive::what_is_still_needed_keeps_its_range_and_says_why,
+            archive::a_signature_on_both_sides_of_a_cut_proves_both,
+            archive::a_range_that_is_not_as_it_was_read_stays,
+            archive::between_the_cut_and_the_removal_nobody_sees_what_is_archived,
+            archive::what_comes_late_is_timed_by_anchors_that_are_archived,
+            archive::a_card_that_was_seen_long_ago_is_known_and_can_be_bound,
+            archive::a_new_destination_is_told_of_what_is_left,
+            archive::the_service_adds_to_what_is_append_only_and_changes_nothing_of_it,
+            archive::positions_go_on_over_the_end_of_a_range,
             leases::whoever_takes_in_changes_the_row_until_another_has_taken_over,
             leases::nobody_takes_over_from_a_row_that_has_changed_since_it_was_seen,
             leases::whoever_ends_in_order_leaves_the_row_to_the_next,

@@ -6,6 +6,7 @@
 //! of them let the same pure functions decide: [`crate::intake::admit`] what is stored, `meaning` what it means,
 //! [`crate::delivery::order`] who is next.
 
+pub mod archive;
 pub mod badges;
 mod boots;
 pub mod capture;
@@ -15,11 +16,13 @@ mod fleet;
 pub mod handle;
 mod leases;
 mod meaning;
+pub mod migrations;
 pub mod people;
 pub mod place;
 pub mod postgres;
 mod proof;
 pub mod replays;
+pub mod roles;
 mod sql;
 pub mod sqlite;
 
@@ -35,6 +38,7 @@ use tap_protocol::ids::{ControllerId, EventId, OutboxId, ReaderName, Seq, StoreE
 use tap_protocol::keys::PublicKey;
 use tap_protocol::tap::{Direction, Verdict};
 
+pub use self::archive::Archive;
 pub use self::badges::{BadgeFilter, BadgeRow, Directory, Revocation, RosterState, Snapshot, Stood, Which};
 pub use self::capture::Capture;
 pub use self::commands::Commands;
@@ -90,7 +94,7 @@ pub struct PersonId(pub String);
 
 /// What a store can do. Every method that changes something is one transaction, durable when it returns.
 pub trait EventStore:
-    Capture + Commands + Deliveries + Directory + Fleet + Leases + People + Proof + Replays
+    Archive + Capture + Commands + Deliveries + Directory + Fleet + Leases + People + Proof + Replays
 {
     /// Which life of the store this is; receipts carry it.
     fn store_epoch(&mut self) -> Result<StoreEpoch, StoreError>;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::migrations::{Migrated, Plan, Told};
 use super::postgres::{Address, PostgresStore};
 use super::sqlite::SqliteStore;
 use super::{EventStore, StoreError, UtcMs};
@@ -20,17 +21,44 @@ pub enum Place {
 }
 
 impl Place {
-    /// Opens the store for reading and writing; makes it, with an epoch from `now`, if there is none.
+    /// Opens the store for reading and writing; makes it, with an epoch from `now`, if there is none. One of an older version
+    /// is refused.
     pub fn open(&self, now: UtcMs) -> Result<AnyStore, StoreError> {
         Ok(match self {
             Place::File(path) => {
-                if let Some(folder) = path.parent() {
-                    std::fs::create_dir_all(folder).map_err(|error| StoreError::Unavailable(error.into()))?;
-                }
+                self.make_folder()?;
                 Box::new(SqliteStore::open(path, now)?)
             }
             Place::Server(address) => Box::new(PostgresStore::open(Address::clone(address), now)?),
         })
+    }
+
+    /// What [`Place::migrate`] would do.
+    pub fn plan(&self) -> Result<Plan, StoreError> {
+        match self {
+            Place::File(path) => SqliteStore::plan(path),
+            Place::Server(address) => PostgresStore::plan(address),
+        }
+    }
+
+    /// Brings the store up to date; makes it, with an epoch from `now`, if there is none.
+    pub fn migrate(&self, now: UtcMs, told: &mut dyn FnMut(Told)) -> Result<Migrated, StoreError> {
+        match self {
+            Place::File(path) => {
+                self.make_folder()?;
+                SqliteStore::migrate(path, now, told)
+            }
+            Place::Server(address) => PostgresStore::migrate(address, now, told),
+        }
+    }
+
+    fn make_folder(&self) -> Result<(), StoreError> {
+        if let Place::File(path) = self
+            && let Some(folder) = path.parent()
+        {
+            std::fs::create_dir_all(folder).map_err(|error| StoreError::Unavailable(error.into()))?;
+        }
+        Ok(())
     }
 
     /// Opens the store for the reading methods alone; it must be there.

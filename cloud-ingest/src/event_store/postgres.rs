@@ -5,6 +5,7 @@
 //! A transaction that writes begins by locking the store's one row, so that writers of all replicas take turns; one that
 //! reads has a snapshot. Timeouts on the server see to it that a replica that froze in its turn loses it.
 
+mod migrating;
 mod sessions;
 
 use std::path::{Path, PathBuf};
@@ -20,12 +21,13 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use self::sessions::{InTransaction, Parsed};
-use super::sql::session::Session;
+use super::sql::session::{Session, one};
 use super::sql::{Database, SqlStore, statements as sql};
-use super::{StoreError, UtcMs, first_epoch};
+use super::{Position, StoreError, UtcMs};
 
-/// One script per schema version, in order; `schema_version` counts those that were run.
-const MIGRATIONS: &[&str] = &[include_str!("postgres/schema/1.sql"), include_str!("postgres/schema/2.sql")];
+/// So many positions before the end of the last partition the next one is made: half of a range, which is days even at the
+/// largest customer's.
+const ROOM_AHEAD: u64 = 500_000;
 
 /// A connection that is not there by then is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,9 +40,6 @@ const UNHEARD_TIMEOUT: Duration = Duration::from_secs(10);
 const SET_UP: &str = "SET idle_in_transaction_session_timeout = '10s'; SET lock_timeout = '20s'; \
      SET statement_timeout = '60s'; SET client_min_messages = 'warning'; \
      SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
-
-/// A number of our own for `pg_advisory_lock`: one process at a time migrates.
-const MIGRATION_LOCK: i64 = 0x5461_7063;
 
 /// The event store on a server.
 pub type PostgresStore = SqlStore<PostgresServer>;
@@ -77,7 +76,7 @@ impl Address {
         ca_file: Option<&Path>,
     ) -> Result<Address, BadAddress> {
         let mut config: Config = url.parse().map_err(BadAddress::Unreadable)?;
-        config.application_name("cloud-ingest");
+        config.application_name(&migrating::application_name());
         config.connect_timeout(CONNECT_TIMEOUT);
         config.tcp_user_timeout(UNHEARD_TIMEOUT);
         config.keepalives_idle(UNHEARD_TIMEOUT);
@@ -141,6 +140,8 @@ pub struct PostgresServer {
     address: Address,
     open: Option<(Client, Parsed)>,
     reads_only: bool,
+    /// Where the last partition ends, as far as that was asked for.
+    room_until: Option<u64>,
 }
 
 impl fmt::Debug for PostgresServer {
@@ -150,32 +151,39 @@ impl fmt::Debug for PostgresServer {
 }
 
 impl PostgresStore {
-    /// Opens the store for reading and writing; makes it, with an epoch from `now`, if there is none. Needs a server that
-    /// answers; later it may come and go. Must not be called on a thread that runs asynchronous code.
+    /// Opens the store for reading and writing; makes it, with an epoch from `now`, if there is none. One of an older
+    /// version is refused: [`PostgresStore::migrate`] brings it up to date. Needs a server that answers; later it may come
+    /// and go. Must not be called on a thread that runs asynchronous code.
     pub fn open(address: Address, now: UtcMs) -> Result<PostgresStore, StoreError> {
         let mut client = address.connect()?;
-        migrate(&mut client, now)?;
+        if migrating::version(&mut client)? == 0 {
+            PostgresStore::migrate(&address, now, &mut |_| {})?;
+        }
+        migrating::usable(&mut client)?;
         Ok(PostgresStore::over(address, client, false))
     }
 
     /// Opens an existing store for the reading methods alone; all others fail.
     pub fn open_reader(address: Address) -> Result<PostgresStore, StoreError> {
         let mut client = address.connect()?;
-        match known_version(&mut client)? {
-            version if version == MIGRATIONS.len() => Ok(PostgresStore::over(address, client, true)),
-            version => Err(StoreError::broken(format!(
-                "the database has schema version {version} and this program reads {}: open it for writing first",
-                MIGRATIONS.len()
-            ))),
-        }
+        migrating::usable(&mut client)?;
+        Ok(PostgresStore::over(address, client, true))
     }
 
     fn over(address: Address, client: Client, reads_only: bool) -> PostgresStore {
-        SqlStore { database: PostgresServer { address, open: Some((client, Parsed::new())), reads_only } }
+        let open = Some((client, Parsed::new()));
+        SqlStore { database: PostgresServer { address, open, reads_only, room_until: None } }
     }
 }
 
 impl PostgresServer {
+    /// Sees to it that there are partitions for the positions to come; what the service's role may not do itself, a function
+    /// of the owner's does for it.
+    fn make_room(&mut self) {
+        let made = self.in_transaction(true, |session| one(session, sql::MAKE_RANGES, [], |row| row.get(0)));
+        self.room_until = made.ok().flatten();
+    }
+
     fn in_transaction<T>(
         &mut self,
         to_write: bool,
@@ -205,7 +213,26 @@ impl Database for PostgresServer {
         if self.reads_only {
             return Err(StoreError::broken("this store was opened readonly"));
         }
-        self.in_transaction(true, job)
+        let done = self.in_transaction(true, job);
+        if done.as_ref().is_err_and(sessions::lacks_room) {
+            self.make_room();
+        }
+        done
+    }
+
+    fn as_archivist<T>(
+        &mut self,
+        job: impl FnOnce(&dyn Session) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        // Whether it may is for the server to say: it depends on the role that we are.
+        self.write(job)
+    }
+
+    fn has_given(&mut self, last: Position) {
+        // Without success there is half a range of room, and each next record asks again.
+        if self.room_until.is_none_or(|end| last.0.saturating_add(ROOM_AHEAD) >= end) {
+            self.make_room();
+        }
     }
 
     fn read<T>(&mut self, job: impl FnOnce(&dyn Session) -> Result<T, StoreError>) -> Result<T, StoreError> {
@@ -213,64 +240,10 @@ impl Database for PostgresServer {
     }
 }
 
-/// The version of the schema that is there: 0 if there is none.
-fn known_version(client: &mut Client) -> Result<usize, StoreError> {
-    let tables = client.query_one(
-        "SELECT to_regclass('schema_version') IS NOT NULL, \
-         (SELECT count(*) FROM pg_class WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace)",
-        &[],
-    )?;
-    let (is_ours, tables): (bool, i64) = (tables.get(0), tables.get(1));
-    if !is_ours && tables > 0 {
-        return Err(StoreError::broken(
-            "the database holds tables of another program: give the store a database (or a schema in search_path) of its own",
-        ));
-    }
-    if !is_ours {
-        return Ok(0);
-    }
-    let version: i64 = client.query_one("SELECT version FROM schema_version", &[])?.get(0);
-    match usize::try_from(version) {
-        Ok(version) if version <= MIGRATIONS.len() => Ok(version),
-        _ => Err(StoreError::broken(format!(
-            "the database has schema version {version} and this program knows versions up to {}: it was written by a \
-             newer cloud-ingest; run that one, or restore a backup",
-            MIGRATIONS.len()
-        ))),
-    }
-}
-
-/// Brings the schema up to date, one transaction per version, one process at a time.
-fn migrate(client: &mut Client, now: UtcMs) -> Result<(), StoreError> {
-    if known_version(client)? == MIGRATIONS.len() {
-        return Ok(());
-    }
-    client.execute("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK])?;
-    let done = run_migrations(client, now);
-    client.execute("SELECT pg_advisory_unlock($1)", &[&MIGRATION_LOCK])?;
-    done
-}
-
-fn run_migrations(client: &mut Client, now: UtcMs) -> Result<(), StoreError> {
-    // Another process may have been quicker.
-    for (version, script) in MIGRATIONS.iter().enumerate().skip(known_version(client)?) {
-        let mut transaction = client.transaction()?;
-        transaction.batch_execute(script)?;
-        if version == 0 {
-            transaction.batch_execute("CREATE TABLE schema_version (version BIGINT NOT NULL)")?;
-            transaction.execute("INSERT INTO schema_version VALUES (0)", &[])?;
-            transaction.execute(
-                sql::CREATE_STORE.replace('?', "$").as_str(),
-                &[&first_epoch(now).0.cast_signed()],
-            )?;
-        }
-        let version = i64::try_from(version + 1).unwrap_or(i64::MAX);
-        transaction.execute("UPDATE schema_version SET version = $1", &[&version])?;
-        transaction.commit()?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 #[path = "postgres/turns_tests.rs"]
 mod turns_tests;
+
+#[cfg(test)]
+#[path = "postgres/migrating_tests.rs"]
+mod migrating_tests;

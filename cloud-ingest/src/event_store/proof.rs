@@ -9,6 +9,7 @@ use tap_protocol::envelope::{BatchProof, VerifiedBatch};
 use tap_protocol::ids::{ControllerId, Seq, StoreEpoch};
 use tap_protocol::keys::PublicKey;
 
+use super::archive::Archived;
 use super::meaning::{Meaning, OPAQUE};
 use super::{DeadLetter, OutboxMark, Position, StoreError, Totals, UtcMs};
 
@@ -96,6 +97,8 @@ pub enum Walked<'a> {
         totals: Totals,
         /// By the marks.
         records: u64,
+        /// What is archived, and not here any more.
+        archived: Archived,
     },
     /// An outbox; its records follow.
     Outbox {
@@ -105,6 +108,8 @@ pub enum Walked<'a> {
         prefix: [u8; 16],
         /// The controller's record keys.
         record_keys: Vec<PublicKey>,
+        /// How far it is archived, and the hash there: its records follow from the next one on.
+        archived: (Seq, ChainHash),
     },
     /// A record of that outbox, in the order of seq.
     Record(StoredRecord),

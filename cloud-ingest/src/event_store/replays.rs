@@ -40,7 +40,7 @@ pub trait Replays {
         &mut self,
         destination: &str,
         filter: &Filter,
-        each: &mut dyn FnMut(&Candidate) -> ControlFlow<()>,
+        each: &mut dyn FnMut(&Sifted) -> ControlFlow<()>,
     ) -> Result<(), StoreError>;
 
     /// What would be told of these taps by what is known now, and what was told.
@@ -123,7 +123,7 @@ pub struct Filter {
 
 impl Filter {
     /// Whether that delivery is one of them. What is in line anyway is nobody's to replay.
-    pub fn takes(&self, one: &Candidate) -> bool {
+    pub fn takes(&self, one: &Sifted) -> bool {
         let reader = |name: &String| match name.split_once('/') {
             Some((controller, reader)) => {
                 controller == one.controller.as_str() && (reader == "*" || reader == one.reader.as_str())
@@ -153,7 +153,7 @@ fn fits<T>(list: &[T], is_it: impl Fn(&T) -> bool) -> bool {
 
 /// A delivery that a filter looks at.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate {
+pub struct Sifted {
     /// Where its tap stands.
     pub position: Position,
     /// Its tap.
@@ -408,9 +408,9 @@ pub struct ReplayRow {
 mod tests {
     use super::*;
 
-    fn letter() -> Candidate {
+    fn letter() -> Sifted {
         let controller: ControllerId = "door-1".parse().unwrap();
-        Candidate {
+        Sifted {
             position: Position(3),
             event_id: EventId::new(
                 &controller,
@@ -460,11 +460,11 @@ mod tests {
 
     #[test]
     fn what_is_in_line_anyway_is_nobodys_to_replay() {
-        let pending = Candidate { state: DeliveryState::Pending, reason: None, ..letter() };
+        let pending = Sifted { state: DeliveryState::Pending, reason: None, ..letter() };
         assert!(!Filter::default().takes(&pending));
-        let asks = Candidate { state: DeliveryState::Unknown, reason: Some(UNKNOWN.into()), ..letter() };
+        let asks = Sifted { state: DeliveryState::Unknown, reason: Some(UNKNOWN.into()), ..letter() };
         assert!(Filter { letters: true, ..Filter::default() }.takes(&asks));
-        let told = Candidate { state: DeliveryState::Delivered, reason: None, ..letter() };
+        let told = Sifted { state: DeliveryState::Delivered, reason: None, ..letter() };
         assert!(
             Filter::default().takes(&told) && !Filter { letters: true, ..Filter::default() }.takes(&told)
         );
@@ -472,7 +472,7 @@ mod tests {
 
     #[test]
     fn a_tap_without_time_is_in_no_stretch_of_time() {
-        let timeless = Candidate { occurred: None, ..letter() };
+        let timeless = Sifted { occurred: None, ..letter() };
         assert!(Filter::default().takes(&timeless));
         assert!(!Filter { from: Some(UtcMs(0)), ..Filter::default() }.takes(&timeless));
     }

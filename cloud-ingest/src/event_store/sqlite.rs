@@ -11,20 +11,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use self::sessions::InTransaction;
+use super::migrations::{ALL, Migrated, Plan, Told, VERSION, WrongVersion};
 use super::sql::session::Session;
-use super::sql::{Database, SqlStore, statements as sql};
+use super::sql::{APPEND_ONLY, Database, SqlStore, statements as sql};
 use super::{StoreError, UtcMs, first_epoch};
+use crate::crash;
 
 /// "Tapc" in ASCII: what `file` and a person with a hex editor know a store by.
 const APPLICATION_ID: i32 = 0x5461_7063;
-
-/// One script per schema version, in order; `user_version` counts those that were run.
-pub(super) const MIGRATIONS: &[&str] =
-    &[include_str!("sqlite/schema/1.sql"), include_str!("sqlite/schema/2.sql")];
 
 /// How long a writer waits for another process's lock (a backup, a person with `sqlite3`) before it says so.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -51,20 +50,38 @@ pub struct SqliteFile {
 }
 
 impl SqliteStore {
-    /// Opens the store for reading and writing; makes it, with an epoch from `now`, if there is none.
+    /// Opens the store for reading and writing; makes it, with an epoch from `now`, if there is none. One of an older
+    /// version is refused: [`SqliteStore::migrate`] brings it up to date.
     pub fn open(path: &Path, now: UtcMs) -> Result<SqliteStore, StoreError> {
-        let mut conn = Connection::open(path)?;
-        conn.busy_timeout(BUSY_TIMEOUT)?;
-        keep_statements(&conn)?;
-        refuse_foreign_files(&conn)?;
-        set_and_read_back(&conn, "journal_mode", "wal".to_owned())?;
-        set_and_read_back(&conn, "synchronous", 2)?;
-        set_and_read_back(&conn, "foreign_keys", 1)?;
-        set_and_read_back(&conn, "cache_size", CACHE_KIB)?;
-        set_and_read_back(&conn, "journal_size_limit", WAL_LIMIT_BYTES)?;
-        set_and_read_back(&conn, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
-        migrate(&mut conn, now)?;
+        let mut conn = connect(path)?;
+        if version(&conn)? == 0 {
+            migrate(&mut conn, now, &mut |_| {})?;
+        }
+        usable(&conn)?;
+        guard(&mut conn)?;
         Ok(SqlStore { database: SqliteFile { conn } })
+    }
+
+    /// What [`SqliteStore::migrate`] would do to the store in that file.
+    pub fn plan(path: &Path) -> Result<Plan, StoreError> {
+        let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        conn.busy_timeout(BUSY_TIMEOUT)?;
+        let from = version(&conn)?;
+        // The tables that grow are counted by the store itself.
+        let counted = |table: &str| {
+            let column = match table {
+                "events" => "records",
+                "taps" | "deliveries" | "attempts" => table,
+                _ => return 0,
+            };
+            conn.query_row(&format!("SELECT {column} FROM store"), [], |row| row.get(0)).unwrap_or(0)
+        };
+        Ok(Plan::new(from, |migration| vec![migration.sqlite], &counted))
+    }
+
+    /// Brings the store up to date, version by version; makes it, with an epoch from `now`, if there is none.
+    pub fn migrate(path: &Path, now: UtcMs, told: &mut dyn FnMut(Told)) -> Result<Migrated, StoreError> {
+        migrate(&mut connect(path)?, now, told)
     }
 
     /// A store in memory, for tests and for the simulator: all is as in a file, but that nothing outlives the process.
@@ -72,7 +89,8 @@ impl SqliteStore {
         let opened = Connection::open_in_memory().map_err(StoreError::from).and_then(|mut conn| {
             keep_statements(&conn)?;
             set_and_read_back(&conn, "foreign_keys", 1)?;
-            migrate(&mut conn, now)?;
+            migrate(&mut conn, now, &mut |_| {})?;
+            guard(&mut conn)?;
             Ok(conn)
         });
         SqlStore { database: SqliteFile { conn: opened.expect("memory takes our own schema") } }
@@ -86,6 +104,7 @@ impl SqliteStore {
         backup.run_to_completion(std::ffi::c_int::MAX, Duration::ZERO, None)?;
         drop(backup);
         set_and_read_back(&conn, "foreign_keys", 1)?;
+        guard(&mut conn)?;
         Ok(SqlStore { database: SqliteFile { conn } })
     }
 
@@ -97,14 +116,8 @@ impl SqliteStore {
         )?;
         conn.busy_timeout(BUSY_TIMEOUT)?;
         keep_statements(&conn)?;
-        refuse_foreign_files(&conn)?;
-        match user_version(&conn)? {
-            version if version == MIGRATIONS.len() => Ok(SqlStore { database: SqliteFile { conn } }),
-            version => Err(StoreError::broken(format!(
-                "the file has schema version {version} and this program reads {}: open it for writing first",
-                MIGRATIONS.len()
-            ))),
-        }
+        usable(&conn)?;
+        Ok(SqlStore { database: SqliteFile { conn } })
     }
 
     /// Writes a whole and consistent copy of everything that is committed to `to`, which must be empty or not there.
@@ -124,9 +137,39 @@ impl Database for SqliteFile {
         Ok(done)
     }
 
+    fn as_archivist<T>(
+        &mut self,
+        job: impl FnOnce(&dyn Session) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.conn.authorizer(None::<Guard>)?;
+        // What is archived goes whole, children first; looking for children of each row would read all of them.
+        set_and_read_back(&self.conn, "foreign_keys", 0)?;
+        let done = self.write(job);
+        set_and_read_back(&self.conn, "foreign_keys", 1)?;
+        guard(&mut self.conn)?;
+        done
+    }
+
     fn read<T>(&mut self, job: impl FnOnce(&dyn Session) -> Result<T, StoreError>) -> Result<T, StoreError> {
         job(&InTransaction(&self.conn.transaction_with_behavior(TransactionBehavior::Deferred)?))
     }
+}
+
+/// Judges what a statement means to do, when it is parsed.
+type Guard = fn(AuthContext<'_>) -> Authorization;
+
+/// Refuses to change or remove what is append-only, whatever code asks for it. A file cannot be kept from whoever may write to
+/// it; this keeps our own mistakes from it. (`DROP TABLE` begins as a removal of all rows.)
+fn guard(conn: &mut Connection) -> Result<(), StoreError> {
+    let judge: Guard = |context| match context.action {
+        AuthAction::Update { table_name, .. } | AuthAction::Delete { table_name }
+            if APPEND_ONLY.contains(&table_name) =>
+        {
+            Authorization::Deny
+        }
+        _ => Authorization::Allow,
+    };
+    Ok(conn.authorizer(Some(judge))?)
 }
 
 /// Parses each statement once. By default SQLite plans a statement again whenever another value is bound to it, in the hope
@@ -137,27 +180,47 @@ fn keep_statements(conn: &Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Says no to a database of another program and to one of a newer Tapline, before anything is changed in it.
-fn refuse_foreign_files(conn: &Connection) -> Result<(), StoreError> {
+/// Opens a file for reading and writing, as every promise here wants it.
+fn connect(path: &Path) -> Result<Connection, StoreError> {
+    let conn = Connection::open(path)?;
+    conn.busy_timeout(BUSY_TIMEOUT)?;
+    keep_statements(&conn)?;
+    version(&conn)?;
+    set_and_read_back(&conn, "journal_mode", "wal".to_owned())?;
+    set_and_read_back(&conn, "synchronous", 2)?;
+    set_and_read_back(&conn, "foreign_keys", 1)?;
+    set_and_read_back(&conn, "cache_size", CACHE_KIB)?;
+    set_and_read_back(&conn, "journal_size_limit", WAL_LIMIT_BYTES)?;
+    set_and_read_back(&conn, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    Ok(conn)
+}
+
+/// The version of the store that is there: 0 if there is none. Says no to a database of another program, and to one that a
+/// newer program keeps from us, before anything is changed in it.
+fn version(conn: &Connection) -> Result<usize, StoreError> {
     let application_id: i32 = conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
-    let version = user_version(conn)?;
+    let is: usize = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let tables: u32 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    let is_new = application_id == 0 && version == 0 && tables == 0;
+    let is_new = application_id == 0 && is == 0 && tables == 0;
     if application_id != APPLICATION_ID && !is_new {
         return Err(StoreError::broken("the file is an SQLite database of another program"));
     }
-    if version > MIGRATIONS.len() {
-        return Err(StoreError::broken(format!(
-            "the file has schema version {version} and this program knows versions up to {}: it was written by a \
-             newer cloud-ingest; run that one, or restore a backup",
-            MIGRATIONS.len()
-        )));
+    if is > VERSION {
+        // Only a program that this one may work beside has left it here.
+        let oldest: usize = conn.query_row("SELECT oldest_program FROM store", [], |row| row.get(0))?;
+        if oldest > VERSION {
+            return Err(StoreError::Broken(WrongVersion::Ahead { is }.into()));
+        }
     }
-    Ok(())
+    Ok(is)
 }
 
-fn user_version(conn: &Connection) -> Result<usize, StoreError> {
-    Ok(conn.pragma_query_value(None, "user_version", |row| row.get(0))?)
+/// Whether this program can work with the store that is there.
+fn usable(conn: &Connection) -> Result<(), StoreError> {
+    match version(conn)? {
+        is if is < VERSION => Err(StoreError::Broken(WrongVersion::Behind { is }.into())),
+        _ => Ok(()),
+    }
 }
 
 /// Sets a pragma and refuses to go on if SQLite did not take it: a promise may hang on it.
@@ -172,18 +235,28 @@ fn set_and_read_back(conn: &Connection, name: &str, value: impl Into<Value>) -> 
 }
 
 /// Brings the schema up to date, one transaction per version.
-fn migrate(conn: &mut Connection, now: UtcMs) -> Result<(), StoreError> {
-    for (version, script) in MIGRATIONS.iter().enumerate().skip(user_version(conn)?) {
+fn migrate(conn: &mut Connection, now: UtcMs, told: &mut dyn FnMut(Told)) -> Result<Migrated, StoreError> {
+    let from = version(conn)?;
+    for (before, migration) in ALL.iter().enumerate().skip(from) {
+        told(Told::Begins { version: before + 1, part: 1, of: 1 });
         let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        transaction.execute_batch(script)?;
-        if version == 0 {
-            transaction.execute(sql::CREATE_STORE, [first_epoch(now).0])?;
+        if version(&transaction)? > before {
+            // Another process was quicker.
+            continue;
         }
+        transaction.execute_batch(migration.sqlite)?;
+        match before {
+            0 => transaction.execute(sql::CREATE_STORE, [first_epoch(now).0])?,
+            _ => transaction.execute("UPDATE store SET oldest_program = ?1", [migration.oldest_program])?,
+        };
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-        transaction.pragma_update(None, "user_version", version + 1)?;
+        transaction.pragma_update(None, "user_version", before + 1)?;
+        crash::point("before-migration-commit");
         transaction.commit()?;
+        crash::point("after-migration-commit");
+        told(Told::Reached(before + 1));
     }
-    Ok(())
+    Ok(Migrated { from, to: VERSION.max(from) })
 }
 
 #[cfg(test)]
@@ -263,10 +336,11 @@ mod tests {
         let folder = Folder::new();
         let store = folder.filled();
         store.database.conn.pragma_update(None, "user_version", 99).unwrap();
+        store.database.conn.execute("UPDATE store SET oldest_program = 99", []).unwrap();
         drop(store);
         let before = fs::read(folder.store()).unwrap();
-        is_broken(SqliteStore::open(&folder.store(), NOW), "written by a newer cloud-ingest");
-        is_broken(SqliteStore::open_reader(&folder.store()), "written by a newer cloud-ingest");
+        is_broken(SqliteStore::open(&folder.store(), NOW), "by a newer cloud-ingest");
+        is_broken(SqliteStore::open_reader(&folder.store()), "by a newer cloud-ingest");
         assert_eq!(fs::read(folder.store()).unwrap(), before);
     }
 
@@ -314,7 +388,7 @@ mod tests {
         let missing = SqliteStore::open_reader(&folder.store());
         assert!(missing.is_err_and(|error| error.is_retryable()), "it may be made at any moment");
         drop(Connection::open(folder.store()).unwrap().pragma_update(None, "user_version", 0));
-        is_broken(SqliteStore::open_reader(&folder.store()), "open it for writing first");
+        is_broken(SqliteStore::open_reader(&folder.store()), "cloud-ingest store migrate");
     }
 
     #[test]

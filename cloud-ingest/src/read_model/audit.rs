@@ -17,6 +17,7 @@ use tap_protocol::ids::{ControllerId, OutboxId, OutboxPrefix, Seq};
 use tap_protocol::keys::PublicKey;
 use tap_protocol::limits::MAX_BATCH_RECORDS;
 
+use crate::event_store::archive::Archived;
 use crate::event_store::{OutboxMark, Position, SignedBatch, StoredRecord, Totals, Walked};
 
 /// So many wrong places are told; more are counted. One cause rarely has more than a few.
@@ -62,8 +63,12 @@ pub struct Audit {
     expected_records: u64,
     taps: u64,
     outbox: Option<Outbox>,
+    archived: Archived,
     positions: u64,
+    last_position: u64,
     position_is_missing: bool,
+    /// Records may follow those that are here: this is a part of a store.
+    is_a_part: bool,
 }
 
 /// The outbox that is being walked.
@@ -71,6 +76,10 @@ pub struct Audit {
 struct Outbox {
     mark: OutboxMark,
     record_keys: Vec<PublicKey>,
+    /// What went before those that are here.
+    archived: Seq,
+    /// As [`Audit::is_a_part`].
+    is_a_part: bool,
     last_seq: Seq,
     last_position: Position,
     /// `h(last_seq)`: as worked out, and as stored where that is another.
@@ -88,14 +97,32 @@ fn both(candidates: Candidates) -> impl Iterator<Item = ChainHash> {
     std::iter::once(candidates.0).chain(candidates.1)
 }
 
+impl Audited {
+    /// Something beside the walk does not hold.
+    pub fn also(&mut self, what: String) {
+        (self.holds, self.found) = (false, self.found + 1);
+        if self.findings.len() < MAX_FINDINGS {
+            self.findings.push(Finding { controller: None, outbox: None, seq: None, what });
+        }
+    }
+}
+
 impl Audit {
+    /// An audit of what left a store, which ends anywhere.
+    pub fn of_a_part() -> Audit {
+        Audit { is_a_part: true, ..Audit::default() }
+    }
+
     /// Takes the next thing of the walk.
     pub fn take(&mut self, walked: Walked<'_>) -> ControlFlow<()> {
         match walked {
-            Walked::Store { totals, records } => {
+            Walked::Store { totals, records, archived } => {
                 (self.totals, self.expected_records) = (Some(totals), records);
+                (self.archived, self.last_position) = (archived, archived.through);
             }
-            Walked::Outbox { mark, prefix, record_keys } => self.begin(mark, prefix, record_keys),
+            Walked::Outbox { mark, prefix, record_keys, archived } => {
+                self.begin(mark, prefix, record_keys, archived);
+            }
             Walked::Record(record) => self.record(record),
             Walked::Batch(batch) => self.batch(&batch),
             Walked::Position(position) => self.position(position),
@@ -115,27 +142,44 @@ impl Audit {
     /// The walk is over.
     pub fn end(mut self) -> Audited {
         self.end_outbox();
-        if let Some(totals) = self.totals.filter(|_| self.positions > 0) {
+        if let Some(totals) = self.totals.filter(|_| self.walks_positions()) {
             self.totals(totals);
         }
         self.audited.holds = self.audited.found == 0;
         self.audited
     }
 
-    fn begin(&mut self, mark: OutboxMark, prefix: [u8; 16], record_keys: Vec<PublicKey>) {
+    /// The totals are of the whole store, and mean nothing to a walk over one controller's records.
+    fn walks_positions(&self) -> bool {
+        self.positions > 0
+    }
+
+    fn begin(
+        &mut self,
+        mark: OutboxMark,
+        prefix: [u8; 16],
+        record_keys: Vec<PublicKey>,
+        (archived, hash): (Seq, ChainHash),
+    ) {
         self.end_outbox();
         self.audited.outboxes += 1;
         let is_found_under = OutboxPrefix::new(&mark.controller, mark.outbox).to_bytes();
-        let hash = (ChainHash::start(mark.outbox), None);
+        let is_a_part = self.is_a_part;
+        let starts_wrong = archived == Seq::ZERO && hash != ChainHash::start(mark.outbox);
         self.outbox = Some(Outbox {
             mark,
             record_keys,
-            last_seq: Seq::ZERO,
+            archived,
+            is_a_part,
+            last_seq: archived,
             last_position: Position(0),
-            hash,
-            signed_through: Seq::ZERO,
+            hash: (hash, None),
+            signed_through: archived,
             recent: VecDeque::new(),
         });
+        if starts_wrong {
+            self.found(None, "its chain does not start where the outbox's name says".into());
+        }
         if prefix != is_found_under {
             self.found(None, "its event ids are looked for under those of another outbox".into());
         }
@@ -205,9 +249,10 @@ impl Audit {
 
     fn position(&mut self, position: Position) {
         self.positions += 1;
-        if position.0 != self.positions && !std::mem::replace(&mut self.position_is_missing, true) {
+        self.last_position += 1;
+        if position.0 != self.last_position && !std::mem::replace(&mut self.position_is_missing, true) {
             self.end_outbox();
-            self.found(None, format!("position {} of all records is missing", self.positions));
+            self.found(None, format!("position {} of all records is missing", self.last_position));
         }
     }
 
@@ -238,11 +283,12 @@ impl Audit {
 
     fn totals(&mut self, totals: Totals) {
         let Audited { records, .. } = self.audited;
+        let Archived { through, records: gone, taps: gone_taps, .. } = self.archived;
         for (what, said, is) in [
-            ("records", totals.records, self.positions),
-            ("positions given", totals.last_position, self.positions),
+            ("records", totals.records, self.positions + gone),
+            ("positions given", totals.last_position, self.positions + through),
             ("records that belong to an outbox", self.positions, records),
-            ("taps", totals.taps, self.taps),
+            ("taps", totals.taps, self.taps + gone_taps),
         ] {
             if said != is {
                 self.found(None, format!("the store counts {said} {what}, and there are {is}"));
@@ -269,6 +315,10 @@ impl Outbox {
     fn proved(&self, batch: &SignedBatch) -> Result<(), String> {
         let covered = self.recent.iter().filter(|(seq, ..)| (batch.first_seq..=batch.last_seq).contains(seq));
         let covered: Vec<_> = covered.collect();
+        let goes_beyond = self.is_a_part && batch.last_seq > self.mark.stored_through;
+        if batch.proof.message.is_some() && (batch.first_seq <= self.archived || goes_beyond) {
+            return self.proved_in_part(batch, covered.iter().map(|(seq, _, bytes)| (*seq, bytes)));
+        }
         let all = batch.last_seq.0.checked_sub(batch.first_seq.0).map(|more| more + 1);
         let Some((_, before, _)) = covered.first().filter(|_| all == Some(covered.len() as u64)) else {
             return Err("not all of them are there".into());
@@ -291,15 +341,45 @@ impl Outbox {
         last
     }
 
+    /// A signature over records of which some are archived, or follow elsewhere: those that are here must be among them, and
+    /// continue from the hash where what is archived ends.
+    fn proved_in_part<'r>(
+        &'r self,
+        batch: &SignedBatch,
+        mut covered: impl Iterator<Item = (Seq, &'r Vec<u8>)>,
+    ) -> Result<(), String> {
+        let message = batch.proof.message.as_deref().unwrap_or_default();
+        let verified = self.verified(batch, message)?;
+        let names_the_same = verified.outbox() == self.mark.outbox
+            && (verified.first_seq(), verified.last_seq()) == (batch.first_seq, batch.last_seq)
+            && verified.proof().signature == batch.proof.signature;
+        let here = |seq: &Seq| *seq > self.archived && (!self.is_a_part || *seq <= self.mark.stored_through);
+        let mut signed = verified.records().filter(|(seq, _)| here(seq));
+        let are_the_same = signed.all(|(seq, record)| covered.next() == Some((seq, &record.bytes)));
+        // Where the first that is here follows from: the stored hash, or the one worked out.
+        let continues = match self.recent.front() {
+            Some((seq, before, _)) if *seq == self.archived.next() && batch.first_seq <= self.archived => {
+                verified.hash_at(self.archived).is_some_and(|signed| both(*before).any(|own| own == signed))
+            }
+            _ => true,
+        };
+        match names_the_same && are_the_same && covered.next().is_none() && continues {
+            true => Ok(()),
+            false => Err("the message that was kept is of other records".into()),
+        }
+    }
+
+    fn verified(&self, batch: &SignedBatch, message: &[u8]) -> Result<VerifiedBatch, String> {
+        let parsed = UnverifiedBatch::parse(message).map_err(|error| error.to_string())?;
+        parsed.verify(&self.mark.controller, &batch.proof.key).map_err(|_| {
+            "the records are not those that were signed, or the signature was changed".to_owned()
+        })
+    }
+
     fn proves(&self, batch: &SignedBatch, rebuilt: &Batch) -> Result<(), String> {
         let rewritten = || rebuilt.signed_before(&batch.proof.signature);
         let message = batch.proof.message.clone().unwrap_or_else(rewritten);
-        let verified = UnverifiedBatch::parse(&message)
-            .map_err(|error| error.to_string())?
-            .verify(&self.mark.controller, &batch.proof.key)
-            .map_err(|_| {
-                "the records are not those that were signed, or the signature was changed".to_owned()
-            })?;
+        let verified = self.verified(batch, &message)?;
         match is_of(&verified, rebuilt) && verified.proof().signature == batch.proof.signature {
             true => Ok(()),
             false => Err("the message that was kept is of other records".into()),

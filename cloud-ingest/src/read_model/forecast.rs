@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::destination::settings::Limits;
-use crate::event_store::replays::{Candidate, Retold};
+use crate::event_store::replays::{Retold, Sifted};
 use crate::event_store::{DeliveryState, UtcMs};
 
 /// So many members are rendered for the comparison with what was sent.
@@ -66,7 +66,7 @@ pub struct Otherwise {
 
 impl Forecast {
     /// One member more, at a site with that time zone.
-    pub fn add(&mut self, one: &Candidate, zone: &str) {
+    pub fn add(&mut self, one: &Sifted, zone: &str) {
         self.members += 1;
         self.taken_before += u64::from(one.state == DeliveryState::Delivered);
         let of_type = one.reason.clone().unwrap_or_else(|| one.state.name().to_owned());
@@ -134,9 +134,9 @@ mod tests {
     use super::*;
     use crate::event_store::Position;
 
-    fn candidate(state: DeliveryState, reason: Option<&str>, occurred: Option<UtcMs>) -> Candidate {
+    fn candidate(state: DeliveryState, reason: Option<&str>, occurred: Option<UtcMs>) -> Sifted {
         let controller: ControllerId = "door-1".parse().unwrap();
-        Candidate {
+        Sifted {
             position: Position(1),
             event_id: EventId::new(&controller, OutboxId([1; 16]), Seq(1)),
             state,

@@ -160,9 +160,8 @@ impl<'k> Writing<'k> {
     /// Takes the next thing of the walk; breaks off when there is no proof.
     pub fn take(&mut self, walked: Walked<'_>) -> ControlFlow<()> {
         match walked {
-            Walked::Outbox { mark, record_keys, .. } => {
+            Walked::Outbox { mark, record_keys, archived: (_, hash), .. } => {
                 self.receipt();
-                let hash = ChainHash::start(mark.outbox);
                 let recent = VecDeque::new();
                 self.outbox = Some(Outbox { mark, record_keys, hash, recent, written: None });
             }

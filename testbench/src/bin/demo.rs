@@ -85,7 +85,7 @@ async fn start(pcscd: &Pcscd, dir: &tempfile::TempDir) -> anyhow::Result<Site> {
             "[[reader]]\nname = \"entrance\"\ndirection = \"in\"\npcsc = {{ match = \"{reader}\" }}\n"
         ),
         edge_env: vec![("PCSCLITE_CSOCK_NAME".into(), pcscd.socket_path().display().to_string())],
-        destination_timeout_ms: Some(2_000),
+        destination: "timeout_ms = 2000".into(),
         enrolled: true,
         ..SiteOptions::default()
     })

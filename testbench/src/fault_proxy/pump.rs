@@ -166,7 +166,11 @@ async fn give_out(
     clock: Stopwatch,
 ) -> Result<(), Broken> {
     while let Some((at, chunk)) = due.recv().await {
-        tokio::time::sleep(at.saturating_sub(clock.elapsed())).await;
+        let early = at.saturating_sub(clock.elapsed());
+        if !early.is_zero() {
+            // Even no time at all is a millisecond to a timer.
+            tokio::time::sleep(early).await;
+        }
         fair(&mut weather).await;
         let (allowed, used_up) = lane.take(chunk.len());
         to.write_all(&chunk[..allowed]).await.map_err(|_| Broken::Socket)?;

@@ -110,7 +110,7 @@ fn everything_has_bounds_that_say_what_to_write() {
         (json!({ "timeout_ms": 99 }), "timeout_ms: use 100 to 20000"),
         (json!({ "timeout_ms": 20_001 }), "timeout_ms: use 100 to 20000"),
         (json!({ "limits": { "per_second": 0 } }), "limits.per_second: use 0.001"),
-        (json!({ "limits": { "per_second": 1_001 } }), "limits.per_second: use 0.001"),
+        (json!({ "limits": { "per_second": 100_001 } }), "limits.per_second: use 0.001"),
         (json!({ "limits": { "burst": 0 } }), "limits.burst: use 1 to"),
         (json!({ "limits": { "per_day": 0 } }), "limits.per_day: use 1 or more"),
         (json!({ "limits": { "concurrency": 0 } }), "limits.concurrency: use 1 to 256"),

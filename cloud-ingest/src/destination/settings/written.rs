@@ -248,8 +248,8 @@ fn check_bounds(written: &Written) -> Result<(), BadSettings> {
     if !(100..=MAX_TIMEOUT_MS).contains(&written.timeout_ms) {
         return Err(bad("timeout_ms", format!("use 100 to {MAX_TIMEOUT_MS}")));
     }
-    if !(0.001..=1_000.0).contains(&per_second) {
-        return Err(bad("limits.per_second", "use 0.001 to 1000; 0.1 is one in ten seconds"));
+    if !(0.001..=100_000.0).contains(&per_second) {
+        return Err(bad("limits.per_second", "use 0.001 to 100000; 0.1 is one in ten seconds"));
     }
     if !(1..=10_000).contains(&burst) {
         return Err(bad("limits.burst", "use 1 to 10000; 1 sends evenly"));

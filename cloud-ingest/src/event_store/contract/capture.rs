@@ -36,7 +36,7 @@ fn put_key(world: &mut World, n: u8, source: &Source, expires: Option<UtcMs>) {
     world.store().put_api_key(&new_key(n, source, expires), source, &deed).unwrap().unwrap();
 }
 
-fn with_kiosk(world: &mut World) {
+pub(super) fn with_kiosk(world: &mut World) {
     put_key(world, 1, &kiosk(), None);
 }
 
@@ -61,11 +61,11 @@ fn tap_of(source: &Source, n: u8, meaning: u8) -> CapturedTap {
     }
 }
 
-fn tap(n: u8, meaning: u8) -> CapturedTap {
+pub(super) fn tap(n: u8, meaning: u8) -> CapturedTap {
     tap_of(&kiosk(), n, meaning)
 }
 
-fn live(tap: CapturedTap) -> ToCapture {
+pub(super) fn live(tap: CapturedTap) -> ToCapture {
     ToCapture { tap, sitting: LIVE, place: Place::Next(Claim::default()) }
 }
 
@@ -77,7 +77,7 @@ fn event(sitting: Sitting, seq: u64) -> EventId {
     EventId::new(&kiosk().id, sitting.outbox(&kiosk().id), Seq(seq))
 }
 
-fn take_in(world: &mut World, captures: &[ToCapture]) -> Vec<Captured> {
+pub(super) fn take_in(world: &mut World, captures: &[ToCapture]) -> Vec<Captured> {
     world.now.0 += 1_000;
     let now = world.now;
     let TakenIn { appended, captured } = world.store().take_in(&[], captures, &signing(), now).unwrap();

@@ -9,7 +9,7 @@ use crate::event_store::{
     Refusal, Renewal, Standing, StoreError, TokenState, UtcMs, good_keys,
 };
 
-fn key(seed: u8) -> PublicKey {
+pub(super) fn key(seed: u8) -> PublicKey {
     SigningKey::from_seed(&[seed; 32]).public()
 }
 
@@ -59,14 +59,14 @@ fn new_token(world: &World, n: u8, controller: &str) -> NewToken {
     }
 }
 
-fn put_token(world: &mut World, n: u8, controller: &str) {
+pub(super) fn put_token(world: &mut World, n: u8, controller: &str) {
     let (token, deed) = (new_token(world, n, controller), deed(world.now, "create_token", controller));
     world.store().put_enroll_tokens(&[token], &deed).unwrap();
     world.restart();
 }
 
 /// What is issued at this moment to the device with those keys.
-fn issue(world: &World, serial: u8, tls: u8, record: u8) -> Issue {
+pub(super) fn issue(world: &World, serial: u8, tls: u8, record: u8) -> Issue {
     Issue {
         at: world.now,
         keys: DeviceKeys { tls: vec![tls; 65], record: key(record) },
@@ -77,14 +77,19 @@ fn issue(world: &World, serial: u8, tls: u8, record: u8) -> Issue {
     }
 }
 
-fn enroll(world: &mut World, token: u8, issue: Issue) -> Result<Controller, Refusal> {
+pub(super) fn enroll(world: &mut World, token: u8, issue: Issue) -> Result<Controller, Refusal> {
     let enrolment = Enrolment { token: [token; 5], secret_sha256: [token; 32], issue };
     let done = world.store().enroll(&enrolment).unwrap();
     world.restart();
     done
 }
 
-fn renew(world: &mut World, controller: &str, signed_by: u8, issue: Issue) -> Result<Controller, Refusal> {
+pub(super) fn renew(
+    world: &mut World,
+    controller: &str,
+    signed_by: u8,
+    issue: Issue,
+) -> Result<Controller, Refusal> {
     let overlap_until = UtcMs(issue.at.0 + 7 * DAY_MS);
     let renewal = Renewal { controller: id(controller), signed_by: key(signed_by), issue, overlap_until };
     let done = world.store().renew(&renewal).unwrap();
@@ -92,7 +97,7 @@ fn renew(world: &mut World, controller: &str, signed_by: u8, issue: Issue) -> Re
     done
 }
 
-fn set_standing(world: &mut World, controller: &str, standing: Standing) {
+pub(super) fn set_standing(world: &mut World, controller: &str, standing: Standing) {
     let deed = deed(world.now, standing.name(), controller);
     world.store().set_standing(&id(controller), standing, &deed).unwrap();
     world.restart();

@@ -19,12 +19,14 @@ use crate::delivery::order::{self, Standing};
 use crate::delivery::rules::{self, Rules};
 use crate::delivery::ticks::Ticker;
 use crate::directory::timeline::Timeline;
+use crate::event_store::archive::{Archived, Segment};
 use crate::event_store::people::{Difference, DifferenceFilter, What};
 use crate::event_store::replays::{Filter, ReplayStanding, RowCounts};
 use crate::event_store::{
     Appended, AttemptEnd, BadgeFilter, Binding, Bound, Claim, Claimed, Controller, DeliveryRow,
     DeliveryState, Ended, EventDetail, EventFilter, EventRow, EventStore, GIVE_UP_ON_TIME_AFTER_MS, HeldFor,
-    Lease, Next, PersonId, Position, RecordKey, Rendered, Site, TapRow, Timeless, Turn, Turned, UtcMs,
+    Lease, Next, PersonId, Position, RecordKey, Rendered, Site, StoreError, TapRow, Timeless, Turn, Turned,
+    UtcMs,
 };
 use crate::fixture;
 use crate::read_model::audit::{Audit, Audited};
@@ -86,6 +88,21 @@ impl World {
     /// The store itself, for what has no sentence here.
     pub fn store(&mut self) -> &mut dyn EventStore {
         self.under_test.store()
+    }
+
+    /// The same for whoever archives.
+    pub fn archivist(&mut self) -> &mut dyn EventStore {
+        self.under_test.archivist()
+    }
+
+    /// Ranges have so many positions; nothing may be stored yet.
+    pub fn small_ranges(&mut self, size: u64) {
+        self.under_test.small_ranges(size);
+    }
+
+    /// Runs a statement as the service could.
+    pub fn run(&mut self, statement: &str) -> Result<usize, StoreError> {
+        self.under_test.run(statement)
     }
 
     /// Closes the store without a word and opens it again.
@@ -273,19 +290,25 @@ pub fn check(store: &mut dyn EventStore) {
     let mut events = store.events(&everything).unwrap();
     events.reverse();
     let totals = store.totals().unwrap();
+    let (archived, segments) = (store.archived().unwrap(), store.segments().unwrap());
     let positions: Vec<u64> = events.iter().map(|row| row.position.0).collect();
-    assert_eq!(positions, (1..=totals.last_position).collect::<Vec<_>>(), "positions have no gap");
-    assert_eq!(totals.records, events.len() as u64);
-    assert_eq!(totals.taps, events.iter().filter(|row| row.tap.is_some()).count() as u64);
+    let left = archived.through + 1..=totals.last_position;
+    assert_eq!(positions, left.collect::<Vec<_>>(), "positions have no gap");
+    assert_eq!(totals.records, archived.records + events.len() as u64);
+    assert_eq!(totals.taps, archived.taps + events.iter().filter(|row| row.tap.is_some()).count() as u64);
+    segments_follow_each_other(&segments, archived);
 
     let audited = audit(store);
     assert!(audited.holds, "{:#?}", audited.findings);
-    assert_eq!(audited.records, totals.records);
+    assert_eq!(audited.records + archived.records, totals.records);
 
     for mark in store.marks().unwrap() {
         let seqs = events.iter().filter(|row| row.controller == mark.controller && row.outbox == mark.outbox);
         let seqs: Vec<u64> = seqs.map(|row| row.seq.0).collect();
-        assert_eq!(seqs, (1..=mark.stored_through.0).collect::<Vec<_>>(), "an outbox has no gap");
+        let gone = segments.iter().flat_map(|segment| &segment.outboxes);
+        let gone = gone.filter(|gone| gone.controller == mark.controller && gone.outbox == mark.outbox);
+        let gone = gone.map(|gone| gone.to.0).max().unwrap_or(0);
+        assert_eq!(seqs, (gone + 1..=mark.stored_through.0).collect::<Vec<_>>(), "an outbox has no gap");
     }
 
     let counts = store.delivery_counts().unwrap();
@@ -293,7 +316,10 @@ pub fn check(store: &mut dyn EventStore) {
     for cell in &counts {
         let scanned = events.iter().filter_map(|row| row.tap.as_ref()).flat_map(|tap| &tap.deliveries);
         let scanned = scanned.filter(|d| d.destination == cell.destination && d.state == cell.state).count();
-        assert_eq!(cell.count, scanned as u64, "{cell:?} equals a scan");
+        let gone = segments.iter().flat_map(|segment| &segment.deliveries);
+        let gone = gone.filter(|gone| (&gone.destination, gone.state) == (&cell.destination, cell.state));
+        let gone: u64 = gone.map(|gone| gone.count).sum();
+        assert_eq!(cell.count, scanned as u64 + gone, "{cell:?} equals a scan");
     }
 
     check_letters(store, &events);
@@ -387,6 +413,28 @@ fn check_replays(store: &mut dyn EventStore) {
             assert_eq!((scanned.waiting + scanned.sending, replay.to_gather), (0, 0), "{replay:?}");
         }
     }
+}
+
+/// Segments leave nothing out, neither of the positions nor of any outbox.
+#[track_caller]
+fn segments_follow_each_other(segments: &[Segment], archived: Archived) {
+    let (mut last, mut hashes) = (0, BTreeMap::new());
+    for segment in segments {
+        assert_eq!(segment.range.from.0, last + 1, "segments leave no position out");
+        last = segment.range.to.0;
+        for outbox in &segment.outboxes {
+            let before = hashes
+                .insert((outbox.controller.clone(), outbox.outbox), (outbox.to.next(), outbox.hash_after));
+            let before = before.unwrap_or((Seq(1), ChainHash::start(outbox.outbox)));
+            assert_eq!((outbox.from, outbox.hash_before), before, "{outbox:?} continues");
+        }
+        let records: u64 = segment.outboxes.iter().map(|outbox| outbox.to.0 + 1 - outbox.from.0).sum();
+        assert_eq!((records, records), (segment.records, segment.range.len()));
+    }
+    assert_eq!((archived.through, archived.records), (last, last));
+    assert_eq!(archived.segments, segments.len() as u64);
+    let deliveries = segments.iter().flat_map(|segment| &segment.deliveries).map(|cell| cell.count);
+    assert_eq!(archived.deliveries, deliveries.sum::<u64>());
 }
 
 /// What a delivery waits for before it is ever sent.

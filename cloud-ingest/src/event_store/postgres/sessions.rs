@@ -6,12 +6,13 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::ops::ControlFlow;
 
+use postgres::error::SqlState;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::{IsNull, ToSql, Type, private::BytesMut, to_sql_checked};
 use postgres::{Statement, Transaction};
 
 use crate::event_store::StoreError;
-use crate::event_store::sql::session::{Bulk, Cells, Dialect, Row, Session, Value};
+use crate::event_store::sql::session::{Bulk, Cells, Changes, Dialect, Row, Session, Value};
 
 /// Statements that the server has parsed for this connection, by our text.
 pub type Parsed = HashMap<String, Statement>;
@@ -53,16 +54,24 @@ impl Session for InTransaction<'_, '_> {
     }
 
     fn run_for_each(&self, bulk: &Bulk, rows: &[Value<'_>]) -> Result<(), StoreError> {
-        let columns = bulk.types.len();
-        let holders: Vec<String> =
-            bulk.types.iter().zip(1..).map(|(name, number)| format!("?{number}::{name}[]")).collect();
-        let sql = format!("{} SELECT * FROM unnest({})", bulk.into, holders.join(", "));
-        let arrays: Vec<Box<dyn ToSql + Sync + '_>> = (0..columns)
-            .map(|column| array(bulk.types[column], rows.iter().skip(column).step_by(columns)))
-            .collect::<Result<_, _>>()?;
+        let sql = format!("{} SELECT * FROM {}", bulk.into, unnest(bulk.types));
+        let arrays = arrays(bulk.types, rows)?;
         let arrays: Vec<&(dyn ToSql + Sync)> = arrays.iter().map(|array| &**array as _).collect();
         self.with(&sql, |transaction, statement| transaction.execute(statement, &arrays))?;
         Ok(())
+    }
+
+    fn change_for_each(
+        &self,
+        changes: &Changes,
+        rows: &[Value<'_>],
+        each: &mut dyn FnMut(&Row<'_>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let sql = for_each(changes)?;
+        let arrays = arrays(changes.types, rows)?;
+        let arrays: Vec<&(dyn ToSql + Sync)> = arrays.iter().map(|array| &**array as _).collect();
+        let changed = self.with(&sql, |transaction, statement| transaction.query(statement, &arrays))?;
+        changed.iter().try_for_each(|row| each(&Row(row)))
     }
 
     fn rows_for_keys(
@@ -111,6 +120,27 @@ fn in_its_words(sql: &str) -> String {
         }
     }
     words.join(" ").replace('?', "$")
+}
+
+/// A table of as many columns as there are arrays.
+fn unnest(types: &[&str]) -> String {
+    let holders: Vec<String> =
+        types.iter().zip(1..).map(|(name, number)| format!("?{number}::{name}[]")).collect();
+    format!("unnest({})", holders.join(", "))
+}
+
+/// The same change of many rows: its values are columns of a table beside.
+fn for_each(changes: &Changes) -> Result<String, StoreError> {
+    let broken = || StoreError::broken(format!("{:?} has no WHERE", changes.update));
+    let (change, which) = changes.update.split_once(" WHERE ").ok_or_else(broken)?;
+    let columns: Vec<String> = (1..=changes.types.len()).map(|number| format!("v{number}")).collect();
+    let [change, which] = [change, which].map(|part| part.replace('?', "v.v"));
+    Ok(format!("{change} FROM {} AS v ({}) WHERE {which}", unnest(changes.types), columns.join(", ")))
+}
+
+fn arrays<'v>(types: &[&str], rows: &'v [Value<'v>]) -> Result<Vec<Box<dyn ToSql + Sync + 'v>>, StoreError> {
+    let columns = types.iter().enumerate();
+    columns.map(|(column, name)| array(name, rows.iter().skip(column).step_by(types.len()))).collect()
 }
 
 /// A column of many rows.
@@ -214,7 +244,9 @@ impl From<postgres::Error> for StoreError {
     fn from(error: postgres::Error) -> StoreError {
         match error.code().map(|code| &code.code()[..2]) {
             Some("08" | "40" | "53" | "55" | "57" | "58") => StoreError::Unavailable(error.into()),
-            Some("25") if error.code() == Some(&postgres::error::SqlState::READ_ONLY_SQL_TRANSACTION) => {
+            // Room is made when this is seen: the same works then.
+            Some("23") if is_without_partition(&error) => StoreError::Unavailable(error.into()),
+            Some("25") if error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => {
                 StoreError::Broken(error.into())
             }
             Some(_) => StoreError::Broken(error.into()),
@@ -228,9 +260,34 @@ impl From<postgres::Error> for StoreError {
     }
 }
 
+/// A row had no partition to go to: the one violation of a check that names no constraint.
+fn is_without_partition(error: &postgres::Error) -> bool {
+    let found = error.as_db_error();
+    found.is_some_and(|found| *found.code() == SqlState::CHECK_VIOLATION && found.constraint().is_none())
+}
+
+/// Whether positions came to the end of the last partition.
+pub fn lacks_room(error: &StoreError) -> bool {
+    match error {
+        StoreError::Unavailable(source) => source.downcast_ref().is_some_and(is_without_partition),
+        StoreError::Broken(_) | StoreError::NotFound { .. } => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_change_of_many_rows_takes_its_values_from_beside() {
+        let changes = Changes {
+            update: "UPDATE t SET a = ?2, b = coalesce(?3, b) WHERE no = ?1 RETURNING no",
+            types: &["bigint", "text", "bigint"],
+        };
+        let sql = "UPDATE t SET a = v.v2, b = coalesce(v.v3, b) FROM unnest(?1::bigint[], ?2::text[], ?3::bigint[]) \
+                   AS v (v1, v2, v3) WHERE no = v.v1 RETURNING no";
+        assert_eq!(for_each(&changes).unwrap(), sql);
+    }
 
     #[test]
     fn statements_are_said_in_the_servers_words() {

@@ -1,13 +1,15 @@
 //! Step 11 of 12, as far as it is rows: what is due is claimed, as much of each kind as is allowed; and before that, old
 //! events are given deliveries to a destination that came later.
 
+use std::collections::BTreeSet;
+
 use tap_protocol::badge::Token;
 use tap_protocol::ids::{EventId, OutboxId, Seq};
 
 use super::bindings;
 use super::delivery::Desk;
 use super::directions::Directions;
-use super::session::{Row, Value};
+use super::session::{Row, Rows};
 use super::statements as sql;
 use super::values::{capped, time};
 use crate::delivery::class::{Class, Waiting};
@@ -33,31 +35,29 @@ pub(super) struct Claims {
 }
 
 pub(super) fn claim(desk: &mut Desk<'_, '_, '_>) -> Result<Claims, StoreError> {
-    let mut claims = Claims::default();
     let (room, again_in_ms) = room(desk);
-    claims.again_in_ms = again_in_ms;
     if room == 0 {
-        return Ok(claims);
+        return Ok(Claims { again_in_ms, ..Claims::default() });
     }
     let now = desk.turn.now;
     let mut due: [Vec<Due>; 4] = Default::default();
-    for (class, due) in Class::ALL.into_iter().zip(&mut due) {
-        *due = desk.writing.all(sql::CLAIMABLE, (desk.no, class, now, capped(room as u64)), Due::read)?;
+    for (class, one) in desk.writing.all(sql::CLAIMABLE, (desk.no, now, capped(room as u64)), Due::read)? {
+        due[class as usize].push(one);
     }
     let waiting = [0, 1, 2, 3].map(|class| Waiting {
         count: due[class].len(),
         waited_ms: due[class].first().map_or(0, |first| u64::try_from(now.0 - first.due.0).unwrap_or(0)),
     });
     let starts = desk.row.shares.divide(waiting, room);
-    let mut attempts = Vec::new();
-    let mut taking =
-        Taking { claims: &mut claims, attempts: &mut attempts, directions: Directions::default() };
+    let mut taking = Taking::default();
     for ((class, due), starts) in Class::ALL.into_iter().zip(due).zip(starts) {
         for due in due.into_iter().take(starts) {
             take(desk, class, due, &mut taking)?;
         }
     }
-    desk.writing.snapshot()?.run_for_each(&sql::NEW_ATTEMPTS, &attempts)?;
+    let Taking { mut claims, rows, attempts, .. } = taking;
+    desk.writing.change_each(&sql::CLAIM, &rows)?;
+    desk.writing.snapshot()?.run_for_each(&sql::NEW_ATTEMPTS, attempts.values())?;
     desk.row.limiter.take(claims.claimed.len() as u32);
     claims.again_in_ms = match starts.iter().sum::<usize>() {
         // All that was due was taken.
@@ -90,18 +90,19 @@ fn room(desk: &mut Desk<'_, '_, '_>) -> (usize, Option<u64>) {
 
 /// When the first that waits is due.
 fn first_due(desk: &Desk<'_, '_, '_>) -> Result<Option<u64>, StoreError> {
-    let mut first: Option<UtcMs> = None;
-    for class in Class::ALL {
-        let due: Option<UtcMs> = desk.writing.one(sql::FIRST_DUE, (desk.no, class), |row| row.get(0))?;
-        first = [first, due].into_iter().flatten().min();
-    }
+    let firsts = desk.writing.all(sql::FIRST_DUE, [desk.no], |row| row.get::<UtcMs>(0))?;
+    let first = firsts.into_iter().min();
     Ok(first.map(|due| u64::try_from(due.0.saturating_sub(desk.turn.now.0)).unwrap_or(0)))
 }
 
 /// What is collected over one transaction.
-struct Taking<'c> {
-    claims: &'c mut Claims,
-    attempts: &'c mut Vec<Value<'static>>,
+#[derive(Default)]
+struct Taking {
+    claims: Claims,
+    /// For [`sql::CLAIM`].
+    rows: Rows,
+    /// For [`sql::NEW_ATTEMPTS`].
+    attempts: Rows,
     directions: Directions,
 }
 
@@ -110,7 +111,7 @@ fn take(
     desk: &mut Desk<'_, '_, '_>,
     class: Class,
     due: Due,
-    Taking { claims, attempts, directions }: &mut Taking<'_>,
+    Taking { claims, rows, attempts, directions }: &mut Taking,
 ) -> Result<(), StoreError> {
     let Due {
         position,
@@ -147,13 +148,7 @@ fn take(
     let (lease, attempt, now) = (desk.writing.last_lease, before + 1, desk.turn.now);
     let mut started = |ended: Option<(&'static str, &str)>| {
         let (outcome, why) = ended.unzip();
-        let int = |number: u64| Value::Int(i64::try_from(number).unwrap_or(i64::MAX));
-        let text = |text: Option<&str>| text.map_or(Value::Null, |text| Value::Text(text.to_owned().into()));
-        let finished = if ended.is_some() { Value::Int(now.0) } else { Value::Null };
-        let row = [int(position.0), int(attempt.into()), int(lease), Value::Int(now.0), finished];
-        attempts.push(Value::Int(desk.no));
-        attempts.extend(row);
-        attempts.extend([text(outcome), text(why)]);
+        attempts.push((desk.no, position, attempt, lease, now, ended.map(|_| now), outcome, why));
     };
     let body = match rendered {
         Rendered::Body(body) if !desk.turn.rules.shadow => body,
@@ -181,7 +176,7 @@ fn take(
     };
     started(None);
     let until = desk.ticks.plus(LEASE_MS);
-    desk.writing.execute(sql::CLAIM, (desk.no, position, lease, until, attempt, &body))?;
+    rows.push((desk.no, position, lease, until, attempt, &body));
     desk.writing.count_move(desk.no, state, DeliveryState::InFlight);
     desk.writing.totals.attempts += 1;
     desk.under_way += 1;
@@ -217,7 +212,7 @@ fn end(
     reason.iter().for_each(|reason| desk.writing.count_letters(desk.no, reason, 1));
     desk.writing.totals.attempts += 1;
     claims.more = true;
-    desk.call_next(key)
+    desk.call_next(&BTreeSet::from([key.clone()]))
 }
 
 /// A row of [`sql::CLAIMABLE`].
@@ -239,23 +234,24 @@ struct Due {
 }
 
 impl Due {
-    fn read(row: &Row<'_>) -> Result<Due, StoreError> {
-        Ok(Due {
-            position: row.get(0)?,
-            key: row.get(1)?,
-            state: row.get(2)?,
-            due: row.get(3)?,
-            attempts: row.get(4)?,
-            failures: row.get(5)?,
-            body: row.get(6)?,
-            seq: Seq(row.get(7)?),
-            bytes: row.get(8)?,
-            occurred: row.get(9)?,
-            uncertainty_ms: row.get(10)?,
-            outbox: OutboxId(row.get(11)?),
-            controller: row.get(12)?,
-            site: Site { id: row.get(13)?, label: row.get(14)?, zone: row.get(15)? },
-        })
+    fn read(row: &Row<'_>) -> Result<(Class, Due), StoreError> {
+        let due = Due {
+            position: row.get(1)?,
+            key: row.get(2)?,
+            state: row.get(3)?,
+            due: row.get(4)?,
+            attempts: row.get(5)?,
+            failures: row.get(6)?,
+            body: row.get(7)?,
+            seq: Seq(row.get(8)?),
+            bytes: row.get(9)?,
+            occurred: row.get(10)?,
+            uncertainty_ms: row.get(11)?,
+            outbox: OutboxId(row.get(12)?),
+            controller: row.get(13)?,
+            site: Site { id: row.get(14)?, label: row.get(15)?, zone: row.get(16)? },
+        };
+        Ok((row.get(0)?, due))
     }
 }
 

@@ -1,11 +1,12 @@
 //! Step 11 of 12, as far as it is rows: a dispatcher's turn. What has ended is written down first, then what time has
 //! ended, then what is due is claimed. Knows no HTTP; who is next, and how much, is for [`crate::delivery`] to say.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::session::Rows;
 use super::statements as sql;
 use super::values::capped;
 use super::writing::Writing;
@@ -30,7 +31,7 @@ const HOUR_MS: i64 = 60 * 60 * 1_000;
 
 pub fn turn(writing: &mut Writing<'_>, turn: &Turn<'_>) -> Result<Turned, StoreError> {
     let mut desk = Desk::open(writing, turn)?;
-    let ended = turn.ended.iter().map(|one| desk.end(one)).collect::<Result<_, _>>()?;
+    let ended = desk.end()?;
     let lost = desk.extend()?;
     let expired = desk.expire()?;
     let given_up = desk.give_up_on_time()?;
@@ -137,44 +138,83 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
         Ok(Some(self.passed))
     }
 
-    fn end(&mut self, ended: &Ended) -> Result<Lease, StoreError> {
-        let Ended { claim, end, next, hold, sign } = ended;
-        let answer = meaning::cut(&end.answer, MAX_ANSWER_BYTES);
-        self.writing.execute(
-            sql::END_ATTEMPT,
-            (
-                self.no,
-                claim.position,
-                claim.attempt,
-                claim.lease,
-                end.finished,
-                end.outcome,
-                end.status,
-                answer,
-            ),
-        )?;
+    /// Writes down what has ended, and who is next because of it. Whether each still held its claim.
+    fn end(&mut self) -> Result<Vec<Lease>, StoreError> {
+        let mut leases = Vec::new();
+        let mut rest = self.turn.ended;
+        // No two of one delivery at once: of them one may hold its claim, and it matters which.
+        while !rest.is_empty() {
+            let mut seen = BTreeSet::new();
+            let some = rest.iter().take_while(|one| seen.insert(one.claim.position)).count();
+            let (first, others) = rest.split_at(some);
+            leases.extend(self.end_some(first)?);
+            rest = others;
+        }
+        Ok(leases)
+    }
+
+    fn end_some(&mut self, ended: &[Ended]) -> Result<Vec<Lease>, StoreError> {
+        let (mut attempts, mut deliveries) = (Rows::default(), Rows::default());
+        for one in ended {
+            let Ended { claim, end, next, .. } = one;
+            let Claim { position, attempt, lease, .. } = claim;
+            let answer = meaning::cut(&end.answer, MAX_ANSWER_BYTES);
+            let AttemptEnd { finished, outcome, status, .. } = end;
+            attempts.push((self.no, position, attempt, lease, finished, *outcome, status, answer));
+            let (state, due, held_for, failures) = self.follows(next);
+            let blocks_until = if state == DeliveryState::Dead { self.blocks_until() } else { None };
+            let why = dead_reason(one);
+            deliveries.push((self.no, position, lease, state, due, held_for, failures, blocks_until, why));
+        }
+        self.writing.change_each(&sql::END_ATTEMPT, &attempts)?;
+        let held: BTreeMap<Position, OrderKey> = self
+            .writing
+            .changed_each(&sql::UNLEASE, &deliveries, |row| Ok((row.get(0)?, row.get(1)?)))?
+            .into_iter()
+            .collect();
+        let (mut lanes, mut back, mut crowded) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
+        for one in ended.iter().filter(|one| held.contains_key(&one.claim.position)) {
+            let (position, (state, ..)) = (one.claim.position, self.follows(&one.next));
+            self.writing.count_move(self.no, DeliveryState::InFlight, state);
+            dead_reason(one).iter().for_each(|reason| self.writing.count_letters(self.no, reason, 1));
+            self.learn(one);
+            let key = held[&position].clone();
+            match state {
+                DeliveryState::Pending if back.contains_key(&key) => drop(crowded.insert((self.no, key))),
+                DeliveryState::Pending => drop(back.insert(key, position)),
+                DeliveryState::Unknown => {}
+                _ => drop(lanes.insert(key)),
+            }
+        }
+        self.call_next(&lanes)?;
+        self.back_in_line(&back)?;
+        // Two of one lane are never sent at a time; should they have been, all of it is looked at.
+        self.writing.settle(&crowded)?;
+        let lease = |one: &Ended| match held.contains_key(&one.claim.position) {
+            true => Lease::Held,
+            false => Lease::Lost,
+        };
+        Ok(ended.iter().map(lease).collect())
+    }
+
+    /// The state that follows from an attempt, when it is due again, what it waits for, and how many failures more it has.
+    fn follows(&self, next: &Next) -> (DeliveryState, Option<UtcMs>, Option<HeldFor>, i64) {
         let now = self.turn.now;
-        let (state, due, held_for, failures, blocks_until) = match next {
-            Next::Delivered => (DeliveryState::Delivered, None, None, 0, None),
-            Next::Discarded => (DeliveryState::Discarded, None, None, 0, None),
-            Next::Dead => (DeliveryState::Dead, None, None, 0, self.blocks_until()),
-            Next::UnknownUntil(due) => (DeliveryState::Unknown, Some(*due), None, 1, None),
-            Next::AskPerson => (DeliveryState::Unknown, Some(now), Some(HeldFor::Person), 1, None),
-            Next::RetryAt(due) => (DeliveryState::Pending, Some(*due), None, 1, None),
-            Next::PatientUntil(due) => (DeliveryState::Pending, Some(*due), None, 0, None),
-            Next::NotSent => (DeliveryState::Pending, Some(now), None, 0, None),
-        };
-        let dead_reason = match next {
-            Next::Dead => Some(end.outcome),
-            Next::AskPerson => Some(UNKNOWN),
-            _ => None,
-        };
-        let columns =
-            (self.no, claim.position, claim.lease, state, due, held_for, failures, blocks_until, dead_reason);
-        let key: Option<OrderKey> = self.writing.one(sql::UNLEASE, columns, |row| row.get(0))?;
-        let Some(key) = key else { return Ok(Lease::Lost) };
-        self.writing.count_move(self.no, DeliveryState::InFlight, state);
-        dead_reason.iter().for_each(|reason| self.writing.count_letters(self.no, reason, 1));
+        match next {
+            Next::Delivered => (DeliveryState::Delivered, None, None, 0),
+            Next::Discarded => (DeliveryState::Discarded, None, None, 0),
+            Next::Dead => (DeliveryState::Dead, None, None, 0),
+            Next::UnknownUntil(due) => (DeliveryState::Unknown, Some(*due), None, 1),
+            Next::AskPerson => (DeliveryState::Unknown, Some(now), Some(HeldFor::Person), 1),
+            Next::RetryAt(due) => (DeliveryState::Pending, Some(*due), None, 1),
+            Next::PatientUntil(due) => (DeliveryState::Pending, Some(*due), None, 0),
+            Next::NotSent => (DeliveryState::Pending, Some(now), None, 0),
+        }
+    }
+
+    /// What all replicas learn from an attempt whose claim held: its limit, its breaker, how long to leave it alone.
+    fn learn(&mut self, ended: &Ended) {
+        let Ended { claim, sign, hold, .. } = ended;
         self.under_way = self.under_way.saturating_sub(1);
         match sign {
             Some(sign) => {
@@ -193,16 +233,10 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
             // Several requests under way may each be told to come back later: the latest counts.
             if until > self.row.held_until {
                 self.row.held_until = until;
-                self.row.held_until_ms = Some(UtcMs(now.0.saturating_add_unsigned(hold.for_ms)));
+                self.row.held_until_ms = Some(UtcMs(self.turn.now.0.saturating_add_unsigned(hold.for_ms)));
                 self.row.held_why = Some(hold.why.to_owned());
             }
         }
-        match state {
-            DeliveryState::Pending => self.back_in_line(claim.position, &key)?,
-            DeliveryState::Unknown => {}
-            _ => self.call_next(&key)?,
-        }
-        Ok(Lease::Held)
     }
 
     /// Until when a dead one is in the way of those behind it.
@@ -214,30 +248,25 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
         }
     }
 
-    /// One of a lane has ended: the first of it is due now, unless it is held, or somebody dead is in the way.
-    pub(super) fn call_next(&mut self, key: &OrderKey) -> Result<(), StoreError> {
-        if self.is_blocked(key)? {
-            return Ok(());
-        }
-        let next = self.writing.first_in_lane(self.no, key)?.and_then(order::next_in_line);
-        self.writing.change(self.no, next.as_slice())
-    }
-
-    /// One that was not processed, and is pending by now, stands in line again: mostly first.
-    fn back_in_line(&mut self, position: Position, key: &OrderKey) -> Result<(), StoreError> {
-        let back = Standing { position, state: DeliveryState::Pending, held_for: None };
-        if self.is_blocked(key)? {
-            let parked = Change { position, from: DeliveryState::Pending, to: DeliveryState::Parked };
-            return self.writing.change(self.no, &[parked]);
-        }
-        let first = self.writing.first_in_lane(self.no, key)?.unwrap_or(back);
-        let changes = order::back_in_line(first, back);
-        let changes: Vec<_> = changes.into_iter().filter(|change| change.from != change.to).collect();
+    /// One of each of these lanes has ended: the first of it is due now, unless it is held, or somebody dead is in the way.
+    pub(super) fn call_next(&mut self, lanes: &BTreeSet<OrderKey>) -> Result<(), StoreError> {
+        let firsts = self.writing.first_in_lanes(self.no, lanes)?;
+        let changes: Vec<_> = firsts.into_values().filter_map(order::next_in_line).collect();
         self.writing.change(self.no, &changes)
     }
 
-    fn is_blocked(&self, key: &OrderKey) -> Result<bool, StoreError> {
-        Ok(self.writing.one(sql::LANE_BLOCKED, (self.no, key), |_| Ok(()))?.is_some())
+    /// These were not processed, are pending by now, and stand in line again: mostly first.
+    fn back_in_line(&mut self, back: &BTreeMap<OrderKey, Position>) -> Result<(), StoreError> {
+        let firsts = self.writing.first_in_lanes(self.no, &back.keys().cloned().collect())?;
+        let state = DeliveryState::Pending;
+        let changes = back.iter().flat_map(|(key, position)| match firsts.get(key) {
+            Some(first) => {
+                order::back_in_line(*first, Standing { position: *position, state, held_for: None })
+            }
+            None => vec![Change { position: *position, from: state, to: DeliveryState::Parked }],
+        });
+        let changes: Vec<_> = changes.filter(|change| change.from != change.to).collect();
+        self.writing.change(self.no, &changes)
     }
 
     /// The requests of this process that are under way stay its own. Gives those that are not, any more.
@@ -265,18 +294,19 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
             AfterUnknown::Repeat | AfterUnknown::LookUp => None,
             AfterUnknown::AskPerson => Some(HeldFor::Person),
         };
+        let settled = self.turn.now.0.saturating_add_unsigned(self.turn.rules.unknown.settles_ms);
+        let (due, state) = (Some(UtcMs(settled)), DeliveryState::Unknown);
+        let mut rows = Rows::default();
         for (position, lease) in &ran_out {
-            let settled = self.turn.now.0.saturating_add_unsigned(self.turn.rules.unknown.settles_ms);
-            let (due, state) = (Some(UtcMs(settled)), DeliveryState::Unknown);
-            let reason = held_for.map(|_| UNKNOWN);
-            let columns = (self.no, *position, *lease, state, due, held_for, 0, None::<i64>, reason);
-            self.writing.one(sql::UNLEASE, columns, |row| row.get::<OrderKey>(0))?;
-            reason.iter().for_each(|reason| self.writing.count_letters(self.no, reason, 1));
+            let why = held_for.map(|_| UNKNOWN);
+            rows.push((self.no, position, lease, state, due, held_for, 0, None::<i64>, why));
+            why.iter().for_each(|reason| self.writing.count_letters(self.no, reason, 1));
             self.writing.count_move(self.no, DeliveryState::InFlight, state);
             self.row.limiter.end(1);
             self.row.breaker.released(*lease);
             self.under_way = self.under_way.saturating_sub(1);
         }
+        self.writing.change_each(&sql::UNLEASE, &rows)?;
         Ok(ran_out.len())
     }
 
@@ -305,11 +335,12 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
         let over = self.writing.all(sql::UNBLOCKED, (self.no, self.turn.now, limit), |row| {
             Ok((row.get::<Position>(0)?, row.get::<OrderKey>(1)?))
         })?;
-        for (position, key) in &over {
+        for (position, _) in &over {
             self.writing.execute(sql::UNBLOCK, (self.no, position))?;
-            self.call_next(key)?;
         }
-        Ok(over.len() == MAX_GIVEN_UP_AT_ONCE)
+        let freed = over.len();
+        self.call_next(&over.into_iter().map(|(_, key)| key).collect())?;
+        Ok(freed == MAX_GIVEN_UP_AT_ONCE)
     }
 
     /// Passes on to [`super::claiming`].
@@ -319,6 +350,15 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
 
     fn make(&mut self) -> Result<bool, StoreError> {
         super::claiming::make_old(self)
+    }
+}
+
+/// Why it waits for a person from now on, if it does.
+fn dead_reason(ended: &Ended) -> Option<&'static str> {
+    match ended.next {
+        Next::Dead => Some(ended.end.outcome),
+        Next::AskPerson => Some(UNKNOWN),
+        _ => None,
     }
 }
 

@@ -271,7 +271,7 @@ impl Replay {
         desk.writing.execute(sql::DECIDE, (desk.no, position, to, attempt))?;
         desk.writing.count_move(desk.no, again.state, to);
         again.reason.iter().for_each(|reason| desk.writing.count_letters(desk.no, reason, -1));
-        desk.call_next(&again.key)?;
+        desk.call_next(&BTreeSet::from([again.key]))?;
         let ends = (RowOutcome::Waiting, outcome);
         self.end_row(desk, n, ends, None, Some(again.state))?;
         Ok(Begun::Ended)

@@ -9,6 +9,7 @@
 //! `reading` answers questions; all changes go through `writing`, which keeps counters and lanes right; `statements` has
 //! every statement, `session` is what a database must be able to do.
 
+mod archive;
 mod badges;
 mod bindings;
 mod capture;
@@ -44,11 +45,12 @@ use tap_protocol::keys::SigningKey;
 
 use self::session::Session;
 use self::writing::Writing;
+use super::archive::{Archive, Archived, Candidate, Cut, NewSegment, Range, Segment, Told};
 use super::capture::{ApiKeyId, ApiKeyState, Capture, NewApiKey, NoApiKey, Source, TakenIn, ToCapture};
 use super::commands::{CommandEnd, CommandRow, TroubleKind, TroubleRow};
 use super::people::{Difference, DifferenceFilter, People};
 use super::replays::{
-    Candidate, Filter, Letters, NewReplay, ReplayChange, ReplayRow, ReplayState, Replays, Retold,
+    Filter, Letters, NewReplay, ReplayChange, ReplayRow, ReplayState, Replays, Retold, Sifted,
 };
 use super::{
     Appended, BadgeFilter, BadgeRow, Binding, Bound, Change, Commands, Controller, ControllerState,
@@ -65,9 +67,33 @@ pub trait Database {
     /// One transaction that writes, and the only one at its time: all that `job` does, or nothing. Durable when it returns.
     fn write<T>(&mut self, job: impl FnOnce(&dyn Session) -> Result<T, StoreError>) -> Result<T, StoreError>;
 
+    /// As [`Database::write`], for whoever archives: it alone may change or remove what is [append-only](APPEND_ONLY).
+    fn as_archivist<T>(
+        &mut self,
+        job: impl FnOnce(&dyn Session) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError>;
+
+    /// Hears of the last position after each transaction that gave some: a database that has to makes room ahead of it.
+    fn has_given(&mut self, _last: Position) {}
+
     /// One snapshot for all that `job` reads.
     fn read<T>(&mut self, job: impl FnOnce(&dyn Session) -> Result<T, StoreError>) -> Result<T, StoreError>;
 }
+
+/// What the service adds to and never changes: events, what proves them, and who decided what. On SQLite its connection is
+/// refused anything else, on a server its role is ([`super::roles`]).
+pub const APPEND_ONLY: [&str; 10] = [
+    "batches",
+    "events",
+    "fleet_log",
+    "past_badges",
+    "ranges",
+    "segment_deliveries",
+    "segment_outboxes",
+    "segments",
+    "signers",
+    "site_rules",
+];
 
 /// The event store in a database.
 #[derive(Debug)]
@@ -80,17 +106,27 @@ impl<D: Database> SqlStore<D> {
         &mut self,
         job: impl FnOnce(&mut Writing<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        self.database.write(|session| {
-            let mut writing = Writing::begin(session)?;
-            let done = job(&mut writing)?;
-            writing.put_counters()?;
-            Ok(done)
-        })
+        let (done, given) = self.database.write(|session| in_writing(session, job))?;
+        if let Some(last) = given {
+            self.database.has_given(last);
+        }
+        Ok(done)
     }
 
     fn read<T>(&mut self, job: impl FnOnce(&dyn Session) -> Result<T, StoreError>) -> Result<T, StoreError> {
         self.database.read(job)
     }
+}
+
+/// Also says which position was given last, if any was.
+fn in_writing<T>(
+    session: &dyn Session,
+    job: impl FnOnce(&mut Writing<'_>) -> Result<T, StoreError>,
+) -> Result<(T, Option<Position>), StoreError> {
+    let mut writing = Writing::begin(session)?;
+    let done = job(&mut writing)?;
+    writing.put_counters()?;
+    Ok((done, writing.last_given()))
 }
 
 impl<D: Database> EventStore for SqlStore<D> {
@@ -405,6 +441,43 @@ impl<D: Database> Commands for SqlStore<D> {
     }
 }
 
+impl<D: Database> Archive for SqlStore<D> {
+    fn archived(&mut self) -> Result<Archived, StoreError> {
+        self.read(archive::archived)
+    }
+
+    fn range_after(&mut self, after: Position, before: UtcMs) -> Result<Option<Candidate>, StoreError> {
+        self.read(|snapshot| archive::range_after(snapshot, after, before))
+    }
+
+    fn read_range(
+        &mut self,
+        range: Range,
+        told: &mut dyn FnMut(Told) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.read(|snapshot| archive::read_range(snapshot, range, told))
+    }
+
+    fn archive(&mut self, segment: &NewSegment) -> Result<Cut, StoreError> {
+        let done = self
+            .database
+            .as_archivist(|session| in_writing(session, |writing| archive::archive(writing, segment)));
+        Ok(done?.0)
+    }
+
+    fn remove_archived(&mut self) -> Result<bool, StoreError> {
+        self.database.as_archivist(archive::remove_archived)
+    }
+
+    fn segments(&mut self) -> Result<Vec<Segment>, StoreError> {
+        self.read(archive::segments)
+    }
+
+    fn segment_with(&mut self, id: EventId) -> Result<Option<String>, StoreError> {
+        self.read(|snapshot| archive::segment_with(snapshot, id))
+    }
+}
+
 impl<D: Database> Leases for SqlStore<D> {
     fn intake_claim(&mut self, broker: &str) -> Result<Option<lease::Claim>, StoreError> {
         self.read(|snapshot| leases::intake_claim(snapshot, broker))
@@ -455,7 +528,7 @@ impl<D: Database> Replays for SqlStore<D> {
         &mut self,
         destination: &str,
         filter: &Filter,
-        each: &mut dyn FnMut(&Candidate) -> ControlFlow<()>,
+        each: &mut dyn FnMut(&Sifted) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
         self.read(|snapshot| replays::matching(snapshot, destination, filter, each))
     }

@@ -31,7 +31,7 @@ pub fn seen(snapshot: &dyn Session, tokens: &[Token]) -> Result<BTreeSet<Token>,
     for some in tokens.chunks(ASKED_AT_ONCE) {
         let places: Vec<String> = (1..=some.len()).map(|number| format!("?{number}")).collect();
         let asked: Vec<_> = some.iter().map(|token| token.0.to_value()).collect();
-        for statement in [sql::SEEN_IN_TAPS, sql::SEEN_IN_SEALS] {
+        for statement in [sql::SEEN_IN_TAPS, sql::SEEN_IN_SEALS, sql::SEEN_IN_THE_PAST] {
             let statement = statement.replace("{tokens}", &places.join(", "));
             seen.extend(all(snapshot, &statement, asked.as_slice(), |row| row.get(0).map(Token))?);
         }
@@ -45,6 +45,12 @@ pub fn seal_of(snapshot: &dyn Session, token: Token) -> Result<Option<SealedBadg
     })?;
     if known.is_some() {
         return Ok(known);
+    }
+    let past = one(snapshot, sql::PAST_BADGE, [token.0], |row| {
+        Ok(SealedBadge { token, key_id: TokenKeyId(row.get(0)?), ciphertext: row.get(1)? })
+    })?;
+    if past.is_some() {
+        return Ok(past);
     }
     let bytes: Option<Vec<u8>> = one(snapshot, sql::TAP_OF_TOKEN, [token.0], |row| row.get(0))?;
     Ok(bytes.and_then(|bytes| match Meaning::of(&bytes) {

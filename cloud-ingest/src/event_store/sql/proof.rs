@@ -13,7 +13,7 @@ use tap_protocol::keys::PublicKey;
 use super::session::{Dialect, Row, Session, all, one};
 use super::values::capped;
 use super::writing::{Writing, counters};
-use super::{reading, statements as sql};
+use super::{archive, reading, statements as sql};
 use crate::delivery::limiter;
 use crate::event_store::{
     DeadLetter, MAX_DEAD_LETTER_BYTES, OutboxMark, Position, SignedBatch, StoreError, StoredRecord, UtcMs,
@@ -58,7 +58,8 @@ type Told<'t> = &'t mut dyn FnMut(Walked<'_>) -> ControlFlow<()>;
 pub fn walk(snapshot: &dyn Session, only: Option<&ControllerId>, told: Told<'_>) -> Result<(), StoreError> {
     let only = only.map(ControllerId::as_str);
     let records = one(snapshot, sql::RECORDS_MARKED, [only], |row| row.get(0))?.unwrap_or(0);
-    if told(Walked::Store { totals: counters(snapshot, false)?.0, records }).is_break() {
+    let archived = archive::archived(snapshot)?;
+    if told(Walked::Store { totals: counters(snapshot, false)?.0, records, archived }).is_break() {
         return Ok(());
     }
     if only.is_none() && snapshot.dialect() == Dialect::Sqlite {
@@ -78,7 +79,7 @@ pub fn walk(snapshot: &dyn Session, only: Option<&ControllerId>, told: Told<'_>)
         }
     }
     if only.is_none() {
-        let mut after = Position(0);
+        let mut after = Position(archived.through);
         loop {
             let page = all(snapshot, sql::WALKED_POSITIONS, (after, ROWS_AT_ONCE), |row| row.get(0))?;
             let Some(last) = page.last() else { break };
@@ -99,18 +100,23 @@ struct WalkedOutbox {
     stored_through: Seq,
     hash: ChainHash,
     controller_no: i64,
+    /// How far it is archived, and the hash there.
+    archived: (Seq, ChainHash),
 }
 
 impl WalkedOutbox {
     fn read(row: &Row<'_>) -> Result<WalkedOutbox, StoreError> {
+        let id = OutboxId(row.get(2)?);
+        let archived_hash: Option<[u8; 32]> = row.get(8)?;
         Ok(WalkedOutbox {
             no: row.get(0)?,
             controller: row.get(1)?,
-            id: OutboxId(row.get(2)?),
+            id,
             prefix: row.get(3)?,
             stored_through: Seq(row.get(4)?),
             hash: ChainHash(row.get(5)?),
             controller_no: row.get(6)?,
+            archived: (Seq(row.get(7)?), archived_hash.map_or(ChainHash::start(id), ChainHash)),
         })
     }
 
@@ -124,13 +130,12 @@ impl WalkedOutbox {
         };
         let record_keys = reading::record_keys(snapshot, self.controller_no)?;
         let record_keys = record_keys.into_iter().map(|known| known.key).collect();
-        let outbox = Walked::Outbox { mark, prefix: self.prefix, record_keys };
+        let outbox = Walked::Outbox { mark, prefix: self.prefix, record_keys, archived: self.archived };
         if told(outbox).is_break() {
             return Ok(ControlFlow::Break(()));
         }
-        let mut signatures =
-            Signatures { session: snapshot, outbox_no: self.no, page: VecDeque::new(), after: 0 };
-        let mut after = 0;
+        let mut after = self.archived.0.0;
+        let mut signatures = Signatures::after(snapshot, self.no, self.archived.0);
         loop {
             let page = all(snapshot, sql::WALKED_RECORDS, (self.no, after, ROWS_AT_ONCE), |row| {
                 Ok((row.get::<u64>(1)?, stored_record(row)))
@@ -164,7 +169,7 @@ impl WalkedOutbox {
 }
 
 /// The signatures of an outbox in their order, read a page at a time.
-struct Signatures<'s> {
+pub(super) struct Signatures<'s> {
     session: &'s dyn Session,
     outbox_no: i64,
     /// Under the seq at which each ends.
@@ -172,7 +177,28 @@ struct Signatures<'s> {
     after: u64,
 }
 
-impl Signatures<'_> {
+impl<'s> Signatures<'s> {
+    /// Those that end after that record.
+    pub(super) fn after(session: &'s dyn Session, outbox_no: i64, after: Seq) -> Signatures<'s> {
+        Signatures { session, outbox_no, page: VecDeque::new(), after: after.0 }
+    }
+
+    /// Those that end at `through` or before, as long as they can be read.
+    pub(super) fn through(&mut self, through: Seq) -> Result<Vec<SignedBatch>, StoreError> {
+        let mut batches = Vec::new();
+        loop {
+            if self.page.is_empty() {
+                self.read_on()?;
+            }
+            if self.page.front().is_none_or(|(last_seq, _)| *last_seq > through.0) {
+                return Ok(batches);
+            }
+            if let Some((_, batch)) = self.page.pop_front() {
+                batches.push(batch?);
+            }
+        }
+    }
+
     /// Tells those that end at `through` or before.
     fn tell(&mut self, through: Seq, told: Told<'_>) -> ControlFlow<()> {
         loop {
@@ -204,7 +230,7 @@ impl Signatures<'_> {
     }
 }
 
-fn signed_batch(row: &Row<'_>) -> Result<SignedBatch, StoreError> {
+pub(super) fn signed_batch(row: &Row<'_>) -> Result<SignedBatch, StoreError> {
     Ok(SignedBatch {
         first_seq: Seq(row.get(0)?),
         last_seq: Seq(row.get(1)?),
@@ -212,7 +238,7 @@ fn signed_batch(row: &Row<'_>) -> Result<SignedBatch, StoreError> {
     })
 }
 
-fn stored_record(row: &Row<'_>) -> Result<StoredRecord, StoreError> {
+pub(super) fn stored_record(row: &Row<'_>) -> Result<StoredRecord, StoreError> {
     Ok(StoredRecord {
         position: row.get(0)?,
         seq: Seq(row.get(1)?),

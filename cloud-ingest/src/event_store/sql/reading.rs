@@ -11,7 +11,7 @@ use super::session::{Row, Session, all, one};
 use super::statements as sql;
 use super::values::{self, capped};
 use super::writing::counters;
-use super::{bindings, differences, directions};
+use super::{archive, bindings, differences, directions};
 use crate::directory::direction::{Decided, Shown};
 use crate::event_store::meaning::Meaning;
 use crate::event_store::{
@@ -203,6 +203,9 @@ fn newest(
             found = all(snapshot, sql::NEWEST, (before, taps_only, limit), |row| row.get(0))?;
         }
     }
+    // What is archived may still lie here until it is removed.
+    let archived = archive::through(snapshot)?;
+    found.retain(|position| *position > archived);
     found.sort_unstable_by(|one, other| other.cmp(one));
     found.dedup();
     found.truncate(filter.limit);
@@ -212,6 +215,9 @@ fn newest(
 pub fn event(snapshot: &dyn Session, id: EventId) -> Result<Option<EventDetail>, StoreError> {
     let key = (id.outbox_prefix().to_bytes(), id.seq().0);
     let Some(position) = one(snapshot, sql::POSITION_OF, key, |row| row.get(0))? else { return Ok(None) };
+    if position <= archive::through(snapshot)? {
+        return Ok(None);
+    }
     let destinations = known_destinations(snapshot)?;
     let (row, hash) = event_row(snapshot, position, &destinations)?;
     let mut attempts = Vec::new();

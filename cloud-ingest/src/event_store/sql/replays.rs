@@ -18,8 +18,8 @@ use super::writing::{Writing, counters};
 use crate::directory::direction::Shown;
 use crate::event_store::meaning::Meaning;
 use crate::event_store::replays::{
-    Candidate, Doing, Example, Filter, Letters, MAX_GATHERED_AT_ONCE, NewReplay, ReplayChange, ReplayRow,
-    ReplayStanding, ReplayState, Retold, RowCounts, RowOutcome,
+    Doing, Example, Filter, Letters, MAX_GATHERED_AT_ONCE, NewReplay, ReplayChange, ReplayRow,
+    ReplayStanding, ReplayState, Retold, RowCounts, RowOutcome, Sifted,
 };
 use crate::event_store::{
     Deed, DeliverableTap, DeliveryState, Occurred, OrderKey, Position, Site, StoreError, Timeless, UtcMs,
@@ -54,7 +54,7 @@ pub fn matching(
     snapshot: &dyn Session,
     destination: &str,
     filter: &Filter,
-    each: &mut dyn FnMut(&Candidate) -> ControlFlow<()>,
+    each: &mut dyn FnMut(&Sifted) -> ControlFlow<()>,
 ) -> Result<(), StoreError> {
     let no = destination_no(snapshot, destination)?;
     let (first, through) = reach(snapshot, filter)?;
@@ -220,7 +220,7 @@ fn candidates(
     destination_no: i64,
     filter: &Filter,
     (after, through): (Position, Position),
-) -> Result<Vec<(Candidate, OrderKey)>, StoreError> {
+) -> Result<Vec<(Sifted, OrderKey)>, StoreError> {
     let sql = if filter.letters { sql::LETTERS_AFTER } else { sql::DELIVERIES_AFTER };
     let wanted = (destination_no, after, through, capped(MAX_GATHERED_AT_ONCE as u64));
     all(snapshot, sql, wanted, |row| {
@@ -230,7 +230,7 @@ fn candidates(
             OrderKey::Token(_) => None,
         };
         let reader: String = row.get(5)?;
-        let candidate = Candidate {
+        let candidate = Sifted {
             position: row.get(0)?,
             event_id: event_id(row, 6)?,
             state: row.get(2)?,

@@ -60,6 +60,15 @@ pub trait Session {
     /// Runs a statement for each of several rows of values, as fast as the database can: nothing may depend on the order.
     fn run_for_each(&self, bulk: &Bulk, rows: &[Value<'_>]) -> Result<(), StoreError>;
 
+    /// Runs a statement that changes a row for each of several rows of values, no two of which may mean the same row, and
+    /// hands on what it returns: in any order.
+    fn change_for_each(
+        &self,
+        changes: &Changes,
+        rows: &[Value<'_>],
+        each: &mut dyn FnMut(&Row<'_>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError>;
+
     /// Runs a statement that reads for each of `keys`, which are bytes: `?2` in it. `?1` is the same for all.
     fn rows_for_keys(
         &self,
@@ -84,6 +93,15 @@ pub struct Bulk {
     /// `INSERT INTO table (columns)`.
     pub into: &'static str,
     /// The type of each column, as PostgreSQL names it.
+    pub types: &'static [&'static str],
+}
+
+/// A statement that changes rows one like the other.
+#[derive(Debug)]
+pub struct Changes {
+    /// `UPDATE table SET … WHERE …`, and maybe `RETURNING …`, with `?1`, `?2` … for the values of one row.
+    pub update: &'static str,
+    /// The type of each value, as PostgreSQL names it.
     pub types: &'static [&'static str],
 }
 
@@ -281,6 +299,22 @@ tuples!(A B C D E F G H I J);
 tuples!(A B C D E F G H I J K);
 tuples!(A B C D E F G H I J K L);
 tuples!(A B C D E F G H I J K L M);
+
+/// Rows of values for [`Session::run_for_each`] and [`Session::change_for_each`].
+#[derive(Debug, Default)]
+pub struct Rows(Vec<Value<'static>>);
+
+impl Rows {
+    /// One more.
+    pub fn push(&mut self, values: impl Params) {
+        values.with(|values| self.0.extend(values.iter().cloned().map(Value::into_owned)));
+    }
+
+    /// All, one after the other.
+    pub fn values(&self) -> &[Value<'static>] {
+        &self.0
+    }
+}
 
 /// Runs a statement; returns how many rows it touched.
 pub fn execute(session: &dyn Session, sql: &str, params: impl Params) -> Result<usize, StoreError> {

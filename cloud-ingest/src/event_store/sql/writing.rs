@@ -4,9 +4,12 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::session::{Bulk, Dialect, Params, Row, Session, ToValue, Value, all, all_of, execute, one};
+use super::session::{
+    Bulk, Changes, Dialect, Params, Row, Rows, Session, ToValue, Value, all, all_of, execute, one,
+};
 use super::statements as sql;
 use crate::delivery::order::{self, Change, Standing};
+use crate::event_store::migrations::{self, WrongVersion};
 use crate::event_store::{DeliveryState, HeldFor, OrderKey, Position, StoreError, Totals, UtcMs};
 
 /// A lane: one order key at one destination.
@@ -30,7 +33,7 @@ pub struct Writing<'a> {
     /// How many more (or fewer) deliveries wait for a person, by reason.
     letters: BTreeMap<(i64, String), i64>,
     /// Rows of [`COLLECTED`] that are not inserted yet, one after the other.
-    collected: RefCell<[Vec<Value<'static>>; 4]>,
+    collected: RefCell<[Rows; 4]>,
     /// The numbers of the record keys that signed, as far as they were asked for.
     signers: RefCell<BTreeMap<[u8; 32], i64>>,
     /// Lanes of which it is known whether something stands in them, and whether.
@@ -64,14 +67,16 @@ impl<'a> Writing<'a> {
     /// The last statements before COMMIT: counts by state, then the one row that gives positions.
     pub fn put_counters(&self) -> Result<(), StoreError> {
         self.send_off()?;
+        let mut counts = Rows::default();
         for ((destination, state), more) in self.moved.iter().filter(|(_, more)| **more != 0) {
-            self.execute(sql::ADD_TO_COUNT, (destination, state, more))?;
+            counts.push((destination, state, more));
         }
         for ((destination, reason), more) in self.letters.iter().filter(|(_, more)| **more != 0) {
             if self.execute(sql::ADD_TO_DEAD, (destination, reason, more))? == 0 {
                 self.execute(sql::NEW_DEAD, (destination, reason, more))?;
             }
         }
+        self.change_each(&sql::ADD_TO_COUNT, &counts)?;
         if self.before == (self.totals, self.last_lease) {
             return Ok(());
         }
@@ -105,6 +110,12 @@ impl<'a> Writing<'a> {
         Ok(())
     }
 
+    /// The last position, if this transaction gave any.
+    pub fn last_given(&self) -> Option<Position> {
+        let last = self.totals.last_position;
+        (last != self.before.0.last_position).then_some(Position(last))
+    }
+
     /// For what reads, within this transaction.
     pub fn snapshot(&self) -> Result<&'a dyn Session, StoreError> {
         self.send_off()?;
@@ -119,6 +130,31 @@ impl<'a> Writing<'a> {
     /// Runs a statement; returns how many rows it touched.
     pub fn execute(&self, sql: &str, params: impl Params) -> Result<usize, StoreError> {
         execute(self.snapshot()?, sql, params)
+    }
+
+    /// Changes a row for each of `rows`.
+    pub fn change_each(&self, changes: &Changes, rows: &Rows) -> Result<(), StoreError> {
+        match rows.values() {
+            [] => Ok(()),
+            rows => self.snapshot()?.change_for_each(changes, rows, &mut |_| Ok(())),
+        }
+    }
+
+    /// Changes a row for each of `rows`, and reads what comes of it: in any order.
+    pub fn changed_each<T>(
+        &self,
+        changes: &Changes,
+        rows: &Rows,
+        mut read: impl FnMut(&Row<'_>) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        let mut changed = Vec::new();
+        if !rows.values().is_empty() {
+            self.snapshot()?.change_for_each(changes, rows.values(), &mut |row| {
+                changed.push(read(row)?);
+                Ok(())
+            })?;
+        }
+        Ok(changed)
     }
 
     /// Runs a statement that inserts a row and returns its number.
@@ -176,11 +212,7 @@ impl<'a> Writing<'a> {
     }
 
     fn collect(&self, what: usize, columns: impl Params) {
-        let rows = &mut self.collected.borrow_mut()[what];
-        columns.with(|columns| {
-            debug_assert_eq!(columns.len(), COLLECTED[what].types.len());
-            rows.extend(columns.iter().cloned().map(Value::into_owned));
-        });
+        self.collected.borrow_mut()[what].push(columns);
     }
 
     /// Finds out at once which of these lanes are occupied, before much is collected for them.
@@ -197,8 +229,10 @@ impl<'a> Writing<'a> {
     /// Inserts what is collected.
     fn send_off(&self) -> Result<(), StoreError> {
         let collected = std::mem::take(&mut *self.collected.borrow_mut());
-        for (bulk, rows) in COLLECTED.into_iter().zip(&collected).filter(|(_, rows)| !rows.is_empty()) {
-            self.session.run_for_each(bulk, rows)?;
+        for (bulk, rows) in
+            COLLECTED.into_iter().zip(&collected).filter(|(_, rows)| !rows.values().is_empty())
+        {
+            self.session.run_for_each(bulk, rows.values())?;
         }
         // Whatever comes now may empty a lane.
         self.occupied.borrow_mut().clear();
@@ -246,16 +280,35 @@ impl<'a> Writing<'a> {
 
     /// Carries out what the order of a lane asks for.
     pub fn change(&mut self, destination: i64, changes: &[Change]) -> Result<(), StoreError> {
+        let mut rows = Rows::default();
         for Change { position, from, to } in changes {
-            self.execute(sql::STATE, (destination, position, to))?;
+            rows.push((destination, position, to));
             self.count_move(destination, *from, *to);
         }
-        Ok(())
+        self.change_each(&sql::STATE, &rows)
     }
 
     /// Who is first of a lane's open deliveries.
     pub fn first_in_lane(&self, destination: i64, key: &OrderKey) -> Result<Option<Standing>, StoreError> {
         lane_first(self.snapshot()?, destination, key)
+    }
+
+    /// Who is first of each of several lanes' open deliveries; none of those in which somebody dead is in the way.
+    pub fn first_in_lanes(
+        &self,
+        destination: i64,
+        keys: &BTreeSet<OrderKey>,
+    ) -> Result<BTreeMap<OrderKey, Standing>, StoreError> {
+        let values: Vec<Value<'_>> = keys.iter().map(ToValue::to_value).collect();
+        let snapshot = self.snapshot()?;
+        let blocked =
+            all_of(snapshot, sql::LANE_BLOCKED, destination, &values, |row| row.get::<OrderKey>(0))?;
+        let firsts = all_of(snapshot, sql::LANE_FIRST, destination, &values, |row| {
+            Ok((row.get::<OrderKey>(3)?, standing(row)?))
+        })?;
+        let mut firsts: BTreeMap<_, _> = firsts.into_iter().collect();
+        firsts.retain(|key, _| !blocked.contains(key));
+        Ok(firsts)
     }
 
     /// Brings whole lanes into order.
@@ -289,6 +342,11 @@ pub fn counters(session: &dyn Session, to_write: bool) -> Result<(Totals, u64), 
         (true, Dialect::Sqlite) | (false, _) => sql::COUNTERS,
     };
     let counters = one(session, sql, [], |row| {
+        let oldest_program: usize = row.get(10)?;
+        if to_write && oldest_program > migrations::VERSION {
+            // Worth another try, so that nothing is acknowledged, or put aside, that this program cannot store.
+            return Err(StoreError::Unavailable(WrongVersion::Ahead { is: oldest_program }.into()));
+        }
         let totals = Totals {
             last_position: row.get(0)?,
             records: row.get(2)?,

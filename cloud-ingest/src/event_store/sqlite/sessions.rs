@@ -6,7 +6,7 @@ use rusqlite::Transaction;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 
 use crate::event_store::StoreError;
-use crate::event_store::sql::session::{Bulk, Cells, Dialect, Row, Session, Value};
+use crate::event_store::sql::session::{Bulk, Cells, Changes, Dialect, Row, Session, Value};
 
 /// A transaction under way.
 pub struct InTransaction<'a>(pub &'a Transaction<'a>);
@@ -29,6 +29,23 @@ impl Session for InTransaction<'_> {
         for row in rows.chunks(bulk.types.len()) {
             bind(&mut statement, row)?;
             statement.raw_execute()?;
+        }
+        Ok(())
+    }
+
+    fn change_for_each(
+        &self,
+        changes: &Changes,
+        rows: &[Value<'_>],
+        each: &mut dyn FnMut(&Row<'_>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut statement = self.0.prepare_cached(changes.update)?;
+        for row in rows.chunks(changes.types.len()) {
+            bind(&mut statement, row)?;
+            let mut changed = statement.raw_query();
+            while let Some(row) = changed.next()? {
+                each(&Row(row))?;
+            }
         }
         Ok(())
     }

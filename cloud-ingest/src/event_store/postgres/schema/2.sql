@@ -1,5 +1,171 @@
 -- The event store on PostgreSQL, schema version 2: what sqlite/schema/2.sql changes, column by column.
 
+-- Versions: who may go on beside this one, and records that nobody could read when they came.
+
+-- Programs that know this schema version or a later one may write: looked at in every writer's turn.
+ALTER TABLE store ADD COLUMN oldest_program BIGINT NOT NULL DEFAULT 2;
+
+-- Up to which position what was stored before a destination was added is none of its business.
+ALTER TABLE destinations ADD COLUMN added_after BIGINT NOT NULL DEFAULT 0;
+UPDATE destinations SET added_after = make_through;
+
+-- One row: how far older events have been looked through for records that could not be read, and how many there are.
+CREATE TABLE rereading (
+    one BIGINT PRIMARY KEY CHECK (one = 1),
+    looked_through BIGINT NOT NULL,
+    look_through BIGINT NOT NULL,
+    unread BIGINT NOT NULL CHECK (unread >= 0),
+    reread BIGINT NOT NULL
+);
+
+INSERT INTO rereading SELECT 1, 0, last_position, 0, 0 FROM store;
+INSERT INTO rereading VALUES (1, 0, 0, 0, 0) ON CONFLICT (one) DO NOTHING;
+
+-- Each event that could not be read when it was stored. With `kind` it was read since.
+CREATE TABLE opaque (
+    position BIGINT PRIMARY KEY,
+    -- The edition of the meanings that has tried last.
+    tried BIGINT NOT NULL,
+    kind TEXT COLLATE "C",
+    read_ms BIGINT
+);
+
+CREATE INDEX opaque_unread ON opaque (position) WHERE kind IS NULL;
+
+-- Archiving: old events leave the store in whole ranges of positions, for files (docs/archive.md).
+
+CREATE TABLE archiving (
+    one BIGINT PRIMARY KEY CHECK (one = 1),
+    -- How many positions a new range has. A million records are about a gigabyte with their indexes: a file that can be
+    -- handled, and few enough partitions that looking into each of them costs nothing.
+    range_size BIGINT NOT NULL CHECK (range_size > 0),
+    -- Events up to this position are archived.
+    through BIGINT NOT NULL
+);
+
+INSERT INTO archiving VALUES (1, 1000000, 0);
+
+-- The partitions of `events` and `taps`, both named by where they begin: events_1, taps_1.
+CREATE TABLE ranges (
+    from_position BIGINT PRIMARY KEY,
+    until_position BIGINT NOT NULL UNIQUE CHECK (until_position > from_position)
+);
+
+-- What there is becomes the first partition as it lies; that its positions are in the range is known (2-before.sql).
+DO $$
+DECLARE
+    bound BIGINT;
+BEGIN
+    SELECT (regexp_match(pg_get_constraintdef(oid), '< ''?(\d+)'))[1]::BIGINT INTO STRICT bound
+    FROM pg_constraint WHERE conrelid = 'events'::regclass AND conname = 'events_in_range' AND convalidated;
+
+    ALTER TABLE events RENAME TO events_1;
+    ALTER TABLE events_1 RENAME CONSTRAINT events_pkey TO events_1_pkey;
+    ALTER INDEX events_by_seq RENAME TO events_1_by_seq;
+    CREATE TABLE events (LIKE events_1, PRIMARY KEY (position)) PARTITION BY RANGE (position);
+    EXECUTE format('ALTER TABLE events ATTACH PARTITION events_1 FOR VALUES FROM (1) TO (%s)', bound);
+    ALTER TABLE events_1 DROP CONSTRAINT events_in_range;
+
+    ALTER TABLE taps RENAME TO taps_1;
+    ALTER TABLE taps_1 RENAME CONSTRAINT taps_pkey TO taps_1_pkey;
+    ALTER INDEX taps_by_badge RENAME TO taps_1_by_badge;
+    ALTER INDEX taps_without_time RENAME TO taps_1_without_time;
+    CREATE TABLE taps (LIKE taps_1, PRIMARY KEY (position)) PARTITION BY RANGE (position);
+    CREATE INDEX taps_by_badge ON taps (token, occurred_ms, position);
+    CREATE INDEX taps_without_time ON taps (boot_no, position) WHERE occurred_ms IS NULL;
+    EXECUTE format('ALTER TABLE taps ATTACH PARTITION taps_1 FOR VALUES FROM (1) TO (%s)', bound);
+    ALTER TABLE taps_1 DROP CONSTRAINT taps_in_range;
+
+    INSERT INTO ranges VALUES (1, bound);
+END
+$$;
+
+-- Makes partitions until a whole range is ahead of the last position; says where they end. The service calls it and needs
+-- no right to make tables. A table is filled with all that it needs before it is attached, which keeps no insert waiting.
+-- That no record of an outbox is there twice is each partition's own index: over all of them the store's marks see to it.
+DO $outer$
+BEGIN
+    EXECUTE format($function$
+        CREATE FUNCTION make_ranges() RETURNS BIGINT LANGUAGE plpgsql SECURITY DEFINER SET search_path = %I, pg_temp AS $$
+        DECLARE
+            size BIGINT;
+            wanted BIGINT;
+            begins BIGINT;
+        BEGIN
+            PERFORM pg_advisory_xact_lock(1415671923);
+            SELECT range_size INTO STRICT size FROM archiving;
+            SELECT last_position + size INTO STRICT wanted FROM store;
+            SELECT max(until_position) INTO STRICT begins FROM ranges;
+            WHILE begins <= wanted LOOP
+                EXECUTE format('CREATE TABLE %%I (LIKE events, PRIMARY KEY (position))', 'events_' || begins);
+                EXECUTE format('CREATE UNIQUE INDEX ON %%I (outbox_no, seq)', 'events_' || begins);
+                EXECUTE format('ALTER TABLE events ATTACH PARTITION %%I FOR VALUES FROM (%%s) TO (%%s)',
+                    'events_' || begins, begins, begins + size);
+                EXECUTE format('CREATE TABLE %%I (LIKE taps, PRIMARY KEY (position))', 'taps_' || begins);
+                EXECUTE format('ALTER TABLE taps ATTACH PARTITION %%I FOR VALUES FROM (%%s) TO (%%s)',
+                    'taps_' || begins, begins, begins + size);
+                INSERT INTO ranges VALUES (begins, begins + size);
+                begins := begins + size;
+            END LOOP;
+            RETURN begins;
+        END
+        $$
+    $function$, current_schema());
+END
+$outer$;
+
+REVOKE ALL ON FUNCTION make_ranges() FROM PUBLIC;
+SELECT make_ranges();
+
+-- Of each outbox, how far it is archived, and the hash there.
+ALTER TABLE outboxes ADD COLUMN archived_through BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE outboxes ADD COLUMN archived_hash BYTEA;
+
+-- What left the store, where it went, and who took it out. Append-only, but for how far the rows are removed by now.
+CREATE TABLE segments (
+    no BIGINT GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
+    from_position BIGINT NOT NULL UNIQUE,
+    to_position BIGINT NOT NULL UNIQUE,
+    file TEXT COLLATE "C" NOT NULL UNIQUE,
+    sha256 BYTEA NOT NULL,
+    bytes BIGINT NOT NULL,
+    records BIGINT NOT NULL,
+    taps BIGINT NOT NULL,
+    deliveries BIGINT NOT NULL,
+    attempts BIGINT NOT NULL,
+    received_from_ms BIGINT NOT NULL,
+    received_to_ms BIGINT NOT NULL,
+    made_ms BIGINT NOT NULL,
+    made_by TEXT COLLATE "C" NOT NULL,
+    removed_through BIGINT NOT NULL
+);
+
+CREATE TABLE segment_outboxes (
+    segment_no BIGINT NOT NULL REFERENCES segments (no),
+    outbox_no BIGINT NOT NULL REFERENCES outboxes (no),
+    from_seq BIGINT NOT NULL,
+    to_seq BIGINT NOT NULL,
+    hash_before BYTEA NOT NULL,
+    hash_after BYTEA NOT NULL,
+    PRIMARY KEY (outbox_no, to_seq)
+);
+
+CREATE TABLE segment_deliveries (
+    segment_no BIGINT NOT NULL REFERENCES segments (no),
+    destination_no BIGINT NOT NULL REFERENCES destinations (no),
+    state TEXT COLLATE "C" NOT NULL,
+    count BIGINT NOT NULL,
+    PRIMARY KEY (segment_no, destination_no, state)
+);
+
+-- Badges that were shown in archived taps: a card is recognised by its number, and can be bound, however long ago it was
+-- seen. Random ids in a table that grows with the badges, not with the taps.
+CREATE TABLE past_badges (
+    token BYTEA PRIMARY KEY,
+    key_id BIGINT NOT NULL,
+    ciphertext BYTEA NOT NULL
+);
+
 -- Dead letters and replays.
 
 -- Why a delivery waits for a person: an outcome's word where it is dead, 'unknown' where only a person can find out whether

@@ -1,5 +1,115 @@
 -- The event store, schema version 2.
 
+-- Versions: who may go on beside this one, and records that nobody could read when they came.
+
+-- Programs that know this schema version or a later one may write: looked at in every writer's turn.
+ALTER TABLE store ADD COLUMN oldest_program INTEGER NOT NULL DEFAULT 2;
+
+-- Up to which position what was stored before a destination was added is none of its business.
+ALTER TABLE destinations ADD COLUMN added_after INTEGER NOT NULL DEFAULT 0;
+UPDATE destinations SET added_after = make_through;
+
+-- One row: how far older events have been looked through for records that could not be read, and how many there are.
+CREATE TABLE rereading (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    looked_through INTEGER NOT NULL,
+    look_through INTEGER NOT NULL,
+    unread INTEGER NOT NULL CHECK (unread >= 0),
+    reread INTEGER NOT NULL
+) STRICT;
+
+INSERT INTO rereading SELECT 1, 0, last_position, 0, 0 FROM store;
+INSERT INTO rereading VALUES (1, 0, 0, 0, 0) ON CONFLICT (one) DO NOTHING;
+
+-- Each event that could not be read when it was stored. With `kind` it was read since.
+CREATE TABLE opaque (
+    position INTEGER PRIMARY KEY,
+    -- The edition of the meanings that has tried last.
+    tried INTEGER NOT NULL,
+    kind TEXT,
+    read_ms INTEGER
+) STRICT;
+
+CREATE INDEX opaque_unread ON opaque (position) WHERE kind IS NULL;
+
+-- Archiving: old events leave the store in whole ranges of positions, for files (docs/archive.md).
+
+CREATE TABLE archiving (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    -- How many positions a range has. There are no partitions here, so it can be small: some weeks of a small company.
+    range_size INTEGER NOT NULL CHECK (range_size > 0),
+    -- Events up to this position are archived.
+    through INTEGER NOT NULL
+) STRICT;
+
+INSERT INTO archiving VALUES (1, 10000, 0);
+
+-- Anchors outlive the records that brought them: what comes late from the same boot is timed by them.
+CREATE TABLE lasting_anchors (
+    boot_no INTEGER NOT NULL REFERENCES boots (no),
+    latest_ms INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    earliest_ms INTEGER NOT NULL,
+    utc_ms INTEGER NOT NULL,
+    uncertainty_ms INTEGER NOT NULL,
+    -- 'kernel' or 'receipt'.
+    witness TEXT NOT NULL,
+    PRIMARY KEY (boot_no, latest_ms, position)
+) STRICT, WITHOUT ROWID;
+
+INSERT INTO lasting_anchors SELECT boot_no, latest_ms, position, earliest_ms, utc_ms, uncertainty_ms, witness FROM anchors;
+DROP TABLE anchors;
+ALTER TABLE lasting_anchors RENAME TO anchors;
+
+-- Of each outbox, how far it is archived, and the hash there.
+ALTER TABLE outboxes ADD COLUMN archived_through INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE outboxes ADD COLUMN archived_hash BLOB;
+
+-- What left the store, where it went, and who took it out. Append-only, but for how far the rows are removed by now.
+CREATE TABLE segments (
+    no INTEGER PRIMARY KEY,
+    from_position INTEGER NOT NULL UNIQUE,
+    to_position INTEGER NOT NULL UNIQUE,
+    file TEXT NOT NULL UNIQUE,
+    sha256 BLOB NOT NULL,
+    bytes INTEGER NOT NULL,
+    records INTEGER NOT NULL,
+    taps INTEGER NOT NULL,
+    deliveries INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
+    received_from_ms INTEGER NOT NULL,
+    received_to_ms INTEGER NOT NULL,
+    made_ms INTEGER NOT NULL,
+    made_by TEXT NOT NULL,
+    removed_through INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE segment_outboxes (
+    segment_no INTEGER NOT NULL REFERENCES segments (no),
+    outbox_no INTEGER NOT NULL REFERENCES outboxes (no),
+    from_seq INTEGER NOT NULL,
+    to_seq INTEGER NOT NULL,
+    hash_before BLOB NOT NULL,
+    hash_after BLOB NOT NULL,
+    PRIMARY KEY (outbox_no, to_seq)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE segment_deliveries (
+    segment_no INTEGER NOT NULL REFERENCES segments (no),
+    destination_no INTEGER NOT NULL REFERENCES destinations (no),
+    state TEXT NOT NULL,
+    count INTEGER NOT NULL,
+    PRIMARY KEY (segment_no, destination_no, state)
+) STRICT, WITHOUT ROWID;
+
+-- Badges that were shown in archived taps: a card is recognised by its number, and can be bound, however long ago it was
+-- seen. Random ids in a table that grows with the badges, not with the taps.
+CREATE TABLE past_badges (
+    token BLOB PRIMARY KEY,
+    key_id INTEGER NOT NULL,
+    ciphertext BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
 -- Dead letters and replays.
 
 -- Why a delivery waits for a person: an outcome's word where it is dead, 'unknown' where only a person can find out whether
