@@ -261,7 +261,7 @@ pub fn of_a_line_one_goes_after_the_other_and_never_beside_a_live_tap(world: &mu
 pub fn a_live_tap_waits_for_one_member_at_most(world: &mut World) {
     world.bind(&CARDS);
     let mut door = Door::new(1);
-    (0..150).for_each(|n| door.tap(n % 5 + 1));
+    (0..40).for_each(|n| door.tap(n % 5 + 1));
     world.store_all_of(&mut door);
     send_all(world, &Next::Delivered);
     make(world, Doing::Replay, Filter::default());
