@@ -17,6 +17,7 @@ use crate::delivery::breaker;
 use crate::destination::Outcome;
 use crate::event_store::capture::Captured;
 use crate::event_store::commands::TroubleKind;
+use crate::event_store::replays::{Letters, REASONS, ReplayStanding, ReplayState};
 use crate::event_store::{DeliveryState, DestinationState, Totals, UtcMs, WatermarkRow};
 use crate::health::{self, Health, Loop};
 use crate::intake::verify::REJECT_KINDS;
@@ -63,6 +64,8 @@ pub struct Metrics {
     backlog: Family<Label<2>, Gauge>,
     oldest_seconds: Family<Label<1>, SecondsGauge>,
     held: Family<Label<1>, Gauge>,
+    letters: Family<Label<2>, Gauge>,
+    replay_waiting: Family<Label<1>, Gauge>,
     paused: Family<Label<1>, Gauge>,
     breaker_open: Family<Label<1>, Gauge>,
     watermark_lag: Family<Label<2>, SecondsGauge>,
@@ -136,6 +139,8 @@ impl Metrics {
             backlog: Family::default(),
             oldest_seconds: Family::default(),
             held: Family::default(),
+            letters: Family::default(),
+            replay_waiting: Family::default(),
             paused: Family::default(),
             breaker_open: Family::default(),
             watermark_lag: Family::default(),
@@ -187,6 +192,10 @@ impl Metrics {
             "Age of the oldest tap that is not delivered",
             m.oldest_seconds.clone(),
         );
+        let help = "Deliveries that wait for a person, by reason";
+        registry.register("deliveries_dead", help, m.letters.clone());
+        let help = "Deliveries of replays that are not begun";
+        registry.register("replay_rows_waiting", help, m.replay_waiting.clone());
         registry.register("destination_held", "1 while the destination is held back", m.held.clone());
         registry.register("destination_paused", "1 while a person keeps it paused", m.paused.clone());
         let help = "1 while nothing is sent because it does not answer, or does not let us in";
@@ -400,6 +409,22 @@ impl Metrics {
         }
     }
 
+    /// What waits for a person at one destination, and what replays have still to begin there.
+    pub fn letters(&self, destination: &str, letters: &[Letters], replays: &[ReplayState]) {
+        let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        for reason in REASONS {
+            let is_it = |one: &&Letters| one.destination == destination && one.reason == reason;
+            let count = letters.iter().find(is_it).map_or(0, |one| one.count);
+            let labels = label([("destination", destination), ("reason", reason)]);
+            self.letters.get_or_create(&labels).set(gauge(count));
+        }
+        let open = replays
+            .iter()
+            .filter(|one| one.destination == destination && one.standing != ReplayStanding::Cancelled);
+        let waiting = open.map(|one| one.counts.waiting).sum();
+        self.replay_waiting.get_or_create(&label([("destination", destination)])).set(gauge(waiting));
+    }
+
     /// All controllers' lags.
     pub fn controllers<'a>(&self, lags: impl IntoIterator<Item = (&'a ControllerId, Lag)>) {
         let mut by_cause = [0; Cause::ALL.len()];
@@ -458,6 +483,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.new_destination("legacy");
         metrics.controllers([]);
+        metrics.letters("legacy", &[], &[]);
         metrics.destination(&crate::fixture::destination_state("legacy"), UtcMs(0));
         for state in DeliveryState::ALL {
             metrics.backlog("legacy", state, 0);
@@ -478,6 +504,8 @@ mod tests {
             r#"cloud_ingest_delivery_backlog{destination="legacy",state="unknown"} 0"#,
             r#"cloud_ingest_delivery_oldest_seconds{destination="legacy"} 0.0"#,
             r#"cloud_ingest_destination_held{destination="legacy"} 0"#,
+            r#"cloud_ingest_deliveries_dead{destination="legacy",reason="refused"} 0"#,
+            r#"cloud_ingest_replay_rows_waiting{destination="legacy"} 0"#,
             r#"cloud_ingest_destination_paused{destination="legacy"} 0"#,
             r#"cloud_ingest_destination_breaker_open{destination="legacy"} 0"#,
             r#"cloud_ingest_deliveries_early_total{destination="legacy"} 0"#,

@@ -9,6 +9,7 @@ use tokio::time::{sleep, timeout};
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::event_store::handle::StoreHandle;
+use crate::event_store::replays::{Letters, ReplayState};
 use crate::event_store::{
     ControllerState, DeliveryCount, DeliveryState, DestinationState, StoreError, Totals, WatermarkRow,
 };
@@ -21,6 +22,9 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// A store that takes longer to answer a trifle is as good as away.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Replays that are not over are among so many of the latest.
+const LATEST_REPLAYS: usize = 100;
 
 /// What the watch needs.
 pub struct Watch {
@@ -42,6 +46,8 @@ struct Numbers {
     destinations: Vec<DestinationState>,
     controllers: Vec<ControllerState>,
     watermarks: Vec<WatermarkRow>,
+    letters: Vec<Letters>,
+    replays: Vec<ReplayState>,
 }
 
 /// Runs until told to stop.
@@ -97,6 +103,8 @@ impl Watch {
                     destinations: store.destinations()?,
                     controllers: store.controllers()?,
                     watermarks: store.watermarks()?,
+                    letters: store.letters()?,
+                    replays: store.replays(LATEST_REPLAYS)?,
                 })
             })
             .await
@@ -110,6 +118,7 @@ impl Watch {
         }
         for destination in &numbers.destinations {
             self.metrics.destination(destination, now);
+            self.metrics.letters(&destination.destination, &numbers.letters, &numbers.replays);
         }
         self.metrics.watermarks(&numbers.watermarks, now);
         let lags = numbers.controllers.iter().map(|state| (&state.controller.id, lag::of(state, now)));

@@ -202,7 +202,11 @@ impl Dispatcher {
             true => self.calls.values().map(|call| call.claimed.claim.clone()).collect(),
             false => Vec::new(),
         };
-        let room = Dispatcher::slots().saturating_sub(self.calls.len() + self.ended.len());
+        let room = match self.a_day_passes {
+            false => Dispatcher::slots().saturating_sub(self.calls.len() + self.ended.len()),
+            // The day is for those who wait for their time: nothing begins a day from now.
+            true => 0,
+        };
         let now = stage.utc();
         let wall = UtcMs(now.0 + if self.a_day_passes { GIVE_UP_ON_TIME_AFTER_MS } else { 0 });
         // Bait: a clock that somebody can push.

@@ -75,11 +75,13 @@ pub enum Fault {
     LateBinding,
     BackupTaken,
     DayPasses,
+    PersonDecides,
+    PersonStops,
 }
 
 impl Fault {
     /// The closed list.
-    pub const ALL: [Fault; 52] = [
+    pub const ALL: [Fault; 54] = [
         Fault::DoorLinkCut,
         Fault::DoorLinkStalls,
         Fault::PubacksLost,
@@ -132,6 +134,8 @@ impl Fault {
         Fault::LateBinding,
         Fault::BackupTaken,
         Fault::DayPasses,
+        Fault::PersonDecides,
+        Fault::PersonStops,
     ];
 }
 
@@ -303,6 +307,8 @@ impl World {
             }
             // For those who wait for their time; nobody else would notice.
             Fault::DayPasses => self.dispatchers.iter_mut().for_each(|one| one.a_day_passes = true),
+            Fault::PersonDecides => self.decide(),
+            Fault::PersonStops => self.stop_a_replay(),
             Fault::BackupTaken => {
                 door.machine.backup = Some(door.machine.disk.medium());
                 self.vault.backup = Some(self.vault.store.copy().expect("memory takes it"));
@@ -328,6 +334,7 @@ impl World {
             (door.machine.disk_full_until_ms, door.machine.disk_slow_until_ms) = (0, 0);
         }
         while self.bind_one_unbound() {}
+        self.resume_replays();
     }
 
     fn mood(&mut self, mood: Mood) {

@@ -11,7 +11,7 @@
 //! thread, no hash map, no clock. **What is deliberately absent**: anything that could run in two ways.
 //!
 //! Read in this order: [`world`] (one seed from beginning to end), [`stage`] (time and events), [`edge`], [`broker`],
-//! [`intake`], [`vault`], [`dispatcher`], [`legacy`] (who acts), [`fault`] (what breaks), [`oracle`] (what must
+//! [`intake`], [`vault`], [`dispatcher`], [`legacy`], [`person`] (who acts), [`fault`] (what breaks), [`oracle`] (what must
 //! hold), [`bait`] (what must be caught).
 
 pub mod bait;
@@ -25,6 +25,7 @@ pub mod intake;
 pub mod legacy;
 pub mod net;
 pub mod oracle;
+pub mod person;
 pub mod stage;
 pub mod tally;
 pub mod trace;

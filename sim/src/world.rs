@@ -375,7 +375,7 @@ impl World {
         let unreceipted: u64 = disks.map(|outbox| outbox.last().0.0 - outbox.mark.receipted_through.0).sum();
         let counts = self.vault.store.delivery_counts().unwrap_or_default();
         let open: u64 = counts.iter().filter(|count| count.state.is_open()).map(|count| count.count).sum();
-        unreceipted + open
+        unreceipted + open + self.members_waiting()
     }
 
     fn end(mut self, seed: u64, steps: u64) -> Outcome {

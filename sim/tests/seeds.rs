@@ -76,8 +76,7 @@ fn every_verdict_of_the_relay_is_reached() {
 
 #[test]
 fn every_delivery_state_is_reached() {
-    // Not `discarded`: only a person can do that, and no store has the means yet.
-    for state in ["held", "pending", "in_flight", "unknown", "parked", "dead", "delivered"] {
+    for state in ["held", "pending", "in_flight", "unknown", "parked", "dead", "discarded", "delivered"] {
         was_exercised(&format!("state reached: {state}"));
     }
 }
@@ -105,10 +104,17 @@ fn what_is_rare_and_hurts_is_exercised() {
         "anchors from the kernel",
         "anchors from a step",
         "commits that nobody was told of",
+        "decisions: discard",
+        "decisions: replay",
         "deliveries released by a binding",
         "dispatcher crashes before finish",
         "leases that ran out",
         "lost leases",
+        "members: dead",
+        "members: delivered",
+        "members: discarded",
+        "members: skipped",
+        "members: waiting",
         "messages doubled by the broker",
         "messages dropped by a full queue",
         "messages lost with a session",
@@ -122,6 +128,8 @@ fn what_is_rare_and_hurts_is_exercised() {
         "records said again in a new outbox",
         "redeliveries out of order",
         "store calls that failed",
+        "replays told to stop: Cancel",
+        "replays told to stop: Pause",
         "settled: exactly",
         "stores put back",
         "taps refused",

@@ -416,6 +416,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_refused_for_good_may_be_said_otherwise_under_the_same_key() {
+        let sim = start(Script::first([(Mode::Refused, 1)])).await;
+        assert_eq!(answer(&sim, "a").await.0, 422);
+        let other = crate::http_client().post(sim.check_ins_url()).header("idempotency-key", "a").body("{}");
+        assert_eq!(other.send().await.unwrap().status(), 200);
+        let report = sim.report();
+        assert_eq!((report.conflicts.len(), report.processed[0].body.as_str()), (0, "{}"));
+    }
+
+    #[tokio::test]
     async fn a_request_without_key_or_json_is_malformed_and_uses_up_no_step() {
         let sim = start(Script::first([(Mode::ErrorInside, 1)])).await;
         let post = || crate::http_client().post(sim.check_ins_url());

@@ -15,6 +15,7 @@ use crate::read_model::ledger::ledger;
 
 pub mod differences;
 pub mod html;
+mod letters;
 pub mod page;
 
 use html::Html;
@@ -25,6 +26,9 @@ const JS: &str = include_str!("admin.js");
 
 /// So many of the latest taps are on the page: what fits a screen and a second.
 const LATEST_TAPS: usize = 25;
+
+/// Of so many of the latest replays, those that are not over are on the page.
+const LATEST_REPLAYS: usize = 20;
 
 /// The page, its parts that are fetched each second, and its files.
 pub fn routes() -> Router<Served> {
@@ -89,6 +93,8 @@ async fn snapshot(served: &Served) -> Result<Snapshot, Problem> {
                 sites: store.sites()?,
                 controllers: store.controllers()?,
                 taps: store.events(&filter)?,
+                letters: store.letters()?,
+                replays: store.replays(LATEST_REPLAYS)?,
             })
         })
         .await?;

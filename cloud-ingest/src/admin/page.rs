@@ -8,6 +8,7 @@ use tap_protocol::ids::ControllerId;
 use super::html::{Html, put};
 use crate::api::view;
 use crate::destination::fields::local_time;
+use crate::event_store::replays::{Letters, ReplayState};
 use crate::event_store::{
     ControllerState, DeliveryRow, DeliveryState, DestinationState, EventDetail, EventRow, HeldFor, Hindrance,
     Site, TapRow, Totals, UtcMs, WatermarkRow,
@@ -34,6 +35,10 @@ pub struct Snapshot {
     pub controllers: Vec<ControllerState>,
     /// The latest taps, newest first.
     pub taps: Vec<EventRow>,
+    /// What waits for a person.
+    pub letters: Vec<Letters>,
+    /// The latest replays.
+    pub replays: Vec<ReplayState>,
 }
 
 /// The whole page.
@@ -50,6 +55,7 @@ pub fn live(snapshot: &Snapshot) -> Html {
     let mut page = Html::default();
     health(&mut page, snapshot);
     tiles(&mut page, snapshot);
+    super::letters::section(&mut page, snapshot);
     controllers(&mut page, snapshot);
     taps(&mut page, snapshot);
     page
@@ -498,7 +504,7 @@ fn time(page: &mut Html, at: UtcMs, zone: &str, now: UtcMs, precision: Precision
 }
 
 /// `1 234 567`, with spaces that do not break.
-fn grouped(number: u64) -> String {
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -525,6 +531,7 @@ fn duration(ms: i64) -> String {
 mod tests {
     use super::*;
     use crate::event_store::Controller;
+    use crate::event_store::replays::Example;
 
     #[test]
     fn numbers_and_durations_read_well() {
@@ -571,12 +578,24 @@ mod tests {
                 outboxes: vec![],
             }],
             taps: vec![],
+            letters: vec![Letters {
+                destination: evil.into(),
+                reason: "refused".into(),
+                count: 1_234,
+                newest: Some(Example {
+                    event_id: "058b8351-c0a3-8a64-a2a3-000000000102".parse().unwrap(),
+                    status: Some(422),
+                    answer: Some(evil.into()),
+                }),
+            }],
+            replays: vec![],
         };
         let page = overview(&snapshot).into_string();
         assert_eq!(page.matches("<script").count(), 1, "only the page's own");
         assert!(page.contains("&lt;script&gt;&quot;&amp;&#39;"));
         assert!(page.contains("held for 10 s") && page.contains("legacy is held"));
         assert!(page.contains("frappe is behind") && page.contains("door-1 holds it"));
+        assert!(page.contains("Waiting for a person") && page.contains("1\u{202f}234"), "{page}");
         assert!(page.contains("never seen"));
         assert!(page.contains("Time in dispute: 3") && page.contains("Set aside without time: 2"));
     }

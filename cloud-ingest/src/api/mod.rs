@@ -21,6 +21,7 @@ use crate::telemetry::{self, Metrics};
 
 pub mod filter;
 pub mod problem;
+pub mod replays;
 pub mod view;
 
 use problem::Problem;
@@ -47,6 +48,9 @@ pub fn router(served: Served) -> Router {
         .route("/api/v1/controllers/{id}", read(controller))
         .route("/api/v1/differences", read(differences))
         .route("/api/v1/ledger", read(the_ledger))
+        .route("/api/v1/letters", read(replays::letters))
+        .route("/api/v1/replays", read(replays::replays))
+        .route("/api/v1/replays/{no}", read(replays::replay))
         .route("/api/v1/watermarks", read(watermarks))
         .merge(crate::admin::routes())
         .merge(monitored())

@@ -247,3 +247,12 @@ async fn what_was_told_otherwise_is_listed_and_shown() {
     let html = world.get(&format!("/differences?before={position}")).await.text().await.unwrap();
     assert!(html.contains("No differences"), "{html}");
 }
+
+#[tokio::test]
+async fn letters_and_replays_are_there_to_be_looked_at() {
+    let world = world().await;
+    assert_eq!(world.json("/api/v1/letters").await, serde_json::json!({ "letters": [] }));
+    assert_eq!(world.json("/api/v1/replays").await, serde_json::json!({ "replays": [] }));
+    world.problem("/api/v1/replays/7", 404, "no replay is known under this number").await;
+    world.problem("/api/v1/replays/x", 400, "a replay has a whole number").await;
+}

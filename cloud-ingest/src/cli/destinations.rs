@@ -275,7 +275,7 @@ fn read(file: &Path) -> anyhow::Result<DestinationSettings> {
 }
 
 /// A wrong template or a missing file is found here, and not at the first tap.
-fn try_to_open(
+pub fn try_to_open(
     settings: &DestinationSettings,
     credentials_file: Option<&str>,
     config: &Config,

@@ -20,16 +20,19 @@ mod commands;
 mod deed;
 mod destinations;
 mod differences;
+mod dlq;
 mod enroll_token;
 mod fleet;
 mod import;
 mod keys;
 mod logging;
+mod members;
 mod migrate;
 mod printed;
 mod progress;
 mod proof;
 mod reading;
+mod replay;
 mod sites;
 mod store;
 mod tap_list;
@@ -67,6 +70,11 @@ enum Verb {
     /// Say where taps are delivered to
     #[command(subcommand)]
     Destinations(destinations::Verb),
+    /// Look at deliveries that wait for a person, and decide about them
+    #[command(subcommand)]
+    Dlq(dlq::Verb),
+    /// Send taps again that were told before: without --go, say what that would mean
+    Replay(Box<replay::ReplayArgs>),
     /// Let controllers in
     #[command(subcommand)]
     EnrollToken(enroll_token::Verb),
@@ -169,6 +177,8 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Ca(verb) => ca::run(verb),
         Verb::ApiKeys(verb) => api_keys::run(verb),
         Verb::Destinations(verb) => destinations::run(verb),
+        Verb::Dlq(verb) => dlq::run(verb),
+        Verb::Replay(args) => replay::run(*args),
         Verb::EnrollToken(verb) => enroll_token::run(verb),
         Verb::Badges(verb) => badges::run(verb),
         Verb::Sites(verb) => sites::run(verb),

@@ -119,6 +119,13 @@ pub enum KeptFor {
         /// From here.
         from: Position,
     },
+    /// Members of replays whose turn has not come, or that are on their way.
+    Replays {
+        /// How many.
+        count: u64,
+        /// The first of them.
+        first: Position,
+    },
     /// Records that this program cannot read: a later one may, and then they are taps like others.
     Unread {
         /// How many.
@@ -310,6 +317,9 @@ impl fmt::Display for KeptFor {
             }
             KeptFor::Backfill { destination, from } => {
                 write!(f, "{destination} is still to be told of old taps, from position {} on", from.0)
+            }
+            KeptFor::Replays { count, first } => {
+                write!(f, "{count} deliveries are still to be replayed, the first of position {}", first.0)
             }
             KeptFor::Unread { count, first } => {
                 write!(

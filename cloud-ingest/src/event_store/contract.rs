@@ -21,6 +21,7 @@ mod leases;
 mod proof;
 mod random;
 mod reading;
+mod replays;
 mod rereading;
 mod time;
 pub mod world;
@@ -340,6 +341,30 @@ macro_rules! contract_tests {
             exports::a_stretch_has_its_first_moment_and_not_its_last,
             exports::a_line_says_whose_it_was_and_what_became_of_it,
             exports::a_tap_without_a_time_is_counted_and_in_no_list,
+            replays::letters_are_counted_by_reason_with_what_was_said_last,
+            replays::a_letter_is_sent_again_under_its_key_and_by_what_is_known_now,
+            replays::the_members_of_a_replay_are_those_of_when_it_was_made,
+            replays::many_positions_are_gone_through_in_portions_and_none_is_left_out,
+            replays::a_filter_by_time_takes_the_taps_of_that_time,
+            replays::only_a_few_members_are_open_at_a_time,
+            replays::of_a_line_one_goes_after_the_other_and_never_beside_a_live_tap,
+            replays::a_live_tap_waits_for_one_member_at_most,
+            replays::live_taps_have_their_share_while_there_is_a_replay,
+            replays::a_paused_replay_begins_nothing_and_goes_on_where_it_was,
+            replays::a_cancelled_replay_leaves_the_rest_as_it_was,
+            replays::a_process_may_die_between_any_two_turns,
+            replays::a_discarded_letter_frees_its_line,
+            replays::what_a_person_says_was_processed_is_delivered_by_their_word,
+            replays::what_may_have_been_processed_is_sent_again_as_it_was,
+            replays::a_letter_that_keeps_its_line_back_goes_first_and_does_so_again_if_refused,
+            replays::a_member_that_is_refused_keeps_nobody_back,
+            replays::what_was_told_otherwise_is_corrected_before_other_members,
+            replays::a_correction_that_is_refused_leaves_the_difference,
+            replays::what_cannot_be_sent_again_is_left_as_it_was_with_the_reason,
+            replays::what_was_dealt_with_meanwhile_is_left_out,
+            replays::two_replays_of_the_same_end_both,
+            replays::nothing_begins_while_nothing_is_sent,
+            replays::what_would_be_told_now_is_shown_without_sending_it,
             fleet::a_key_that_is_not_named_any_more_stays_for_proofs,
             fleet::a_key_can_be_good_until_a_moment,
             fleet::a_token_makes_a_controller_with_its_key_and_certificate,

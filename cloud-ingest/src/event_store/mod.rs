@@ -23,6 +23,7 @@ pub mod people;
 pub mod place;
 pub mod postgres;
 mod proof;
+pub mod replays;
 pub mod rereading;
 pub mod roles;
 mod sql;
@@ -52,6 +53,7 @@ pub use self::deliveries::{
 pub use self::exports::Exports;
 pub use self::leases::Leases;
 pub use self::people::People;
+pub use self::replays::Replays;
 pub use self::rereading::Rereading;
 use crate::delivery::class::Class;
 use crate::directory::direction::Decided;
@@ -109,6 +111,7 @@ pub trait EventStore:
     + Leases
     + People
     + Proof
+    + Replays
     + Rereading
 {
     /// Which life of the store this is; receipts carry it.
@@ -340,7 +343,7 @@ impl Bound {
 }
 
 /// Where a delivery is: the closed list. Stored, counted, served and shown under these names and no others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeliveryState {
     /// Waits for its true time, for its badge to be bound or for other controllers.

@@ -4,7 +4,7 @@
 use super::sql::APPEND_ONLY;
 
 /// What the service's role may do to each table beside reading it. The contract suite runs under this role.
-const TABLES: [(&str, &str); 47] = [
+const TABLES: [(&str, &str); 51] = [
     ("anchors", "INSERT, UPDATE"),
     ("api_keys", "INSERT, UPDATE"),
     ("archiving", ""),
@@ -18,6 +18,7 @@ const TABLES: [(&str, &str); 47] = [
     ("certificates", "INSERT, UPDATE, DELETE"),
     ("commands", "INSERT, UPDATE, DELETE"),
     ("controllers", "INSERT, UPDATE"),
+    ("dead_counts", "INSERT, UPDATE"),
     ("dead_letters", "INSERT, DELETE"),
     ("deliveries", "INSERT, UPDATE"),
     ("delivery_counts", "INSERT, UPDATE"),
@@ -34,6 +35,8 @@ const TABLES: [(&str, &str); 47] = [
     ("past_badges", ""),
     ("ranges", ""),
     ("record_keys", "INSERT, UPDATE"),
+    ("replay_rows", "INSERT, UPDATE"),
+    ("replays", "INSERT, UPDATE"),
     ("rereading", "UPDATE"),
     ("revocations", "INSERT, UPDATE"),
     ("revoked_outboxes", "INSERT, DELETE"),
@@ -52,6 +55,7 @@ const TABLES: [(&str, &str); 47] = [
     ("taps", "INSERT, UPDATE"),
     ("ticks", "UPDATE"),
     ("troubles", "INSERT, UPDATE, DELETE"),
+    ("watermarks", "INSERT, UPDATE"),
 ];
 
 /// What the owner runs, after each migration, to let the service's role do its work and no more. `schema` is where the tables

@@ -76,6 +76,11 @@ pub fn steps(detail: &EventDetail) -> Vec<Step> {
         steps.push(Step { step: "read anew", at, what });
     }
     for attempt in &detail.attempts {
+        if let (Some(word), Some(at)) = (persons_word(attempt), attempt.finished) {
+            let what = format!("for {} by a person's word: {word}", attempt.destination);
+            steps.push(Step { step: "answered", at, what });
+            continue;
+        }
         steps.push(Step {
             step: "sent",
             at: attempt.started,
@@ -86,6 +91,12 @@ pub fn steps(detail: &EventDetail) -> Vec<Step> {
         }
     }
     steps
+}
+
+/// Who decided it and why, if no request was made.
+fn persons_word(attempt: &AttemptRow) -> Option<&str> {
+    let is_word = matches!(attempt.outcome.as_deref(), Some("said_delivered" | "discarded"));
+    attempt.answer.as_deref().filter(|_| is_word)
 }
 
 fn answer(attempt: &AttemptRow) -> String {
@@ -188,7 +199,14 @@ fn of_delivery(
         n => format!("{n} attempts"),
     };
     let last_said = last.filter(|a| a.finished.is_some()).map(answer);
+    let word = last.and_then(persons_word);
     match (delivery.state, delivery.held_for) {
+        (DeliveryState::Delivered, _) if word.is_some() => {
+            format!("Delivered to {to} by a person's word: {}.", word.unwrap_or_default())
+        }
+        (DeliveryState::Discarded, _) if word.is_some() => {
+            format!("A person took it out of the queue for {to}: {}.", word.unwrap_or_default())
+        }
         (DeliveryState::Delivered, _) if delivery.is_early => format!(
             "Delivered to {to} after {tries}, before all controllers of its site had told what they have: an earlier tap of \
              this person may come after it."
@@ -329,6 +347,15 @@ mod tests {
             Stage::Answered,
             "legacy refused it for good: refused (HTTP 422). A person has to look.",
         );
+        let word = |outcome: &str| {
+            let said = attempt(2, Some((outcome, None)));
+            vec![attempt(1, None), AttemptRow { answer: Some("mara: it is there".into()), ..said }]
+        };
+        let says = "Delivered to legacy by a person's word: mara: it is there.";
+        check(Delivered, word("said_delivered"), Stage::Answered, says);
+        let says = "A person took it out of the queue for legacy: mara: it is there.";
+        check(Discarded, word("discarded"), Stage::Sent, says);
+        assert_eq!(steps(&detail(Discarded, word("discarded"))).last().unwrap().step, "answered");
         check(Pending, vec![], Stage::Stored, "Waiting to be sent to legacy.");
         check(
             Pending,

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod confirmed;
 pub mod controller;
 pub mod explain;
+pub mod forecast;
 pub mod lag;
 pub mod ledger;
 pub mod proof;

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cloud_ingest::event_store::replays::{ReplayStanding, Replays, RowCounts};
 use cloud_ingest::event_store::sqlite::SqliteStore;
 use cloud_ingest::event_store::{
     Claimed, Completeness, DeliveryState, EventFilter, EventRow, EventStore, HeldFor, TapRow,
@@ -310,6 +311,12 @@ impl Oracle {
                 "after a day {held} deliveries are held and {parked} parked, {unresolved} of them set aside"
             ));
         }
+        // A member waits as long as somebody stands in its line, and that one may wait for its time.
+        if (a_day_has_passed || held + parked == 0)
+            && let Some(open) = open_replay(store)
+        {
+            return Some(open);
+        }
         if held + parked == 0 { None } else { self.what_is_held_in_vain(store, doors) }
     }
 
@@ -391,6 +398,10 @@ impl Oracle {
                 tally.count("taps with an estimated time");
             }
             let processed = legacy.has(&row.event_id.to_string());
+            if processed && matches!(delivery.state, DeliveryState::Dead | DeliveryState::Discarded) {
+                let (id, state) = (row.event_id, delivery.state);
+                self.breaks("what_was_taken_stays_taken", format!("{id} was taken, and is {state}"));
+            }
             if (delivery.state == DeliveryState::Delivered) && !processed {
                 self.breaks(
                     PROMISE,
@@ -408,8 +419,33 @@ impl Oracle {
             }
             tally.add(&format!("at rest: {}", count.state), count.count);
         }
+        self.every_member_has_its_end(store, tally);
         for state in &self.states_seen {
             tally.count(&format!("state reached: {state}"));
         }
     }
+
+    /// At rest: each member of a replay came to one end, or was never begun because a person cancelled it.
+    fn every_member_has_its_end(&mut self, store: &mut SqliteStore, tally: &mut Tally) {
+        for replay in store.replays(usize::MAX).unwrap_or_default() {
+            let rows = store.replay_rows(replay.no, 0, usize::MAX).unwrap_or_default();
+            let mut counts = RowCounts { members: rows.len() as u64, ..RowCounts::default() };
+            for row in &rows {
+                *counts.of(row.outcome) += 1;
+                tally.count(&format!("members: {}", row.outcome.name()));
+            }
+            let may_wait = replay.standing == ReplayStanding::Cancelled;
+            if counts != replay.counts || counts.sending > 0 || (counts.waiting > 0 && !may_wait) {
+                self.breaks("every_member_has_its_end", format!("{replay:?}, by its rows {counts:?}"));
+            }
+        }
+    }
+}
+
+/// A replay that is not over.
+fn open_replay(store: &mut SqliteStore) -> Option<String> {
+    let replays = store.replays(usize::MAX).unwrap_or_default();
+    let open =
+        replays.into_iter().find(|one| one.standing == ReplayStanding::Running || one.counts.sending > 0);
+    open.map(|one| format!("replay {} is {:?} with {:?}", one.no, one.standing, one.counts))
 }

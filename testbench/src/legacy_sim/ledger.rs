@@ -140,7 +140,7 @@ pub(super) struct Ledger {
 /// What is known of one key.
 #[derive(Debug)]
 struct Key {
-    first_body: String,
+    first_body: Option<String>,
     requests: u64,
     check_in: Option<u64>,
 }
@@ -166,7 +166,7 @@ impl Ledger {
         let key = asked.key.clone().expect("a request without a key is malformed");
         let arrival = self.next_arrival();
         let known = self.keys.entry(key.clone()).or_insert_with(|| Key {
-            first_body: asked.body.clone(),
+            first_body: None,
             requests: 0,
             check_in: None,
         });
@@ -176,13 +176,13 @@ impl Ledger {
             self.repeats.push(Repeat { key: key.clone(), arrival, already_processed });
         }
 
-        let effect = if known.first_body != asked.body {
-            self.conflicts.push(Conflict {
-                key,
-                first_body: known.first_body.clone(),
-                other_body: asked.body.clone(),
-                arrival,
-            });
+        let first_body = known.first_body.get_or_insert_with(|| asked.body.clone()).clone();
+        // What is refused for good leaves no trace of its key: it may be said otherwise another time.
+        if mode == Mode::Refused && known.check_in.is_none() {
+            known.first_body = None;
+        }
+        let effect = if first_body != asked.body {
+            self.conflicts.push(Conflict { key, first_body, other_body: asked.body.clone(), arrival });
             Effect::Conflict
         } else if !process {
             Effect::Ignored

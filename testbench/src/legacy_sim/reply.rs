@@ -62,6 +62,10 @@ impl Reply {
             Mode::ErrorInside => {
                 at_once(What::Http(json_body(json!({ "status": "error", "message": "database locked" }))))
             }
+            Mode::Refused => at_once(What::Http(
+                (StatusCode::UNPROCESSABLE_ENTITY, axum::Json(json!({ "error": "no such person" })))
+                    .into_response(),
+            )),
             Mode::Down => at_once(What::Wire(Order::Reset)),
         }
     }
@@ -103,7 +107,7 @@ pub(super) fn processes(mode: Mode) -> bool {
     match mode {
         Mode::Ok | Mode::Slow { .. } | Mode::TimeoutAfterProcessing => true,
         Mode::ServerError { processed } | Mode::Garbage { processed, .. } => processed,
-        Mode::TooManyRequests { .. } | Mode::ErrorInside | Mode::Down => false,
+        Mode::TooManyRequests { .. } | Mode::ErrorInside | Mode::Refused | Mode::Down => false,
     }
 }
 

@@ -36,6 +36,8 @@ pub enum Mode {
     },
     /// 200 with `{"status":"error","message":"database locked"}`; not processed.
     ErrorInside,
+    /// 422 with `{"error":"no such person"}`: refused for good; not processed.
+    Refused,
     /// The connection is torn down without a byte of answer; not processed.
     ///
     /// The control routes still answer. For a refused connect put a

@@ -24,6 +24,7 @@ use crate::destination::settings::OnDead;
 use crate::directory::direction::{Policy, Rule, Why};
 use crate::directory::timeline::When;
 use crate::event_store::people::{DifferenceFilter, What};
+use crate::event_store::replays::{Doing, Filter, NewReplay, ReplayChange};
 use crate::event_store::{
     AttemptEnd, BadgeFilter, Binding, Change, Claim, Claimed, DeadLetter, Deed, DeliveryState, Ended,
     EventDetail, EventFilter, EventRow, EventStore, GIVE_UP_ON_TIME_AFTER_MS, NewDestination, Next, Position,
@@ -72,6 +73,8 @@ enum Step {
     Wait { ms: i64 },
     Change { destination: usize, pause: bool },
     AddDestination { destination: usize, old: bool },
+    Replay { destination: usize, doing: Doing, letters: bool },
+    ChangeReplay { number: u64, change: ReplayChange },
     Hello { door: usize, last_seq: u64 },
     Follow { place: bool, order: bool },
     Gone { door: usize },
@@ -123,12 +126,23 @@ fn step() -> impl Strategy<Value = Step> {
         3 => wait_ms.prop_map(|ms| Step::Wait { ms }),
         1 => (0..2usize, any::<bool>()).prop_map(|(destination, pause)| Step::Change { destination, pause }),
         1 => (0..2usize, any::<bool>()).prop_map(|(destination, old)| Step::AddDestination { destination, old }),
+        2 => (0..2usize, doing(), any::<bool>())
+            .prop_map(|(destination, doing, letters)| Step::Replay { destination, doing, letters }),
+        1 => (1..4u64, changed()).prop_map(|(number, change)| Step::ChangeReplay { number, change }),
         3 => (0..3usize, 0..20u64).prop_map(|(door, last_seq)| Step::Hello { door, last_seq }),
         1 => any::<(bool, bool)>().prop_map(|(place, order)| Step::Follow { place, order }),
         1 => (0..3usize).prop_map(|door| Step::Gone { door }),
         1 => Just(Step::Quarantine),
         1 => Just(Step::Restart),
     ]
+}
+
+fn doing() -> impl Strategy<Value = Doing> {
+    prop_oneof![3 => Just(Doing::Replay), 1 => Just(Doing::Discard), 1 => Just(Doing::SaidDelivered)]
+}
+
+fn changed() -> impl Strategy<Value = ReplayChange> {
+    prop_oneof![Just(ReplayChange::Pause), Just(ReplayChange::Resume), Just(ReplayChange::Cancel)]
 }
 
 /// What sends to both stores, and what they gave out.
@@ -189,7 +203,8 @@ impl Outside {
             4 => ("rate_limited", Some(Sign::Busy), Next::PatientUntil(then)),
             5 => ("server_error", Some(Sign::Failed), Next::RetryAt(then)),
             6 => ("not_sent", None, Next::NotSent),
-            _ => ("refused", Some(Sign::Answered), Next::Dead),
+            _ if next < 192 => ("refused", Some(Sign::Answered), Next::Dead),
+            _ => ("timed_out", Some(Sign::Failed), Next::AskPerson),
         };
         let hold = (sign == Some(Sign::Busy)).then_some(Hold { for_ms: 3_000, why: "busy" });
         let end = AttemptEnd { finished: now, outcome, status: Some(200), answer: format!("{next:?}") };
@@ -319,6 +334,18 @@ impl Outside {
                     NewDestination { from, ..NewDestination::from_now(DESTINATIONS[*destination], "{}") };
                 answer(store.add_destination(&new, &Deed::by_itself(now, "x", "y")))
             }
+            Step::Replay { destination, doing, letters } => {
+                let filter = Filter { letters: *letters, ..Filter::default() };
+                let new = NewReplay { destination: DESTINATIONS[*destination].into(), doing: *doing, filter };
+                let made = store.make_replay(&new, &Deed::by_itself(now, "x", "y"));
+                if let Ok(number) = made {
+                    while store.gather(number).unwrap() {}
+                }
+                answer(made)
+            }
+            Step::ChangeReplay { number, change } => {
+                answer(store.change_replay(*number, *change, &Deed::by_itself(now, "x", "y")))
+            }
             Step::Hello { door, last_seq } => {
                 let door = &self.doors[*door];
                 // Every other one has receipts for all that it tells of.
@@ -401,6 +428,8 @@ fn lists(store: &mut dyn EventStore, doors: &[Door]) -> (Vec<EventRow>, Vec<Stri
         format!("{:?}", store.totals().unwrap()),
         format!("{:?}", DESTINATIONS.map(|name| store.doors(name).ok())),
         format!("{:?}", store.dead_letters(10).unwrap()),
+        format!("{:?}", store.letters().unwrap()),
+        format!("{:?}", store.replays(100).unwrap()),
         format!("{:?}", store.badges(&BadgeFilter { limit: 100, ..BadgeFilter::default() }).unwrap()),
         format!("{:?}", store.differences(&DifferenceFilter { before: None, limit: 100 }).unwrap()),
     ];

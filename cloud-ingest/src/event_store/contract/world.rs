@@ -1,6 +1,7 @@
 //! What the cases are written in: doors that send, cards that are shown, and a world that checks itself.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use tap_protocol::badge::{SealedBadge, Token, TokenKeyId};
 use tap_protocol::chain::ChainHash;
@@ -20,6 +21,7 @@ use crate::delivery::ticks::{Ticker, Vouch};
 use crate::directory::timeline::Timeline;
 use crate::event_store::archive::{Archived, Segment};
 use crate::event_store::people::{Difference, DifferenceFilter, What};
+use crate::event_store::replays::{Filter, ReplayStanding, RowCounts};
 use crate::event_store::{
     Appended, AttemptEnd, BadgeFilter, Binding, Bound, Claim, Claimed, Controller, DeliveryRow,
     DeliveryState, Ended, EventDetail, EventFilter, EventRow, EventStore, GIVE_UP_ON_TIME_AFTER_MS, HeldFor,
@@ -330,6 +332,9 @@ pub fn check(store: &mut dyn EventStore) {
         assert_eq!(cell.count, scanned as u64 + gone, "{cell:?} equals a scan");
     }
 
+    check_letters(store, &events);
+    check_replays(store);
+
     let badges = store.badges(&BadgeFilter { limit: usize::MAX, ..BadgeFilter::default() }).unwrap();
     let histories: BTreeMap<Token, &Timeline> =
         badges.iter().flat_map(|row| row.seals.iter().map(|seal| (seal.token, &row.timeline))).collect();
@@ -369,6 +374,8 @@ pub fn check(store: &mut dyn EventStore) {
                     assert_eq!(told.is.as_ref(), holder.map(|person| &person.0));
                 }
                 None if waits_for == Some(HeldFor::TimeUnresolved) => {}
+                // Refused, it was told to nobody; it stays in the line that it keeps back until a person decides.
+                None if delivery.state == DeliveryState::Dead => {}
                 None => assert_eq!(delivery.person.as_ref(), holder, "{delivery:?} of {tap:?}"),
             }
             if waits_for == Some(HeldFor::TimeUnresolved) {
@@ -393,6 +400,51 @@ pub fn check(store: &mut dyn EventStore) {
     for (key, lane) in lanes.iter_mut().filter(|(key, _)| is_ready(&key.0)) {
         lane.sort_by_key(Standing::place);
         assert_eq!(order::settle(lane), vec![], "{key:?} is settled: {lane:?}");
+    }
+}
+
+/// What waits for a person is counted by destination and reason, and nothing else.
+#[track_caller]
+fn check_letters(store: &mut dyn EventStore, events: &[EventRow]) {
+    let mut scanned: BTreeMap<&str, u64> = BTreeMap::new();
+    for delivery in events.iter().filter_map(|row| row.tap.as_ref()).flat_map(|tap| &tap.deliveries) {
+        let waits = delivery.state == DeliveryState::Dead || delivery.held_for == Some(HeldFor::Person);
+        *scanned.entry(&delivery.destination).or_default() += u64::from(waits);
+    }
+    let letters = store.letters().unwrap();
+    for (destination, count) in scanned {
+        let counted = letters.iter().filter(|letters| letters.destination == destination);
+        assert_eq!(counted.map(|letters| letters.count).sum::<u64>(), count, "{letters:#?}");
+        let mut seen = BTreeMap::new();
+        let filter = Filter { letters: true, ..Filter::default() };
+        let matching = store.matching(destination, &filter, &mut |one| {
+            *seen.entry(one.reason.clone().unwrap()).or_default() += 1;
+            ControlFlow::Continue(())
+        });
+        matching.unwrap();
+        let counted = letters.iter().filter(|letters| letters.destination == destination);
+        let counted = counted.map(|letters| (letters.reason.clone(), letters.count)).collect();
+        assert_eq!(seen, counted, "each counter equals a scan");
+    }
+    assert!(letters.iter().all(|letters| letters.newest.is_some()));
+}
+
+/// Every member of a replay is in one state of the closed list, and its counters say so.
+#[track_caller]
+fn check_replays(store: &mut dyn EventStore) {
+    for replay in store.replays(usize::MAX).unwrap() {
+        let rows = store.replay_rows(replay.no, 0, usize::MAX).unwrap();
+        assert_eq!(
+            rows.iter().map(|row| row.n).collect::<Vec<_>>(),
+            (1..=rows.len() as u64).collect::<Vec<_>>()
+        );
+        assert!(rows.is_sorted_by(|one, next| one.position < next.position));
+        let mut scanned = RowCounts { members: rows.len() as u64, ..RowCounts::default() };
+        rows.iter().for_each(|row| *scanned.of(row.outcome) += 1);
+        assert_eq!(replay.counts, scanned, "each counter equals a scan");
+        if replay.standing == ReplayStanding::Done {
+            assert_eq!((scanned.waiting + scanned.sending, replay.to_gather), (0, 0), "{replay:?}");
+        }
     }
 }
 

@@ -118,6 +118,12 @@ fn still_needed(snapshot: &dyn Session, range: Range) -> Result<Vec<KeptFor>, St
     if rereading::state(snapshot)?.to_look_through > 0 {
         kept_for.push(KeptFor::NotLookedThrough);
     }
+    let replayed = one(snapshot, sql::RANGE_REPLAYED, (range.from, range.to), |row| {
+        Ok((row.get::<u64>(0)?, row.get::<Option<Position>>(1)?))
+    })?;
+    if let Some((count, Some(first))) = replayed {
+        kept_for.push(KeptFor::Replays { count, first });
+    }
     let unread = one(snapshot, sql::RANGE_UNREAD, (range.from, range.to), |row| {
         Ok((row.get::<u64>(0)?, row.get::<Option<Position>>(1)?))
     })?;

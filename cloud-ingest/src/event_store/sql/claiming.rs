@@ -23,6 +23,9 @@ use crate::event_store::{
     Site, StoreError, Timeless, UtcMs,
 };
 
+/// The outcome of a tap of which no request can be made.
+const IMPOSSIBLE: &str = "impossible";
+
 /// What was claimed, and when to ask again.
 #[derive(Default)]
 pub(super) struct Claims {
@@ -173,7 +176,7 @@ fn take(
             return end(desk, &due.key, (position, state), DeliveryState::Discarded, attempt, None, claims);
         }
         Rendered::Impossible(why) => {
-            started(Some(("impossible", &why)));
+            started(Some((IMPOSSIBLE, &why)));
             claims.impossible.push((event_id, why));
             return end(desk, &due.key, (position, state), DeliveryState::Dead, attempt, None, claims);
         }
@@ -207,9 +210,13 @@ fn end(
     body: Option<String>,
     claims: &mut Claims,
 ) -> Result<(), StoreError> {
-    let blocks_until = if to == DeliveryState::Dead { desk.blocks_until() } else { None };
-    desk.writing.execute(sql::TAKE_OUT, (desk.no, position, to, attempt, body, blocks_until))?;
+    let (blocks_until, reason) = match to {
+        DeliveryState::Dead => (desk.blocks_until(), Some(IMPOSSIBLE)),
+        _ => (None, None),
+    };
+    desk.writing.execute(sql::TAKE_OUT, (desk.no, position, to, attempt, body, blocks_until, reason))?;
     desk.writing.count_move(desk.no, from, to);
+    reason.iter().for_each(|reason| desk.writing.count_letters(desk.no, reason, 1));
     desk.writing.totals.attempts += 1;
     claims.more = true;
     desk.call_next(&BTreeSet::from([key.clone()]))

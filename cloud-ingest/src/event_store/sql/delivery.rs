@@ -20,6 +20,7 @@ use crate::delivery::rules::LEASE_MS;
 use crate::delivery::ticks::{Kept, Passed, Ticks};
 use crate::destination::settings::{AfterUnknown, OnDead};
 use crate::event_store::meaning;
+use crate::event_store::replays::UNKNOWN;
 use crate::event_store::{
     AttemptEnd, Claim, DeliveryState, Ended, GIVE_UP_ON_TIME_AFTER_MS, HeldFor, Lease, MAX_ANSWER_BYTES,
     MAX_GIVEN_UP_AT_ONCE, Next, OrderKey, Position, StoreError, Turn, Turned, UtcMs,
@@ -44,6 +45,7 @@ pub fn turn(writing: &mut Writing<'_>, turn: &Turn<'_>) -> Result<Turned, StoreE
     desk.mend_dues()?;
     let more = desk.unblock()? | desk.make()? | following::follow(&mut desk)?;
     let (early, more_complete) = following::release(&mut desk)?;
+    let more = more | super::feeding::feed(&mut desk)?;
     let claims = desk.claim()?;
     let passed = desk.close()?;
     Ok(Turned {
@@ -95,6 +97,8 @@ pub(super) struct Shared {
     pub follows: Follows,
     pub follow_next: Position,
     pub follow_through: Position,
+    /// A replay has something to be done here.
+    pub has_replays: bool,
 }
 
 impl<'w, 's, 't> Desk<'w, 's, 't> {
@@ -127,6 +131,7 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
                     follows: Follows::from_column(row.get(12)?)?,
                     follow_next: row.get(13)?,
                     follow_through: row.get(14)?,
+                    has_replays: row.get(15)?,
                 };
                 Ok((row.get::<i64>(0)?, shared))
             })?
@@ -208,14 +213,16 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
 
     fn end_some(&mut self, ended: &[Ended]) -> Result<Vec<Lease>, StoreError> {
         let (mut attempts, mut deliveries) = (Rows::default(), Rows::default());
-        for Ended { claim, end, next, .. } in ended {
+        for one in ended {
+            let Ended { claim, end, next, .. } = one;
             let Claim { position, attempt, lease, .. } = claim;
             let answer = meaning::cut(&end.answer, MAX_ANSWER_BYTES);
             let AttemptEnd { finished, outcome, status, .. } = end;
             attempts.push((self.no, position, attempt, lease, finished, *outcome, status, answer));
             let (state, due, held_for, failures) = self.consequence(next);
             let blocks_until = if state == DeliveryState::Dead { self.blocks_until() } else { None };
-            deliveries.push((self.no, position, lease, state, due, held_for, failures, blocks_until));
+            let why = dead_reason(one);
+            deliveries.push((self.no, position, lease, state, due, held_for, failures, blocks_until, why));
         }
         self.writing.change_each(&sql::END_ATTEMPT, &attempts)?;
         let held: BTreeMap<Position, OrderKey> = self
@@ -227,6 +234,7 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
         for one in ended.iter().filter(|one| held.contains_key(&one.claim.position)) {
             let (position, (state, ..)) = (one.claim.position, self.consequence(&one.next));
             self.writing.count_move(self.no, DeliveryState::InFlight, state);
+            dead_reason(one).iter().for_each(|reason| self.writing.count_letters(self.no, reason, 1));
             self.learn(one);
             let key = held[&position].clone();
             match state {
@@ -348,7 +356,9 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
         let (due, state) = (Some(UtcMs(settled)), DeliveryState::Unknown);
         let mut rows = Rows::default();
         for (position, lease) in &ran_out {
-            rows.push((self.no, position, lease, state, due, held_for, 0, None::<i64>));
+            let why = held_for.map(|_| UNKNOWN);
+            rows.push((self.no, position, lease, state, due, held_for, 0, None::<i64>, why));
+            why.iter().for_each(|reason| self.writing.count_letters(self.no, reason, 1));
             self.writing.count_move(self.no, DeliveryState::InFlight, state);
             self.row.limiter.end(1);
             self.row.breaker.released(*lease);
@@ -423,6 +433,15 @@ pub(super) fn end_calls(writing: &Writing<'_>, destination: &str, calls: u32) ->
         writing.execute(sql::PUT_LIMITER, (destination, to_remember(&limiter)?))?;
     }
     Ok(())
+}
+
+/// Why it waits for a person from now on, if it does.
+fn dead_reason(ended: &Ended) -> Option<&'static str> {
+    match ended.next {
+        Next::Dead => Some(ended.end.outcome),
+        Next::AskPerson => Some(UNKNOWN),
+        _ => None,
+    }
 }
 
 /// What a person reads if this attempt opens the breaker.

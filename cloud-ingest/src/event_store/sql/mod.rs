@@ -21,6 +21,7 @@ mod destinations;
 mod differences;
 mod directions;
 mod exports;
+mod feeding;
 mod fleet;
 mod following;
 mod intake;
@@ -29,6 +30,7 @@ mod occurring;
 mod people;
 mod proof;
 mod reading;
+mod replays;
 mod rereading;
 pub mod session;
 pub mod statements;
@@ -53,6 +55,9 @@ use super::commands::{CommandEnd, CommandRow, TroubleKind, TroubleRow};
 use super::completeness::{Completeness, WatermarkRow};
 use super::exports::{Exports, Portion, TapLine};
 use super::people::{Difference, DifferenceFilter, People};
+use super::replays::{
+    Filter, Letters, NewReplay, ReplayChange, ReplayRow, ReplayState, Replays, Retold, Sifted,
+};
 use super::rereading::{self as read_again, Reread, Rereading};
 use super::{
     Appended, BadgeFilter, BadgeRow, Binding, Bound, Change, Commands, Controller, ControllerState,
@@ -558,6 +563,49 @@ impl<D: Database> Proof for SqlStore<D> {
 
     fn is_quarantined(&mut self, letter: &DeadLetter) -> Result<bool, StoreError> {
         self.read(|snapshot| proof::is_quarantined(snapshot, letter))
+    }
+}
+
+impl<D: Database> Replays for SqlStore<D> {
+    fn letters(&mut self) -> Result<Vec<Letters>, StoreError> {
+        self.read(replays::letters)
+    }
+
+    fn matching(
+        &mut self,
+        destination: &str,
+        filter: &Filter,
+        each: &mut dyn FnMut(&Sifted) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.read(|snapshot| replays::matching(snapshot, destination, filter, each))
+    }
+
+    fn retold(&mut self, destination: &str, positions: &[Position]) -> Result<Vec<Retold>, StoreError> {
+        self.read(|snapshot| replays::retold(snapshot, destination, positions))
+    }
+
+    fn make_replay(&mut self, new: &NewReplay, deed: &Deed) -> Result<u64, StoreError> {
+        self.write(|writing| replays::make(writing, new, deed))
+    }
+
+    fn gather(&mut self, replay: u64) -> Result<bool, StoreError> {
+        self.write(|writing| replays::gather(writing, replay))
+    }
+
+    fn replays(&mut self, limit: usize) -> Result<Vec<ReplayState>, StoreError> {
+        self.read(|snapshot| replays::replays(snapshot, limit))
+    }
+
+    fn replay(&mut self, replay: u64) -> Result<Option<ReplayState>, StoreError> {
+        self.read(|snapshot| replays::replay(snapshot, replay))
+    }
+
+    fn replay_rows(&mut self, replay: u64, after: u64, limit: usize) -> Result<Vec<ReplayRow>, StoreError> {
+        self.read(|snapshot| replays::rows(snapshot, replay, after, limit))
+    }
+
+    fn change_replay(&mut self, replay: u64, change: ReplayChange, deed: &Deed) -> Result<bool, StoreError> {
+        self.write(|writing| replays::change(writing, replay, change, deed))
     }
 }
 

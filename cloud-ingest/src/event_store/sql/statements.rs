@@ -242,10 +242,11 @@ pub const HOLD: &str = "UPDATE deliveries SET held_for = ?3 WHERE destination_no
 pub const REKEY: &str = "UPDATE deliveries SET order_key = ?3 WHERE destination_no = ?1 AND position = ?2";
 pub const HELD: &str =
     "SELECT order_key, held_for FROM deliveries WHERE destination_no = ?1 AND position = ?2";
+/// The first that is not told again at a person's wish: that says nothing of how late taps are.
 pub const FIRST_IN_STATE: &str = concat!(
     "SELECT position FROM deliveries INDEXED BY deliveries_undone WHERE destination_no = ?1 AND state = ?2 AND ",
     undone!(),
-    " AND held_for IS DISTINCT FROM 'time_unresolved' ORDER BY position LIMIT 1"
+    " AND held_for IS DISTINCT FROM 'time_unresolved' AND class NOT IN ('replay', 'corrections') ORDER BY position LIMIT 1"
 );
 pub const RECEIVED: &str = "SELECT received_ms FROM events WHERE position = ?1";
 
@@ -272,8 +273,9 @@ pub const DESTINATION_STATES: &str = "SELECT no, name, settings, version, creden
      paused_why, held_until_ms, held_why, breaker, make_next, make_through, follows, \
      follow_next, follow_through FROM destinations ORDER BY no";
 pub const DESTINATION: &str = "SELECT no, version, paused_ms IS NOT NULL, held_until, held_until_ms, held_why, make_next, \
-     make_through, make_from_ms, limiter, breaker, shares, follows, follow_next, follow_through FROM destinations \
-     WHERE name = ?1";
+     make_through, make_from_ms, limiter, breaker, shares, follows, follow_next, follow_through, \
+     EXISTS (SELECT 1 FROM replays r WHERE r.destination_no = destinations.no AND (r.state = 'running' OR r.sending > 0)) \
+     FROM destinations WHERE name = ?1";
 pub const PUT_DESTINATION: &str = "UPDATE destinations SET held_until = ?2, held_until_ms = ?3, held_why = ?4, \
      make_next = ?5, limiter = ?6, breaker = ?7, shares = ?8, follows = ?9, follow_next = ?10, follow_through = ?11 \
      WHERE no = ?1";
@@ -344,13 +346,16 @@ pub const NEW_ATTEMPTS: Bulk = Bulk {
     types: &["bigint", "bigint", "bigint", "bigint", "bigint", "bigint", "text", "text"],
 };
 pub const TAKE_OUT: &str = "UPDATE deliveries SET state = ?3, attempts = ?4, body = coalesce(?5, body), \
-     blocks_until_ms = ?6 WHERE destination_no = ?1 AND position = ?2";
+     blocks_until_ms = CASE WHEN class IN ('replay', 'corrections') THEN NULL ELSE CAST(?6 AS BIGINT) END, dead_reason = ?7 \
+     WHERE destination_no = ?1 AND position = ?2";
 /// The lease is in it: whoever comes late touches no row.
 pub const UNLEASE: Changes = Changes {
     update: "UPDATE deliveries SET state = ?4, due_ms = coalesce(?5, due_ms), held_for = ?6, \
-     failures = failures + ?7, blocks_until_ms = ?8, lease = NULL, lease_until = NULL \
+     failures = failures + ?7, dead_reason = ?9, \
+     blocks_until_ms = CASE WHEN class IN ('replay', 'corrections') THEN NULL ELSE CAST(?8 AS BIGINT) END, \
+     lease = NULL, lease_until = NULL \
      WHERE destination_no = ?1 AND position = ?2 AND lease = ?3 AND state = 'in_flight' RETURNING position, order_key",
-    types: &["bigint", "bigint", "bigint", "text", "bigint", "text", "bigint", "bigint"],
+    types: &["bigint", "bigint", "bigint", "text", "bigint", "text", "bigint", "bigint", "text"],
 };
 pub const EXTEND: &str = "UPDATE deliveries SET lease_until = ?4 \
      WHERE destination_no = ?1 AND position = ?2 AND lease = ?3 AND state = 'in_flight'";
@@ -680,6 +685,136 @@ pub const DELIVERIES_BY_TIME: &str = concat!(
 pub const COUNT_WITHOUT_TIME: &str =
     "SELECT count(*) FROM taps INDEXED BY taps_without_time WHERE occurred_ms IS NULL";
 
+// Letters and replays.
+
+/// The condition of `deliveries_letters` and `deliveries_by_reason`.
+macro_rules! letter {
+    () => {
+        "dead_reason IS NOT NULL"
+    };
+}
+
+/// What filters look at.
+macro_rules! candidate_columns {
+    () => {
+        "d.position, d.order_key, d.state, d.dead_reason, t.occurred_ms, t.reader, e.seq, o.id, c.id, c.site "
+    };
+}
+
+/// Where that stands.
+macro_rules! candidate_joins {
+    () => {
+        "JOIN taps t ON t.position = d.position JOIN events e ON e.position = d.position \
+         JOIN outboxes o ON o.no = e.outbox_no JOIN controllers c ON c.no = o.controller_no "
+    };
+}
+
+/// All of a delivery and its tap that it takes to tell it anew.
+macro_rules! again {
+    () => {
+        "d.state, d.dead_reason, d.blocks_until_ms, d.order_key, d.attempts, d.body, d.direction, e.seq, e.bytes, \
+         t.token, t.occurred_ms, t.uncertainty_ms, t.estimated, t.timeless, t.not_before_ms, t.not_after_ms, o.id, c.id, \
+         s.id, s.label, s.zone"
+    };
+}
+
+/// All of a replay.
+macro_rules! replay_columns {
+    () => {
+        "SELECT r.no, d.name, r.what, r.filter, r.who, r.why, r.made_ms, r.ended_ms, r.state, r.gather_next, r.gather_through, \
+         r.members, r.waiting, r.sending, r.delivered, r.dead, r.discarded, r.skipped, r.destination_no, r.looked_through \
+         FROM replays r JOIN destinations d ON d.no = r.destination_no "
+    };
+}
+
+pub const ADD_TO_DEAD: &str =
+    "UPDATE dead_counts SET count = count + ?3 WHERE destination_no = ?1 AND reason = ?2";
+pub const NEW_DEAD: &str = "INSERT INTO dead_counts (destination_no, reason, count) VALUES (?1, ?2, ?3)";
+pub const DEAD_COUNTS: &str = "SELECT d.no, d.name, k.reason, k.count FROM dead_counts k \
+     JOIN destinations d ON d.no = k.destination_no WHERE k.count > 0 ORDER BY d.no, k.reason";
+pub const NEWEST_LETTER: &str = concat!(
+    "SELECT d.position, e.seq, o.id, c.id FROM deliveries d INDEXED BY deliveries_by_reason ",
+    candidate_joins!(),
+    "WHERE d.destination_no = ?1 AND d.dead_reason = ?2 AND d.",
+    letter!(),
+    " ORDER BY d.position DESC LIMIT 1"
+);
+pub const LAST_ATTEMPT: &str = "SELECT outcome, status, answer FROM attempts \
+     WHERE destination_no = ?1 AND position = ?2 ORDER BY number DESC LIMIT 1";
+pub const LETTERS_AFTER: &str = concat!(
+    "SELECT ",
+    candidate_columns!(),
+    "FROM deliveries d INDEXED BY deliveries_letters ",
+    candidate_joins!(),
+    "WHERE d.destination_no = ?1 AND d.position > ?2 AND d.position <= ?3 AND d.",
+    letter!(),
+    " ORDER BY d.position LIMIT ?4"
+);
+pub const DELIVERIES_AFTER: &str = concat!(
+    "SELECT ",
+    candidate_columns!(),
+    "FROM deliveries d ",
+    candidate_joins!(),
+    "WHERE d.destination_no = ?1 AND d.position > ?2 AND d.position <= ?3 ORDER BY d.position LIMIT ?4"
+);
+pub const AGAIN: &str = concat!(
+    "SELECT ",
+    again!(),
+    " FROM deliveries d ",
+    candidate_joins!(),
+    "JOIN sites s ON s.id = c.site WHERE d.destination_no = ?1 AND d.position = ?2"
+);
+pub const NEW_REPLAY: &str = "INSERT INTO replays (destination_no, what, filter, who, why, made_ms, state, gather_next, \
+     gather_through, looked_through, members, waiting, sending, delivered, dead, discarded, skipped) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'running', ?7, ?8, 0, 0, 0, 0, 0, 0, 0, 0) RETURNING no";
+pub const REPLAY: &str = concat!(replay_columns!(), "WHERE r.no = ?1");
+pub const REPLAYS: &str = concat!(replay_columns!(), "ORDER BY r.no DESC LIMIT ?1");
+pub const ACTIVE_REPLAYS: &str = concat!(
+    replay_columns!(),
+    "WHERE r.destination_no = ?1 AND (r.state = 'running' OR r.sending > 0) ORDER BY r.no"
+);
+pub const PUT_REPLAY_COUNTS: &str = "UPDATE replays SET looked_through = ?2, waiting = ?3, sending = ?4, delivered = ?5, \
+     dead = ?6, discarded = ?7, skipped = ?8 WHERE no = ?1";
+pub const REPLAY_GATHERED: &str =
+    "UPDATE replays SET gather_next = ?2, members = ?3, waiting = ?4 WHERE no = ?1";
+pub const PUT_REPLAY_STATE: &str = "UPDATE replays SET state = ?2, ended_ms = ?3 WHERE no = ?1";
+pub const NEW_REPLAY_ROWS: Bulk = Bulk {
+    into: "INSERT INTO replay_rows (replay_no, n, position, order_key, outcome)",
+    types: &["bigint", "bigint", "bigint", "bytea", "text"],
+};
+/// What may go next: of a line, only the first that waits.
+pub const WAITING_ROWS: &str = "SELECT r.n, r.position, EXISTS (SELECT 1 FROM replay_rows b INDEXED BY replay_rows_lane \
+     WHERE b.replay_no = r.replay_no AND b.order_key = r.order_key AND b.outcome = 'waiting' AND b.n < r.n) \
+     FROM replay_rows r INDEXED BY replay_rows_waiting \
+     WHERE r.replay_no = ?1 AND r.outcome = 'waiting' AND r.n > ?2 ORDER BY r.n LIMIT ?3";
+pub const SENDING_ROWS: &str = "SELECT r.n, r.position, d.state, d.held_for, d.dead_reason, d.order_key, d.direction, \
+     r.state_before, r.key_before, r.direction_before, t.direction, \
+     (SELECT a.outcome FROM attempts a WHERE a.destination_no = d.destination_no AND a.position = d.position \
+     ORDER BY a.number DESC LIMIT 1) \
+     FROM replay_rows r INDEXED BY replay_rows_sending JOIN deliveries d ON d.destination_no = ?1 AND d.position = r.position \
+     JOIN taps t ON t.position = r.position WHERE r.replay_no = ?2 AND r.outcome = 'sending' ORDER BY r.n";
+pub const BEGIN_ROW: &str = "UPDATE replay_rows SET outcome = 'sending', detail = ?3, state_before = ?4, key_before = ?5, \
+     body_before = ?6, direction_before = ?7 WHERE replay_no = ?1 AND n = ?2";
+pub const END_ROW: &str = "UPDATE replay_rows SET outcome = ?3, detail = ?4, ended_ms = ?5, \
+     state_before = coalesce(state_before, ?6) WHERE replay_no = ?1 AND n = ?2";
+pub const FEED: &str = "UPDATE deliveries SET state = ?3, held_for = NULL, due_ms = ?4, failures = 0, class = ?5, body = NULL, \
+     direction = NULL, blocks_until_ms = NULL, dead_reason = NULL, order_key = ?6 \
+     WHERE destination_no = ?1 AND position = ?2";
+pub const ASK_AGAIN: &str = "UPDATE deliveries SET held_for = NULL, due_ms = ?3, dead_reason = NULL \
+     WHERE destination_no = ?1 AND position = ?2";
+pub const DECIDE: &str = "UPDATE deliveries SET state = ?3, held_for = NULL, attempts = ?4, blocks_until_ms = NULL, \
+     dead_reason = NULL WHERE destination_no = ?1 AND position = ?2";
+/// A person's word, as an attempt that needed no request.
+pub const NEW_WORD: &str = "INSERT INTO attempts \
+     (destination_no, position, number, lease, started_ms, finished_ms, outcome, answer) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7)";
+pub const FORGET_DIFFERENCES: &str = "DELETE FROM differences WHERE destination_no = ?1 AND position = ?2";
+pub const IS_OTHERWISE: &str =
+    "SELECT 1 FROM differences WHERE destination_no = ?1 AND position = ?2 LIMIT 1";
+pub const REPLAY_ROWS: &str = "SELECT r.n, r.position, e.seq, o.id, c.id, r.outcome, r.detail, r.ended_ms, r.state_before, \
+     r.body_before FROM replay_rows r JOIN events e ON e.position = r.position JOIN outboxes o ON o.no = e.outbox_no \
+     JOIN controllers c ON c.no = o.controller_no WHERE r.replay_no = ?1 AND r.n > ?2 ORDER BY r.n LIMIT ?3";
+
 // Who takes in.
 
 /// `fence, holder, beat`.
@@ -708,6 +843,8 @@ pub const RANGE_IN_STATE: &str = concat!(
 );
 pub const RANGE_COUNTS: &str = "SELECT state, count(*), CAST(coalesce(sum(attempts), 0) AS BIGINT) FROM deliveries \
      WHERE destination_no = ?1 AND position >= ?2 AND position <= ?3 GROUP BY state ORDER BY state";
+pub const RANGE_REPLAYED: &str = "SELECT count(*), min(position) FROM replay_rows \
+     WHERE outcome IN ('waiting', 'sending') AND position >= ?1 AND position <= ?2";
 pub const RANGE_UNREAD: &str =
     "SELECT count(*), min(position) FROM opaque WHERE kind IS NULL AND position >= ?1 AND position <= ?2";
 pub const RANGE_DISPUTED: &str =
@@ -918,6 +1055,21 @@ mod tests {
         TAP_BEFORE,
         TAP_AFTER,
         TAP_OF_TOKEN,
+        NEWEST_LETTER,
+        LAST_ATTEMPT,
+        LETTERS_AFTER,
+        DELIVERIES_AFTER,
+        AGAIN,
+        WAITING_ROWS,
+        SENDING_ROWS,
+        BEGIN_ROW,
+        END_ROW,
+        FEED,
+        ASK_AGAIN,
+        DECIDE,
+        FORGET_DIFFERENCES,
+        IS_OTHERWISE,
+        REPLAY_ROWS,
         RANGE_RECEIVED,
         RANGE_IN_STATE,
         RANGE_DISPUTED,

@@ -15,6 +15,7 @@ use crate::delivery::ticks::Ticks;
 use crate::directory::direction::Policy;
 use crate::event_store::boots::BootNo;
 use crate::event_store::people::What;
+use crate::event_store::replays::{Doing, ReplayStanding, RowOutcome};
 use crate::event_store::{
     DeliveryState, HeldFor, Occurred, OrderKey, PersonId, Position, StoreError, Timeless, UtcMs,
 };
@@ -58,7 +59,7 @@ macro_rules! by_name {
     )*};
 }
 
-by_name!(Class, DeliveryState, HeldFor, Policy, What);
+by_name!(Class, DeliveryState, Doing, HeldFor, Policy, ReplayStanding, RowOutcome, What);
 
 impl ToValue for Direction {
     fn to_value(&self) -> Value<'_> {

@@ -33,6 +33,8 @@ pub struct Writing<'a> {
     before: (Totals, u64),
     /// How many more (or fewer) deliveries are in a state.
     moved: BTreeMap<(i64, DeliveryState), i64>,
+    /// How many more (or fewer) deliveries wait for a person, by reason.
+    letters: BTreeMap<(i64, String), i64>,
     /// Rows of [`COLLECTED`] that are not inserted yet, one after the other.
     collected: RefCell<[Rows; 4]>,
     /// The numbers of the record keys that signed, as far as they were asked for.
@@ -62,6 +64,7 @@ impl<'a> Writing<'a> {
             last_lease,
             before: (totals, last_lease),
             moved: BTreeMap::new(),
+            letters: BTreeMap::new(),
             collected: RefCell::default(),
             signers: RefCell::default(),
             occupied: RefCell::default(),
@@ -76,6 +79,11 @@ impl<'a> Writing<'a> {
         let mut counts = Rows::default();
         for ((destination, state), more) in self.moved.iter().filter(|(_, more)| **more != 0) {
             counts.push((destination, state, more));
+        }
+        for ((destination, reason), more) in self.letters.iter().filter(|(_, more)| **more != 0) {
+            if self.execute(sql::ADD_TO_DEAD, (destination, reason, more))? == 0 {
+                self.execute(sql::NEW_DEAD, (destination, reason, more))?;
+            }
         }
         self.change_each(&sql::ADD_TO_COUNT, &counts)?;
         if self.before == (self.totals, self.last_lease) {
@@ -317,6 +325,11 @@ impl<'a> Writing<'a> {
     pub fn count_move(&mut self, destination: i64, from: DeliveryState, to: DeliveryState) {
         *self.moved.entry((destination, from)).or_default() -= 1;
         *self.moved.entry((destination, to)).or_default() += 1;
+    }
+
+    /// Notes that so many more (or fewer) deliveries wait for a person; the statement that says so was the caller's.
+    pub fn count_letters(&mut self, destination: i64, reason: &str, more: i64) {
+        *self.letters.entry((destination, reason.to_owned())).or_default() += more;
     }
 
     /// Carries out what the order of a lane asks for.
