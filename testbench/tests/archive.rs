@@ -61,7 +61,7 @@ fn archive(site: &Site, crash_at: Option<&str>) -> Output {
     let day = "2026-10-15T00:00:00Z";
     command.args(["events", "archive", "--before", day, "--output", "json", "--config"]);
     command.arg(site.dir().join("cloud-ingest.toml"));
-    crash_at.into_iter().for_each(|point| drop(command.env("CRASH_AT", point)));
+    command.envs(crash_at.map(|point| ("CRASH_AT", point)));
     command.output().unwrap()
 }
 

@@ -111,6 +111,7 @@ impl Office {
             metrics: Arc::clone(&metrics),
             health: Arc::new(Health::default()),
             wake: Arc::new(Notify::new()),
+            chance: cloud_ingest::chance::Chance::system(),
         };
         let running = tokio::spawn(supervise::run(supervisor, stop));
         Office { frappe, clock: now, store, metrics, stopper, running, threads: [writer, reading], _dir: dir }

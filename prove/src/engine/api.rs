@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cloud_ingest::destination::frappe_hr::Advances;
 use cloud_ingest::destination::settings::AfterUnknown;
 use cloud_ingest::destination::{Answered, CannotRender, Destination, LookedUp, Outcome, http_json};
 use cloud_ingest::event_store::DeliverableTap;
@@ -56,6 +57,9 @@ pub struct Api {
     /// Which run of it.
     pub run: u32,
 }
+
+/// Taps are all that it is told.
+impl Advances for Api {}
 
 impl Api {
     async fn ask(&self, event: EventId, body: &str, is_look_up: bool) -> Reply {

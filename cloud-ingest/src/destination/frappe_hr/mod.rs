@@ -59,7 +59,9 @@ pub struct FrappeHr {
 /// A destination that may have something to be told beside taps: how far they are complete. Only Frappe HR has.
 pub trait Advances {
     /// As that.
-    fn as_frappe_hr(&self) -> Option<&FrappeHr>;
+    fn as_frappe_hr(&self) -> Option<&FrappeHr> {
+        None
+    }
 }
 
 /// What a Frappe site needs, beside its settings.
