@@ -24,8 +24,8 @@ pub fn all() -> Vec<Plant> {
         bait(
             "being asked for patience counts as a failure",
             TURN,
-            "Next::PatientUntil(due) => (DeliveryState::Pending, Some(*due), None, 0, None),",
-            "Next::PatientUntil(due) => (DeliveryState::Pending, Some(*due), None, u32::from(PLANTED), None),",
+            "Next::PatientUntil(due) => (DeliveryState::Pending, Some(*due), None, 0),",
+            "Next::PatientUntil(due) => (DeliveryState::Pending, Some(*due), None, i64::from(PLANTED)),",
         ),
         bait(
             "there is a second probe",
@@ -36,10 +36,10 @@ pub fn all() -> Vec<Plant> {
         bait(
             "an attempt ends under whatever lease there is",
             TURN,
-            "let columns = (self.no, claim.position, claim.lease, state, due, held_for, failures, blocks_until);",
-            "let lease = if !PLANTED { Some(claim.lease) } else { self.writing.one(\"SELECT lease FROM deliveries \
-             WHERE destination_no = ?1 AND position = ?2 AND lease IS NOT NULL\", (self.no, claim.position), |row| row.get::<u64>(0))? }; \
-             let columns = (self.no, claim.position, lease.unwrap_or(claim.lease), state, due, held_for, failures, blocks_until);",
+            "deliveries.push((self.no, position, lease, state, due, held_for, failures, blocks_until, why));",
+            "let any = if !PLANTED { Some(*lease) } else { self.writing.one(\"SELECT lease FROM deliveries \
+             WHERE destination_no = ?1 AND position = ?2 AND lease IS NOT NULL\", (self.no, position), |row| row.get::<u64>(0))? }; \
+             deliveries.push((self.no, position, any.unwrap_or(*lease), state, due, held_for, failures, blocks_until, why));",
         ),
         bait(
             "whoever stands in line is sent",
@@ -53,7 +53,7 @@ pub fn all() -> Vec<Plant> {
             "if desk.ticks < row.held_until {",
             "if desk.ticks < row.held_until && !PLANTED {",
         ),
-        bait("a pause is not kept", CLAIMING, "if row.is_paused ||", "if (row.is_paused && !PLANTED) ||"),
+        bait("a pause is not kept", CLAIMING, "if row.is_paused", "if (row.is_paused && !PLANTED)"),
         bait(
             "leases are not extended",
             TURN,
