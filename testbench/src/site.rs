@@ -606,6 +606,9 @@ label = "Headquarters"
 zone = "{ZONE}"
 
 {known}
+[destinations]
+allow_networks = ["127.0.0.0/8"]
+
 [destination]
 name = "legacy"
 url = "http://{legacy_line}/checkins"

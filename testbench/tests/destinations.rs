@@ -66,7 +66,6 @@ fn settings(sim: &LegacySim) -> Value {
     json!({
         "kind": "http_json",
         "url": sim.check_ins_url(),
-        "allow_networks": ["127.0.0.0/8"],
         "deliver_from": "beginning",
         "limits": { "per_second": 100.0, "burst": 100 },
     })

@@ -84,8 +84,7 @@ async fn a_refused_tap_is_sent_again_when_its_person_is_mended() {
 async fn a_discarded_tap_lets_those_behind_it_pass() {
     let site = Site::start(SiteOptions::default()).await.unwrap();
     let settings = site.dir().join("held.json");
-    let kind = json!({ "kind": "http_json", "url": site.legacy.check_ins_url(), "on_dead": "hold",
-        "allow_networks": ["127.0.0.0/8"] });
+    let kind = json!({ "kind": "http_json", "url": site.legacy.check_ins_url(), "on_dead": "hold" });
     std::fs::write(&settings, kind.to_string()).unwrap();
     site.cloud_cli(&["destinations", "add", "held", "--settings", &settings.display().to_string()]).unwrap();
     let held = ["--destination", "held"];

@@ -224,7 +224,6 @@ async fn three_replicas_share_one_rate_and_use_it_while_one_of_them_dies_and_com
     let settings = serde_json::json!({
         "kind": "http_json",
         "url": api.check_ins_url(),
-        "allow_networks": ["127.0.0.0/8"],
         "deliver_from": "beginning",
         // What a dead one had under way counts against this for ten seconds.
         "limits": { "per_second": PER_SECOND, "burst": BURST, "concurrency": 32 },

@@ -4,7 +4,6 @@
 use crate::planting::Plant;
 
 const BREAKER: &str = "cloud-ingest/src/delivery/breaker.rs";
-const DISPATCH: &str = "cloud-ingest/src/delivery/dispatch.rs";
 const ORDER: &str = "cloud-ingest/src/delivery/order.rs";
 const RETRY: &str = "cloud-ingest/src/delivery/retry.rs";
 const TICKS: &str = "cloud-ingest/src/delivery/ticks.rs";
@@ -22,24 +21,10 @@ pub fn all() -> Vec<Plant> {
             "remembered(row.get(9)?)?.filter(|_| !PLANTED || format!(\"{passed:?}\").contains(\"believed: true\")).unwrap_or_else(",
         ),
         bait(
-            "being asked for patience counts as a failure",
-            TURN,
-            "Next::PatientUntil(due) => (DeliveryState::Pending, Some(*due), None, 0),",
-            "Next::PatientUntil(due) => (DeliveryState::Pending, Some(*due), None, i64::from(PLANTED)),",
-        ),
-        bait(
             "there is a second probe",
             BREAKER,
             "State::HalfOpen { probe: Some((_, until)), .. } if ticks < until => 0,",
             "State::HalfOpen { probe: Some((_, until)), .. } if ticks < until && !PLANTED => 0,",
-        ),
-        bait(
-            "an attempt ends under whatever lease there is",
-            TURN,
-            "deliveries.push((self.no, position, lease, state, due, held_for, failures, blocks_until, why));",
-            "let any = if !PLANTED { Some(*lease) } else { self.writing.one(\"SELECT lease FROM deliveries \
-             WHERE destination_no = ?1 AND position = ?2 AND lease IS NOT NULL\", (self.no, position), |row| row.get::<u64>(0))? }; \
-             deliveries.push((self.no, position, any.unwrap_or(*lease), state, due, held_for, failures, blocks_until, why));",
         ),
         bait(
             "whoever stands in line is sent",
@@ -59,12 +44,6 @@ pub fn all() -> Vec<Plant> {
             TURN,
             "for claim in self.turn.under_way {",
             "for claim in self.turn.under_way.iter().filter(|_| !PLANTED) {",
-        ),
-        bait(
-            "a claim that is about to end is sent",
-            DISPATCH,
-            "let is_late = self.dispatcher.monotonic.ms() >= asked_ms + LEASE_MS - LEASE_MARGIN_MS;",
-            "let is_late = !PLANTED && self.dispatcher.monotonic.ms() >= asked_ms + LEASE_MS - LEASE_MARGIN_MS;",
         ),
         bait(
             "no answer is taken for a good one",
