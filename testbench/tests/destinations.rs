@@ -184,6 +184,10 @@ async fn a_destination_is_tried_without_a_tap_and_the_exit_code_says_how_that_we
     let tried = desk.json(&["test", "gate"]);
     assert!(tried["steps"].as_array().is_some_and(|steps| !steps.is_empty()), "{tried}");
     assert_eq!(sim.report().processed.len(), 0, "it is not told of a tap");
+    let tried = desk.json(&["test", "gate", "--send", "P-trial"]);
+    let good = |step: &Value| step["finding"] == "good";
+    assert!(tried["steps"].as_array().unwrap().iter().all(good), "{tried}");
+    assert_eq!(sim.report().processed.len(), 1, "one tap, and its repetition was known as one");
 
     sim.set_script(Script::always(Mode::Down));
     let url = format!("http://127.0.0.1:{}/nobody", testbench::rig::free_port());

@@ -7,18 +7,23 @@ use std::process::ExitCode;
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use tap_protocol::ids::{EventId, OutboxId, Seq};
+use tap_protocol::tap::Direction;
 
 use super::deed::{Why, deed};
 use super::reading::{open, open_to_write, table};
 use super::{ConfigFile, Form, Output, print_json};
 use crate::api::view;
+use crate::chance::Chance;
 use crate::clock::Clock;
 use crate::config::{Config, DESTINATION_NAMES, is_destination_name};
 use crate::delivery::supervise::credentials;
 use crate::destination::open::AnyDestination;
 use crate::destination::settings::{DeliverFrom, DestinationSettings};
-use crate::destination::{Destination, Finding};
-use crate::event_store::{Change, DestinationState, NewDestination, Since, UtcMs, WatermarkRow};
+use crate::destination::{Destination, Finding, Sample};
+use crate::event_store::{
+    Change, DeliverableTap, DestinationState, NewDestination, PersonId, Since, Site, UtcMs, WatermarkRow,
+};
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -40,10 +45,13 @@ pub enum Verb {
         #[command(flatten)]
         output: Output,
     },
-    /// Try whether it can be reached and lets us in, without telling it a tap; exit code 1 if not
+    /// Try whether it can be reached and lets us in; exit code 1 if not
     Test {
         /// Which
         name: String,
+        /// Tell it a tap of this person, too: somebody who is there for trials. Frappe's is deleted again
+        #[arg(long, value_name = "PERSON")]
+        send: Option<String>,
         #[command(flatten)]
         config: ConfigFile,
         #[command(flatten)]
@@ -98,7 +106,7 @@ pub fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Add(args) => add(args)?,
         Verb::List { config, output } => list(&config, output.output)?,
         Verb::Show { name, config, output } => show(&name, &config, output.output)?,
-        Verb::Test { name, config, output } => return test(&name, &config, output.output),
+        Verb::Test { name, send, config, output } => return test(&name, send, &config, output.output),
         Verb::Pause(told) => change(told, "pause", &Change::Pause)?,
         Verb::Resume(told) => change(told, "resume", &Change::Resume)?,
         Verb::Rotate { credentials_file, told } => {
@@ -246,13 +254,15 @@ fn show(name: &str, config: &ConfigFile, form: Form) -> anyhow::Result<()> {
     print_json(&shown)
 }
 
-fn test(name: &str, config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode> {
+fn test(name: &str, person: Option<String>, config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode> {
     let loaded = config.load()?;
-    let state = find(open(config)?.destinations()?, name)?;
+    let mut store = open(config)?;
+    let state = find(store.destinations()?, name)?;
+    let sample = person.map(|person| sample(PersonId(person), store.sites()?)).transpose()?;
     let settings = serde_json::from_str(&state.settings).context("its settings cannot be read")?;
     let destination = try_to_open(&settings, state.credentials_file.as_deref(), &loaded)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let probe = runtime.block_on(destination.probe(None));
+    let probe = runtime.block_on(destination.probe(sample.as_ref()));
     match form {
         Form::Json => print_json(&probe)?,
         Form::Table => {
@@ -267,6 +277,18 @@ fn test(name: &str, config: &ConfigFile, form: Form) -> anyhow::Result<ExitCode>
         }
     }
     Ok(if probe.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A tap that never was, under a key that no tap has.
+fn sample(person: PersonId, sites: Vec<Site>) -> anyhow::Result<Sample> {
+    let site = sites.into_iter().next().context("there is no site yet: a tap happens at one")?;
+    let (controller, reader) = ("trial".parse()?, "trial".parse()?);
+    let chance = Chance::system();
+    let outbox = (u128::from(chance.bits()) << 64 | u128::from(chance.bits())).to_be_bytes();
+    let event = EventId::new(&controller, OutboxId(outbox), Seq(1));
+    let (direction, occurred) = (Direction::In, Clock::system().now());
+    let tap = DeliverableTap { person, controller, site, reader, direction, occurred, uncertainty_ms: 0 };
+    Ok(Sample { event, tap })
 }
 
 fn read(file: &Path) -> anyhow::Result<DestinationSettings> {
