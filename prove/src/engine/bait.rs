@@ -21,6 +21,12 @@ pub fn all() -> Vec<Plant> {
             "remembered(row.get(9)?)?.filter(|_| !PLANTED || format!(\"{passed:?}\").contains(\"believed: true\")).unwrap_or_else(",
         ),
         bait(
+            "being asked for patience counts as a failure",
+            TURN,
+            "Next::PatientUntil(due) => (DeliveryState::Pending, Some(*due), None, 0),",
+            "Next::PatientUntil(due) => (DeliveryState::Pending, Some(*due), None, i64::from(PLANTED)),",
+        ),
+        bait(
             "there is a second probe",
             BREAKER,
             "State::HalfOpen { probe: Some((_, until)), .. } if ticks < until => 0,",

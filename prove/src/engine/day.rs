@@ -183,8 +183,9 @@ const PLAIN: Terms = Terms {
 
 /// The API asks for patience for some minutes and never says for how long: nothing has failed, so nothing is slow after.
 pub fn patience() -> Day {
-    let badges: Vec<u8> = (0..BADGES).collect();
-    let steps = vec![Step::Mood(Mood::TooMany(None), 240_000, 100), Step::Taps(badges), Step::Wait(240_000)];
+    let mut steps: Vec<Step> = (0..BADGES).map(Step::Bind).collect();
+    let badges = (0..BADGES).collect();
+    steps.extend([Step::Mood(Mood::TooMany(None), 240_000, 100), Step::Taps(badges), Step::Wait(240_000)]);
     Day { terms: PLAIN, steps, seed: 1, settles_within_ms: 15_000 }
 }
 
