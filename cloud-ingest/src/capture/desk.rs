@@ -86,28 +86,37 @@ impl Desk {
 
     /// Takes a tap for good: it is in the store, or on the local disk, when this returns its id.
     pub async fn take(&self, tap: CapturedTap) -> Result<EventId, NotTaken> {
-        if self.spool.level().taps == 0 {
-            match self.ask_the_store(tap.clone()).await? {
-                StoreSays::Is(
-                    Captured::Stored(id)
-                    | Captured::Before(id)
-                    | Captured::SameAs { tap: id, .. }
-                    | Captured::Both { stored: id, .. },
-                ) => return Ok(id),
-                StoreSays::Is(Captured::OtherBefore(_)) => return Err(NotTaken::OtherUnderKey),
-                StoreSays::Is(Captured::Refused) => return Err(NotTaken::KeyEnded),
-                StoreSays::Is(Captured::TakenElsewhere) | StoreSays::CannotNow => {}
+        if self.spool.level().taps > 0 {
+            match self.spool.put_behind(tap.clone()).await {
+                // The last of them was stored meanwhile, and may have been this tap.
+                Err(NotPut::NobodyWaits) => {}
+                put => return self.told(put),
             }
         }
-        let put = self.spool.put(tap).await;
+        match self.ask_the_store(tap.clone()).await? {
+            StoreSays::Is(
+                Captured::Stored(id)
+                | Captured::Before(id)
+                | Captured::SameAs { tap: id, .. }
+                | Captured::Both { stored: id, .. },
+            ) => Ok(id),
+            StoreSays::Is(Captured::OtherBefore(_)) => Err(NotTaken::OtherUnderKey),
+            StoreSays::Is(Captured::Refused) => Err(NotTaken::KeyEnded),
+            StoreSays::Is(Captured::TakenElsewhere) | StoreSays::CannotNow => {
+                self.told(self.spool.put(tap).await)
+            }
+        }
+    }
+
+    fn told(&self, put: Result<EventId, NotPut>) -> Result<EventId, NotTaken> {
         self.metrics.spool(self.spool.level());
         put.map_err(|error| match error {
             NotPut::OtherUnderKey => NotTaken::OtherUnderKey,
-            NotPut::Full => NotTaken::NoRoom(NotPut::Full),
             NotPut::Disk(why) => {
                 tracing::error!(why = with_causes(&why), "the spool cannot be written: a tap was not taken");
                 NotTaken::NoRoom(NotPut::Disk(why))
             }
+            full @ (NotPut::Full | NotPut::NobodyWaits) => NotTaken::NoRoom(full),
         })
     }
 

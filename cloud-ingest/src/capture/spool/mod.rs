@@ -43,6 +43,7 @@ pub struct Level {
 
 enum Job {
     Put(CapturedTap, oneshot::Sender<Result<EventId, NotPut>>),
+    PutBehind(CapturedTap, oneshot::Sender<Result<EventId, NotPut>>),
     First(usize, oneshot::Sender<Vec<Waiting>>),
     Done(usize, oneshot::Sender<io::Result<()>>),
 }
@@ -74,6 +75,11 @@ impl Spool {
         self.ask(|reply| Job::Put(tap, reply)).await.unwrap_or_else(|error| Err(NotPut::Disk(error)))
     }
 
+    /// As [`Self::put`], but only behind others: once all that waited is stored, the store knows best which of them this is.
+    pub async fn put_behind(&self, tap: CapturedTap) -> Result<EventId, NotPut> {
+        self.ask(|reply| Job::PutBehind(tap, reply)).await.unwrap_or_else(|error| Err(NotPut::Disk(error)))
+    }
+
     /// The first of those that wait.
     pub async fn first(&self, count: usize) -> io::Result<Vec<Waiting>> {
         self.ask(|reply| Job::First(count, reply)).await
@@ -96,11 +102,15 @@ fn work(mut shelf: Shelf, mut jobs: mpsc::Receiver<Job>, level: &watch::Sender<L
     let mut next = None;
     while let Some(job) = next.take().or_else(|| jobs.blocking_recv()) {
         match job {
-            Job::Put(tap, reply) => {
+            Job::PutBehind(_, reply) if shelf.is_empty() => drop(reply.send(Err(NotPut::NobodyWaits))),
+            Job::Put(tap, reply) | Job::PutBehind(tap, reply) => {
                 let (mut taps, mut replies) = (vec![tap], vec![reply]);
                 while taps.len() < MAX_WRITTEN_AT_ONCE && next.is_none() {
                     match jobs.try_recv() {
-                        Ok(Job::Put(tap, reply)) => {
+                        Ok(Job::PutBehind(_, reply)) if shelf.is_empty() => {
+                            let _ = reply.send(Err(NotPut::NobodyWaits));
+                        }
+                        Ok(Job::Put(tap, reply) | Job::PutBehind(tap, reply)) => {
                             taps.push(tap);
                             replies.push(reply);
                         }
@@ -170,6 +180,21 @@ mod tests {
         told.sort();
         assert_eq!(kept, told);
         spool.done(50).await.unwrap();
+        assert_eq!(spool.level(), Level::default());
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_repeated_while_others_wait_is_promised_nothing_new() {
+        let dir = tempfile::tempdir().unwrap();
+        let (spool, _) = Spool::open(dir.path(), 64 * 1024).unwrap();
+        let first = spool.put(tap(1)).await.unwrap();
+        spool.put_behind(tap(2)).await.unwrap();
+        spool.done(1).await.unwrap();
+        assert_eq!(spool.put_behind(tap(1)).await.unwrap(), first, "it is stored, and others wait");
+        assert_eq!(spool.level().taps, 1);
+        spool.done(1).await.unwrap();
+        let asked_the_store = spool.put_behind(tap(1)).await;
+        assert!(matches!(asked_the_store, Err(NotPut::NobodyWaits)), "{asked_the_store:?}");
         assert_eq!(spool.level(), Level::default());
     }
 }

@@ -36,7 +36,8 @@ pub struct Shelf {
     used_bytes: u64,
     /// Waiting, in the order in which they came.
     waiting: VecDeque<Waiting>,
-    /// By source and idempotency key, so that a request that is repeated meanwhile gets the same answer.
+    /// By source and idempotency key, so that a request that is repeated meanwhile gets the same answer. Those that are
+    /// stored already stay here while others wait: until then nobody asks the store.
     by_key: HashMap<Key, (EventId, Vec<Print>)>,
     files: VecDeque<Kept>,
     /// Whether the last of `files` may be written to.
@@ -87,6 +88,9 @@ pub enum NotPut {
     /// Another tap waits there under the same idempotency key.
     #[error("another tap waits in the spool under the same idempotency key")]
     OtherUnderKey,
+    /// It was to wait behind others, and they are stored.
+    #[error("nobody waits in the spool any more")]
+    NobodyWaits,
     /// The disk cannot.
     #[error("the spool cannot be written")]
     Disk(#[source] io::Error),
@@ -250,14 +254,9 @@ impl Shelf {
 
     /// The first `count` are in the store for good.
     pub fn done(&mut self, count: usize) -> io::Result<()> {
-        for Waiting { sitting, entry, .. } in self.waiting.drain(..count.min(self.waiting.len())) {
-            let key = key_of(&entry.tap);
-            // After an error the same tap may wait twice.
-            if self.by_key.get(&key).is_some_and(|(id, _)| *id == event_id(sitting, &entry)) {
-                self.by_key.remove(&key);
-            }
-        }
+        self.waiting.drain(..count.min(self.waiting.len()));
         if self.waiting.is_empty() {
+            self.by_key.clear();
             self.current = None;
         }
         self.let_go()
