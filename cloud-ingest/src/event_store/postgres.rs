@@ -41,6 +41,12 @@ const SET_UP: &str = "SET idle_in_transaction_session_timeout = '10s'; SET lock_
      SET statement_timeout = '60s'; SET client_min_messages = 'warning'; \
      SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 
+/// Every statement of ours is written to walk an index, and stops after some rows. The server plans by what it has counted,
+/// and where rows have come by the million since it counted last, it would rather read whole tables: a dispatcher's turn
+/// then takes seconds. So it joins as a statement is written, by an index wherever there is one: its plan follows from the statement alone.
+const PLANS: &str = "SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off; \
+     SET enable_bitmapscan = off; SET join_collapse_limit = 1; SET jit = off";
+
 /// The event store on a server.
 pub type PostgresStore = SqlStore<PostgresServer>;
 
@@ -114,6 +120,13 @@ impl Address {
         client.batch_execute(SET_UP).map_err(unavailable)?;
         Ok(client)
     }
+
+    /// For the statements of every day. Migrations read whole tables and are planned as the server likes.
+    fn connect_to_serve(&self) -> Result<Client, StoreError> {
+        let mut client = self.connect()?;
+        client.batch_execute(PLANS)?;
+        Ok(client)
+    }
 }
 
 /// Where to, and never the password.
@@ -155,7 +168,7 @@ impl PostgresStore {
     /// version is refused: [`PostgresStore::migrate`] brings it up to date. Needs a server that answers; later it may come
     /// and go. Must not be called on a thread that runs asynchronous code.
     pub fn open(address: Address, now: UtcMs) -> Result<PostgresStore, StoreError> {
-        let mut client = address.connect()?;
+        let mut client = address.connect_to_serve()?;
         if migrating::version(&mut client)? == 0 {
             PostgresStore::migrate(&address, now, &mut |_| {})?;
         }
@@ -165,7 +178,7 @@ impl PostgresStore {
 
     /// Opens an existing store for the reading methods alone; all others fail.
     pub fn open_reader(address: Address) -> Result<PostgresStore, StoreError> {
-        let mut client = address.connect()?;
+        let mut client = address.connect_to_serve()?;
         migrating::usable(&mut client)?;
         Ok(PostgresStore::over(address, client, true))
     }
@@ -191,7 +204,7 @@ impl PostgresServer {
     ) -> Result<T, StoreError> {
         if self.open.as_ref().is_none_or(|(client, _)| client.is_closed()) {
             self.open = None;
-            self.open = Some((self.address.connect()?, Parsed::new()));
+            self.open = Some((self.address.connect_to_serve()?, Parsed::new()));
         }
         let (client, parsed) = self.open.as_mut().expect("it was opened just now");
         let mut transaction = match to_write {
@@ -240,6 +253,9 @@ impl Database for PostgresServer {
     }
 }
 
+#[cfg(test)]
+#[path = "postgres/plans_tests.rs"]
+mod plans_tests;
 #[cfg(test)]
 #[path = "postgres/room_tests.rs"]
 mod room_tests;

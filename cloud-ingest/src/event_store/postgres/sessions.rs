@@ -110,7 +110,7 @@ impl Session for InTransaction<'_, '_> {
 }
 
 /// `?1` is `$1` here, and the server chooses its indexes by itself.
-fn in_its_words(sql: &str) -> String {
+pub(super) fn in_its_words(sql: &str) -> String {
     let mut words = Vec::new();
     let mut all = sql.split(' ');
     while let Some(word) = all.next() {
@@ -130,7 +130,7 @@ fn unnest(types: &[&str]) -> String {
 }
 
 /// The same change of many rows: its values are columns of a table beside.
-fn for_each(changes: &Changes) -> Result<String, StoreError> {
+pub(super) fn for_each(changes: &Changes) -> Result<String, StoreError> {
     let broken = || StoreError::broken(format!("{:?} has no WHERE", changes.update));
     let (change, which) = changes.update.split_once(" WHERE ").ok_or_else(broken)?;
     let columns: Vec<String> = (1..=changes.types.len()).map(|number| format!("v{number}")).collect();
