@@ -542,19 +542,19 @@ pub struct AttemptEnd {
     pub answer: String,
 }
 
-/// What follows from an attempt.
+/// What follows from an attempt. Waits begin when it is written down, by the clock of whoever stores it: nobody else's counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
     /// Done; the next in line becomes due.
     Delivered,
-    /// The answer (or its absence) leaves open whether it was processed: `unknown`, due again then.
-    UnknownUntil(UtcMs),
+    /// The answer (or its absence) leaves open whether it was processed: `unknown`, due again after so many milliseconds.
+    UnknownFor(u64),
     /// It is open whether it was processed, and only a person can find out: `unknown`, and its line waits.
     AskPerson,
-    /// Not processed, and that is a failure: `pending`, due again then.
-    RetryAt(UtcMs),
-    /// Not processed, because the destination asked for patience: `pending`, due again then.
-    PatientUntil(UtcMs),
+    /// Not processed, and that is a failure: `pending`, due again after so many milliseconds.
+    RetryIn(u64),
+    /// Not processed, because the destination asked for patience: `pending`, due again after so many milliseconds.
+    PatientFor(u64),
     /// No request was sent: as if it had never been claimed.
     NotSent,
     /// Refused for good: `dead`; what that means for those behind it is the destination's policy.

@@ -463,7 +463,7 @@ fn a_day(steps: &[Step]) -> (usize, BTreeMap<PersonId, Vec<UtcMs>>) {
                     world.send(one, Next::Delivered);
                     delivered.entry(one.tap.person.clone()).or_default().push(one.tap.occurred);
                 }
-                false => world.send(one, Next::RetryAt(world.now)),
+                false => world.send(one, Next::RetryIn(0)),
             }
         }
         !claimed.is_empty()

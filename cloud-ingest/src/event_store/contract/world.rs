@@ -217,9 +217,9 @@ impl World {
     pub fn ended(&self, claimed: &Claimed, next: Next) -> Ended {
         let outcome = match next {
             Next::Delivered => "delivered",
-            Next::UnknownUntil(_) | Next::AskPerson => "timed_out",
-            Next::RetryAt(_) => "server_error",
-            Next::PatientUntil(_) => "rate_limited",
+            Next::UnknownFor(_) | Next::AskPerson => "timed_out",
+            Next::RetryIn(_) => "server_error",
+            Next::PatientFor(_) => "rate_limited",
             Next::Dead => "refused",
             Next::NotSent | Next::Discarded => "not_sent",
         };

@@ -145,6 +145,11 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
         Ok(desk)
     }
 
+    /// So much later than now.
+    fn in_ms(&self, ms: u64) -> UtcMs {
+        UtcMs(self.turn.now.0.saturating_add_unsigned(ms))
+    }
+
     /// Writes down what has changed. Time is written down while it matters to somebody.
     pub(super) fn close(&mut self) -> Result<Option<Passed>, StoreError> {
         let limits = &self.turn.rules.limits;
@@ -257,16 +262,16 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
 
     /// The state that follows from an attempt, when it is due again, what it waits for, and how many failures more it has.
     fn consequence(&self, next: &Next) -> (DeliveryState, Option<UtcMs>, Option<HeldFor>, i64) {
-        let now = self.turn.now;
+        let after = |ms: u64| Some(self.in_ms(ms));
         match next {
             Next::Delivered => (DeliveryState::Delivered, None, None, 0),
             Next::Discarded => (DeliveryState::Discarded, None, None, 0),
             Next::Dead => (DeliveryState::Dead, None, None, 0),
-            Next::UnknownUntil(due) => (DeliveryState::Unknown, Some(*due), None, 1),
-            Next::AskPerson => (DeliveryState::Unknown, Some(now), Some(HeldFor::Person), 1),
-            Next::RetryAt(due) => (DeliveryState::Pending, Some(*due), None, 1),
-            Next::PatientUntil(due) => (DeliveryState::Pending, Some(*due), None, 0),
-            Next::NotSent => (DeliveryState::Pending, Some(now), None, 0),
+            Next::UnknownFor(ms) => (DeliveryState::Unknown, after(*ms), None, 1),
+            Next::AskPerson => (DeliveryState::Unknown, after(0), Some(HeldFor::Person), 1),
+            Next::RetryIn(ms) => (DeliveryState::Pending, after(*ms), None, 1),
+            Next::PatientFor(ms) => (DeliveryState::Pending, after(*ms), None, 0),
+            Next::NotSent => (DeliveryState::Pending, after(0), None, 0),
         }
     }
 
@@ -291,7 +296,7 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
             // Several requests under way may each be told to come back later: the latest counts.
             if until > self.row.held_until {
                 self.row.held_until = until;
-                self.row.held_until_ms = Some(UtcMs(self.turn.now.0.saturating_add_unsigned(hold.for_ms)));
+                self.row.held_until_ms = Some(self.in_ms(hold.for_ms));
                 self.row.held_why = Some(hold.why.to_owned());
             }
         }
@@ -352,8 +357,8 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
             AfterUnknown::Repeat | AfterUnknown::LookUp => None,
             AfterUnknown::AskPerson => Some(HeldFor::Person),
         };
-        let settled = self.turn.now.0.saturating_add_unsigned(self.turn.rules.unknown.settles_ms);
-        let (due, state) = (Some(UtcMs(settled)), DeliveryState::Unknown);
+        let settled = self.in_ms(self.turn.rules.unknown.settles_ms);
+        let (due, state) = (Some(settled), DeliveryState::Unknown);
         let mut rows = Rows::default();
         for (position, lease) in &ran_out {
             let why = held_for.map(|_| UNKNOWN);
