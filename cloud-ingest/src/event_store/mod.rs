@@ -117,6 +117,10 @@ pub trait EventStore:
     /// Which life of the store this is; receipts carry it.
     fn store_epoch(&mut self) -> Result<StoreEpoch, StoreError>;
 
+    /// What time it is, for whatever several processes compare: by the clock of the server that they share. A store in a file
+    /// has one process, and believes what that one says. Everything that writes goes by it, whatever time it is given.
+    fn clock(&mut self, said: UtcMs) -> Result<UtcMs, StoreError>;
+
     // Fleet.
 
     /// Adds a controller or changes its site, label or record keys. The site must be known: without its zone no tap of

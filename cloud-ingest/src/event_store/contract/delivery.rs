@@ -14,7 +14,7 @@ use crate::fixture;
 use tap_protocol::tap::Direction;
 
 /// Persons for the cards 1, 2 and 3, and one tap per card given.
-fn taps(world: &mut World, cards: &[u8]) -> Vec<Position> {
+pub(super) fn taps(world: &mut World, cards: &[u8]) -> Vec<Position> {
     world.bind(&[(1, "anna"), (2, "ben"), (3, "cleo")]);
     let mut door = Door::new(1);
     cards.iter().map(|card| world.tap(&mut door, *card)).collect()
@@ -269,7 +269,7 @@ pub fn every_attempt_is_kept_with_its_answer_cut(world: &mut World) {
     for n in 1..=3 {
         let claimed = world.claim_one();
         let end = AttemptEnd {
-            finished: later(world, n),
+            finished: UtcMs(world.shown().0 + n),
             outcome: "server_error",
             status: Some(500 + n as u16),
             answer: "\u{e4}".repeat(MAX_ANSWER_BYTES),

@@ -219,6 +219,7 @@ impl Outside {
         let ended: Vec<Ended> =
             sent.iter().map(|claimed| self.ended(claimed, if is_taken { 0 } else { 5 })).collect();
         let rules = rules();
+        store.set_clock(self.now);
         let turned = store.store().turn(&Turn {
             destination: HR,
             version: 1,
@@ -274,6 +275,7 @@ impl Outside {
     fn take(&self, step: &Step, batches: &[VerifiedBatch], under_test: &mut dyn UnderTest) -> Answer {
         let now = self.now;
         let claim = |index: &Index| (!self.claims.is_empty()).then(|| index.get(&self.claims));
+        under_test.set_clock(now);
         let store = under_test.store();
         match step {
             Step::Append(_) => answer(store.append(batches, now)),
