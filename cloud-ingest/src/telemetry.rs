@@ -87,6 +87,7 @@ pub struct Metrics {
     capture_spool_taps: Gauge,
     capture_spool_bytes: Gauge,
     intake_active: Gauge,
+    clock_ahead: SecondsGauge,
 }
 
 /// What became of a group's records, for [`Metrics::took_in`].
@@ -163,6 +164,7 @@ impl Metrics {
             capture_spool_taps: Gauge::default(),
             capture_spool_bytes: Gauge::default(),
             intake_active: Gauge::default(),
+            clock_ahead: SecondsGauge::default(),
             registry: Registry::default(),
         };
         let m = &metrics;
@@ -243,6 +245,8 @@ impl Metrics {
             "1 while this process is the one that takes in from the broker: over all replicas the sum is 1",
             m.intake_active.clone(),
         );
+        let help = "How far this process's clock is ahead of the store's server; below 0, behind it";
+        registry.register("clock_ahead_seconds", help, m.clock_ahead.clone());
 
         for result in Intake::ALL {
             m.events.get_or_create(&label([("source", "mqtt"), ("result", result.name())])).inc_by(0);
@@ -441,6 +445,11 @@ impl Metrics {
         }
     }
 
+    /// How far this process's clock is ahead of the store's.
+    pub fn clock_ahead(&self, ms: i64) {
+        self.clock_ahead.set(ms as f64 / 1000.0);
+    }
+
     /// The text for a scrape.
     pub fn render(&self, health: &Health) -> String {
         for which in Loop::ALL {
@@ -519,6 +528,7 @@ mod tests {
             r#"cloud_ingest_loop_last_turn_timestamp_seconds{loop="intake"} 0.0"#,
             r#"cloud_ingest_broker_connected 0"#,
             r#"cloud_ingest_intake_active 0"#,
+            r#"cloud_ingest_clock_ahead_seconds 0.0"#,
             "# EOF",
         ] {
             assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");

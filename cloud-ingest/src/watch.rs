@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::event_store::handle::StoreHandle;
 use crate::event_store::replays::{Letters, ReplayState};
 use crate::event_store::{
-    ControllerState, DeliveryCount, DeliveryState, DestinationState, StoreError, Totals, WatermarkRow,
+    ControllerState, DeliveryCount, DeliveryState, DestinationState, StoreError, Totals, UtcMs, WatermarkRow,
 };
 use crate::health::{Health, Loop};
 use crate::read_model::{lag, rewound};
@@ -25,6 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Replays that are not over are among so many of the latest.
 const LATEST_REPLAYS: usize = 100;
+
+/// A clock that differs from the server's by more is told of. Controllers that know the time contradict whoever tells them one
+/// that is off by as much.
+const WRONG_BY_MS: u64 = 10_000;
 
 /// What the watch needs.
 pub struct Watch {
@@ -48,6 +52,8 @@ struct Numbers {
     watermarks: Vec<WatermarkRow>,
     letters: Vec<Letters>,
     replays: Vec<ReplayState>,
+    /// How far this machine's clock is ahead of the store's.
+    ahead_ms: i64,
 }
 
 /// Runs until told to stop.
@@ -55,10 +61,12 @@ pub async fn run(watch: Watch, mut stop: Stop) {
     let mut backoff = Backoff::new(EVERY, Duration::from_secs(10));
     let mut said_down = false;
     let mut said_rewound = false;
+    let mut said_wrong = false;
     while !stop.is_said() {
         let verdict = match timeout(PATIENCE, watch.read()).await {
             Ok(Ok(numbers)) => {
                 watch.show(&numbers);
+                tell_of_clock(numbers.ahead_ms, &mut said_wrong);
                 let rewound = rewound::complaint(&numbers.controllers);
                 let is_news = rewound.is_some() != std::mem::replace(&mut said_rewound, rewound.is_some());
                 if let Some(why) = rewound.as_ref().filter(|_| is_news) {
@@ -95,9 +103,14 @@ pub async fn run(watch: Watch, mut stop: Stop) {
 impl Watch {
     async fn read(&self) -> Result<Numbers, StoreError> {
         self.writer.run(|store| store.store_epoch()).await?;
+        let clock = self.clock.clone();
         self.reader
-            .run(|store| {
+            .run(move |store| {
+                let before = clock.now();
+                let shown = store.clock(before)?;
+                let ahead_ms = ahead_ms(before, shown, clock.now());
                 Ok(Numbers {
+                    ahead_ms,
                     totals: store.totals()?,
                     counts: store.delivery_counts()?,
                     destinations: store.destinations()?,
@@ -112,6 +125,7 @@ impl Watch {
 
     fn show(&self, numbers: &Numbers) {
         let now = self.clock.now();
+        self.metrics.clock_ahead(numbers.ahead_ms);
         self.metrics.totals(&numbers.totals);
         for count in &numbers.counts {
             self.metrics.backlog(&count.destination, count.state, count.count);
@@ -133,5 +147,40 @@ impl Watch {
         let status = format!("{} taps stored, {delivered} delivered", numbers.totals.taps);
         // Not under systemd, this does nothing.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&status)]);
+    }
+}
+
+/// How far a clock that showed `before` and `after` is ahead of another that showed `shown` at some moment between: no further
+/// than is certain.
+fn ahead_ms(before: UtcMs, shown: UtcMs, after: UtcMs) -> i64 {
+    shown.0.clamp(before.0.min(after.0), after.0.max(before.0)).saturating_sub(shown.0)
+}
+
+fn tell_of_clock(ahead_ms: i64, said_wrong: &mut bool) {
+    let is_wrong = ahead_ms.unsigned_abs() > WRONG_BY_MS;
+    if is_wrong == std::mem::replace(said_wrong, is_wrong) {
+        return;
+    }
+    match is_wrong {
+        true => tracing::warn!(
+            ahead_ms,
+            "this machine's clock and the database's disagree: what is due goes by the database's; controllers are told this \
+             one's, and certificates are judged by it. Set the one that is wrong"
+        ),
+        false => tracing::info!("this machine's clock and the database's agree again"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_ahead_by_no_more_than_is_certain() {
+        let ahead = |before, shown, after| ahead_ms(UtcMs(before), UtcMs(shown), UtcMs(after));
+        assert_eq!(ahead(1_000, 1_500, 2_000), 0, "the question took a second");
+        assert_eq!(ahead(9_000, 1_500, 9_100), 7_500);
+        assert_eq!(ahead(1_000, 9_000, 1_100), -7_900);
+        assert_eq!(ahead(9_000, 5_000, 1_600), 0, "it was set meanwhile");
     }
 }

@@ -19,7 +19,7 @@ use power_loss_vfs::Dice;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use day::{Day, backlog, day, patience};
+use day::{Day, backlog, day, heard_late, patience, taken_over};
 use world::{Facts, play};
 
 const EXAMPLES: usize = 3;
@@ -90,7 +90,9 @@ pub fn prove(days: u64, seed: u64, progress: &(dyn Fn(u64) + Sync)) -> Tally {
 /// Plays days until one goes wrong, at most so many: how many were played, and how many of them went wrong. For planted
 /// bugs.
 pub fn until_wrong(days: u64, seed: u64) -> (u64, u64) {
-    let all = [patience(), backlog()].into_iter().chain((0..days).map(|n| day_of(seed, n).current()));
+    let all = [patience(), backlog(), taken_over(), heard_late()]
+        .into_iter()
+        .chain((0..days).map(|n| day_of(seed, n).current()));
     let mut played = 0;
     for day in all {
         played += 1;

@@ -26,6 +26,18 @@ fn of_what_the_api_allows_19_of_20_are_used_while_there_is_backlog() {
     assert_eq!(facts["requests"], 1_800);
 }
 
+#[test]
+fn whoever_was_taken_for_dead_ends_nothing_that_another_has_begun() {
+    let facts = play(&day::taken_over()).unwrap();
+    assert_eq!((facts["requests"], facts["taps told"]), (2, 1), "both have sent it");
+}
+
+#[test]
+fn a_claim_of_which_its_replica_hears_too_late_is_not_sent() {
+    let facts = play(&day::heard_late()).unwrap();
+    assert_eq!((facts["requests"], facts["taps told"]), (1, 1), "the other has sent it");
+}
+
 /// Else a day that went wrong could not be looked at again.
 #[test]
 fn the_same_seed_gives_the_same_day_to_the_millisecond() {

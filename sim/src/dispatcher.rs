@@ -209,6 +209,8 @@ impl Dispatcher {
         };
         let now = stage.utc();
         let wall = UtcMs(now.0 + if self.a_day_passes { GIVE_UP_ON_TIME_AFTER_MS } else { 0 });
+        // Nor does anything end a day from now: it would be due again only after that.
+        let handed = if self.a_day_passes { 0 } else { self.ended.len() };
         // Bait: a clock that somebody can push.
         let pace = if stage.has(Bait::PushesTheTime) { 20 } else { 1 };
         let monotonic_ms = self.monotonic_from_ms + stage.now_ms * pace;
@@ -221,7 +223,7 @@ impl Dispatcher {
                 rules: &rules,
                 now: wall,
                 vouch: &|| ticker.vouch(monotonic_ms),
-                ended: &self.ended,
+                ended: &self.ended[..handed],
                 under_way: &under_way,
                 room,
                 render: &|event, tap| Rendered::Body(render(event, tap)),
@@ -261,7 +263,7 @@ impl Dispatcher {
             return self.plan_turn(stage, wait_ms);
         }
         self.a_day_passes = false;
-        self.ended.clear();
+        self.ended.drain(..handed);
         if let Some(passed) = &turned.passed {
             self.ticker.told(passed);
         }
@@ -318,8 +320,7 @@ impl Dispatcher {
             let (outcome, sign, next) = match call.sent {
                 true => {
                     let failures = call.claimed.failures + 1;
-                    let decision =
-                        retry::after(&Outcome::TimedOut, UNKNOWN, failures, finished, stage.dice.unit());
+                    let decision = retry::after(&Outcome::TimedOut, UNKNOWN, failures, stage.dice.unit());
                     (Outcome::TimedOut.word(), Some(Sign::Busy), decision.next)
                 }
                 false => ("not_sent", None, Next::NotSent),
@@ -393,7 +394,7 @@ impl Dispatcher {
         );
         let finished = stage.utc();
         let Decision { next, hold, sign } =
-            retry::after(&outcome, UNKNOWN, claimed.failures + 1, finished, stage.dice.unit());
+            retry::after(&outcome, UNKNOWN, claimed.failures + 1, stage.dice.unit());
         if next == Next::Dead {
             stage.tally.count("refused for good");
         }

@@ -228,7 +228,7 @@ impl Oracle {
 
     /// An attempt was written down.
     pub fn finished(&mut self, position: Position, next: &Next) {
-        if let Next::RetryAt(_) | Next::PatientUntil(_) | Next::NotSent = next {
+        if let Next::RetryIn(_) | Next::PatientFor(_) | Next::NotSent = next {
             self.in_front_since_ms.remove(&position);
         }
     }

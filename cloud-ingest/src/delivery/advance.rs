@@ -87,6 +87,13 @@ pub async fn run<D: Destination + Advances>(mut advancer: Advancer<D>, mut stop:
     }
 }
 
+/// What time it was by the store's clock, and what this process's own had counted by then.
+#[derive(Debug, Clone, Copy)]
+struct Time {
+    now: UtcMs,
+    at_ms: u64,
+}
+
 impl<D: Destination + Advances> Advancer<D> {
     async fn look(&self, opened: &Arc<Opened<D>>, ticker: &mut Ticker) -> Result<(), StoreError> {
         let Some(frappe) = opened.destination.as_frappe_hr() else { return Ok(()) };
@@ -95,20 +102,24 @@ impl<D: Destination + Advances> Advancer<D> {
             return Ok(());
         }
         let name = self.name.clone();
-        let known = self.reader.run(move |store| Ok((store.doors(&name)?, store.watermarks()?))).await?;
+        let said = self.clock.now();
+        let known = move |store: &mut dyn EventStore| {
+            Ok((store.doors(&name)?, store.watermarks()?, store.clock(said)?))
+        };
         // Account of it has only begun to be kept.
-        let (Some(doors), rows) = known else { return Ok(()) };
+        let (Some(doors), rows, now) = self.reader.run(known).await? else { return Ok(()) };
+        let time = Time { now, at_ms: self.monotonic.ms() };
         for mark in marks {
             let own = |row: &&WatermarkRow| row.destination == self.name && row.name == mark.shift_type;
             let before = rows.iter().find(own).cloned();
             let row = before.clone().unwrap_or_else(|| WatermarkRow::new(&self.name, &mark.shift_type));
-            let (row, to) = stands(mark, &doors, row, self.clock.now());
+            let (row, to) = stands(mark, &doors, row, self.time(time));
             if before.as_ref().is_none_or(|before| is_news(before, &row)) {
                 tell_who_holds(before.as_ref(), &row);
                 self.put(row.clone(), 0).await?;
             }
             if let Some(to) = to {
-                self.advance(opened, frappe, row, &to, ticker).await?;
+                self.advance(opened, frappe, row, &to, ticker, time).await?;
             }
         }
         Ok(())
@@ -122,8 +133,9 @@ impl<D: Destination + Advances> Advancer<D> {
         row: WatermarkRow,
         to: &str,
         ticker: &mut Ticker,
+        time: Time,
     ) -> Result<(), StoreError> {
-        let now = self.clock.now();
+        let now = self.time(time);
         let next = UtcMs(now.0 + MOVES_EVERY_MS);
         let begun = {
             let (opened, name) = (Arc::clone(opened), row.name.clone());
@@ -150,8 +162,12 @@ impl<D: Destination + Advances> Advancer<D> {
         let Some(passed) = self.writer.run(begun).await? else { return Ok(()) };
         ticker.told(&passed);
         let pushed = frappe.push_watermark(&row.name, to).await;
-        let moved = after(row, to, pushed, self.clock.now());
+        let moved = after(row, to, pushed, self.time(time));
         self.put(moved, CALLS).await
+    }
+
+    fn time(&self, then: Time) -> UtcMs {
+        UtcMs(then.now.0.saturating_add_unsigned(self.monotonic.ms().saturating_sub(then.at_ms)))
     }
 
     async fn put(&self, row: WatermarkRow, calls: u32) -> Result<(), StoreError> {

@@ -358,13 +358,12 @@ impl<D: Destination> Desk<D> {
                     let answered = opened.destination.send(event, body).await;
                     let finished = clock.now();
                     let jitter = chance.unit();
-                    let decision = retry::after(&answered.outcome, unknown, failures + 1, finished, jitter);
+                    let decision = retry::after(&answered.outcome, unknown, failures + 1, jitter);
                     (answered, decision, finished)
                 }
                 Some(found) => {
                     let finished = clock.now();
-                    let decision =
-                        retry::after_look_up(&found, unknown, failures + 1, finished, chance.unit());
+                    let decision = retry::after_look_up(&found, unknown, failures + 1, chance.unit());
                     (of_look_up(found), decision, finished)
                 }
             };
@@ -427,7 +426,7 @@ impl<D: Destination> Desk<D> {
                 "given up: the store was away for so long that the claim could not be kept".to_owned();
             let jitter = self.dispatcher.chance.unit();
             let Decision { next, hold, .. } =
-                retry::after(&Outcome::TimedOut, unknown, call.failures + 1, finished, jitter);
+                retry::after(&Outcome::TimedOut, unknown, call.failures + 1, jitter);
             let outcome = Outcome::TimedOut.word();
             let end = AttemptEnd { finished, outcome, status: None, answer };
             // It says nothing about the destination.

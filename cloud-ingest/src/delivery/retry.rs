@@ -1,5 +1,6 @@
 //! Step 11 of 12: what follows from an attempt: for the delivery, for its destination, and for what is thought of it.
-//! Pure: knows no store, no clock, no chance; all three are arguments.
+//! Pure: knows no store and no clock; chance is an argument. It says how long to wait, and not until when: whose clock that
+//! is for is not for whoever sends to say.
 //!
 //! There is no last attempt: a delivery ends by being taken, by being refused for good, or by a person. Being asked for
 //! patience is no failure: it lengthens no later wait.
@@ -7,7 +8,7 @@
 use super::breaker::Sign;
 use crate::destination::settings::AfterUnknown;
 use crate::destination::{LookedUp, Outcome};
-use crate::event_store::{Next, UtcMs};
+use crate::event_store::Next;
 
 /// The first delay is somewhere below this.
 pub const FIRST_DELAY_MS: u64 = 500;
@@ -51,18 +52,18 @@ pub struct Unknown {
 }
 
 /// Decides after a look-up, which is an attempt too. Only one thing ends in sending again: that it is not there.
-pub fn after_look_up(found: &LookedUp, unknown: Unknown, failures: u32, now: UtcMs, jitter: f64) -> Decision {
+pub fn after_look_up(found: &LookedUp, unknown: Unknown, failures: u32, jitter: f64) -> Decision {
     let answered = |next: Next| Decision { next, hold: None, sign: Sign::Answered };
     match found {
         LookedUp::Found(_) => answered(Next::Delivered),
-        LookedUp::Absent => answered(Next::PatientUntil(now)),
+        LookedUp::Absent => answered(Next::PatientFor(0)),
         LookedUp::CannotTell => answered(Next::AskPerson),
         LookedUp::Unclear(what) => {
-            let decision = after(&what.outcome, unknown, failures, now, jitter);
+            let decision = after(&what.outcome, unknown, failures, jitter);
             let next = match decision.next {
-                Next::RetryAt(at) | Next::PatientUntil(at) | Next::UnknownUntil(at) => Next::UnknownUntil(at),
+                Next::RetryIn(ms) | Next::PatientFor(ms) | Next::UnknownFor(ms) => Next::UnknownFor(ms),
                 // Of a question these say nothing about the tap.
-                _ => Next::UnknownUntil(later(now, delay_ms(failures, jitter))),
+                _ => Next::UnknownFor(delay_ms(failures, jitter)),
             };
             Decision { next, ..decision }
         }
@@ -70,7 +71,7 @@ pub fn after_look_up(found: &LookedUp, unknown: Unknown, failures: u32, now: Utc
 }
 
 /// Decides. `failures` counts this one too, if it is one; `jitter` is in [0, 1).
-pub fn after(outcome: &Outcome, unknown: Unknown, failures: u32, now: UtcMs, jitter: f64) -> Decision {
+pub fn after(outcome: &Outcome, unknown: Unknown, failures: u32, jitter: f64) -> Decision {
     let delay_ms = delay_ms(failures, jitter);
     let failed = |next: Next| Decision { next, hold: None, sign: Sign::Failed };
     let held = |next: Next, sign: Sign, for_ms: u64, why: &'static str| Decision {
@@ -89,28 +90,28 @@ pub fn after(outcome: &Outcome, unknown: Unknown, failures: u32, now: UtcMs, jit
         Outcome::RateLimited { retry_after_ms } => {
             let wait_ms = retry_after_ms.unwrap_or(delay_ms.max(UNNAMED_LIMIT_HOLD_MS));
             let why = "the destination says: too many requests (429)";
-            held(Next::PatientUntil(now), Sign::Busy, wait_ms, why)
+            held(Next::PatientFor(0), Sign::Busy, wait_ms, why)
         }
         // For a person to mend; the tap is as good as any.
         Outcome::Unauthorized | Outcome::Misconfigured(_) => {
-            Decision { next: Next::PatientUntil(now), hold: None, sign: Sign::Denied }
+            Decision { next: Next::PatientFor(0), hold: None, sign: Sign::Denied }
         }
         // It may have been processed before the trouble: a pause of its own costs nothing then.
         Outcome::ServerError { retry_after_ms: Some(wait_ms) } => {
-            let next = Next::RetryAt(later(now, delay_ms.max((*wait_ms).min(MAX_HOLD_MS))));
+            let next = Next::RetryIn(delay_ms.max((*wait_ms).min(MAX_HOLD_MS)));
             let why = "the destination is busy or down and says when to come back";
             held(next, Sign::Busy, *wait_ms, why)
         }
         Outcome::ServerError { retry_after_ms: None } | Outcome::Unreachable(_) => {
-            failed(Next::RetryAt(later(now, delay_ms)))
+            failed(Next::RetryIn(delay_ms))
         }
         // Its own answer, about this one.
         Outcome::ErrorInside(_) => {
-            Decision { next: Next::RetryAt(later(now, delay_ms)), hold: None, sign: Sign::Answered }
+            Decision { next: Next::RetryIn(delay_ms), hold: None, sign: Sign::Answered }
         }
         Outcome::TimedOut | Outcome::BrokenOff(_) | Outcome::NotUnderstood(_) => match unknown.then {
             AfterUnknown::Repeat | AfterUnknown::LookUp => {
-                failed(Next::UnknownUntil(later(now, delay_ms.max(unknown.settles_ms))))
+                failed(Next::UnknownFor(delay_ms.max(unknown.settles_ms)))
             }
             AfterUnknown::AskPerson => failed(Next::AskPerson),
         },
@@ -126,27 +127,18 @@ pub fn delay_ms(failures: u32, jitter: f64) -> u64 {
     (ceiling as f64 * jitter) as u64
 }
 
-fn later(now: UtcMs, ms: u64) -> UtcMs {
-    UtcMs(now.0.saturating_add_unsigned(ms))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::destination::Answered;
     use proptest::prelude::*;
 
-    const NOW: UtcMs = UtcMs(1_000_000);
     const REPEAT: Unknown = Unknown { then: AfterUnknown::Repeat, settles_ms: 0 };
     const ASK: Unknown = Unknown { then: AfterUnknown::AskPerson, settles_ms: 0 };
 
-    fn at(ms: i64) -> UtcMs {
-        UtcMs(NOW.0 + ms)
-    }
-
     #[track_caller]
     fn check(outcome: Outcome, failures: u32, next: Next, hold_ms: Option<u64>, sign: Sign) {
-        let got = after(&outcome, REPEAT, failures, NOW, 0.5);
+        let got = after(&outcome, REPEAT, failures, 0.5);
         assert_eq!(
             (got.next, got.hold.map(|hold| hold.for_ms), got.sign),
             (next, hold_ms, sign),
@@ -165,31 +157,31 @@ mod tests {
     #[test]
     fn what_was_not_processed_is_tried_again() {
         let error = Outcome::ServerError { retry_after_ms: None };
-        check(error, 1, Next::RetryAt(at(250)), None, Sign::Failed);
-        check(Outcome::ErrorInside("locked".into()), 2, Next::RetryAt(at(500)), None, Sign::Answered);
-        check(Outcome::Unreachable("refused".into()), 3, Next::RetryAt(at(1_000)), None, Sign::Failed);
+        check(error, 1, Next::RetryIn(250), None, Sign::Failed);
+        check(Outcome::ErrorInside("locked".into()), 2, Next::RetryIn(500), None, Sign::Answered);
+        check(Outcome::Unreachable("refused".into()), 3, Next::RetryIn(1_000), None, Sign::Failed);
     }
 
     #[test]
     fn what_may_have_been_processed_is_unknown_and_tried_again() {
-        check(Outcome::TimedOut, 1, Next::UnknownUntil(at(250)), None, Sign::Failed);
-        check(Outcome::BrokenOff("reset".into()), 2, Next::UnknownUntil(at(500)), None, Sign::Failed);
-        check(Outcome::NotUnderstood("html".into()), 1, Next::UnknownUntil(at(250)), None, Sign::Failed);
+        check(Outcome::TimedOut, 1, Next::UnknownFor(250), None, Sign::Failed);
+        check(Outcome::BrokenOff("reset".into()), 2, Next::UnknownFor(500), None, Sign::Failed);
+        check(Outcome::NotUnderstood("html".into()), 1, Next::UnknownFor(250), None, Sign::Failed);
     }
 
     #[test]
     fn a_request_that_may_still_be_at_work_is_given_its_time() {
         let unknown = Unknown { then: AfterUnknown::LookUp, settles_ms: 120_000 };
-        let got = after(&Outcome::TimedOut, unknown, 1, NOW, 0.5);
-        assert_eq!(got.next, Next::UnknownUntil(at(120_000)));
+        let got = after(&Outcome::TimedOut, unknown, 1, 0.5);
+        assert_eq!(got.next, Next::UnknownFor(120_000));
     }
 
     #[test]
     fn after_a_look_up_only_what_is_not_there_is_sent_again() {
-        let next = |found| after_look_up(&found, REPEAT, 2, NOW, 0.5).next;
+        let next = |found| after_look_up(&found, REPEAT, 2, 0.5).next;
         let unclear = |outcome| LookedUp::Unclear(Answered { outcome, status: None, answer: String::new() });
         assert_eq!(next(LookedUp::Found("EMP-CKIN-1".into())), Next::Delivered);
-        assert_eq!(next(LookedUp::Absent), Next::PatientUntil(NOW));
+        assert_eq!(next(LookedUp::Absent), Next::PatientFor(0));
         assert_eq!(next(LookedUp::CannotTell), Next::AskPerson);
         for outcome in [
             Outcome::TimedOut,
@@ -198,7 +190,7 @@ mod tests {
             Outcome::Refused(404),
             Outcome::Unreachable(String::new()),
         ] {
-            assert!(matches!(next(unclear(outcome)), Next::UnknownUntil(_)));
+            assert!(matches!(next(unclear(outcome)), Next::UnknownFor(_)));
         }
     }
 
@@ -207,29 +199,29 @@ mod tests {
         for outcome in
             [Outcome::TimedOut, Outcome::BrokenOff(String::new()), Outcome::NotUnderstood(String::new())]
         {
-            let got = after(&outcome, ASK, 1, NOW, 0.5);
+            let got = after(&outcome, ASK, 1, 0.5);
             assert_eq!((got.next, got.sign), (Next::AskPerson, Sign::Failed));
         }
-        let got = after(&Outcome::Unreachable(String::new()), ASK, 1, NOW, 0.5);
-        assert_eq!(got.next, Next::RetryAt(at(250)), "this one was not sent");
+        let got = after(&Outcome::Unreachable(String::new()), ASK, 1, 0.5);
+        assert_eq!(got.next, Next::RetryIn(250), "this one was not sent");
     }
 
     #[test]
     fn retry_after_holds_the_destination_exactly_that_long_and_not_the_delivery() {
         let limited = |retry_after_ms| Outcome::RateLimited { retry_after_ms };
-        check(limited(Some(7_000)), 20, Next::PatientUntil(NOW), Some(7_000), Sign::Busy);
-        check(limited(Some(0)), 20, Next::PatientUntil(NOW), Some(0), Sign::Busy);
-        check(limited(None), 1, Next::PatientUntil(NOW), Some(1_000), Sign::Busy);
-        check(limited(None), 4, Next::PatientUntil(NOW), Some(2_000), Sign::Busy);
-        check(limited(Some(u64::MAX)), 1, Next::PatientUntil(NOW), Some(MAX_HOLD_MS), Sign::Busy);
+        check(limited(Some(7_000)), 20, Next::PatientFor(0), Some(7_000), Sign::Busy);
+        check(limited(Some(0)), 20, Next::PatientFor(0), Some(0), Sign::Busy);
+        check(limited(None), 1, Next::PatientFor(0), Some(1_000), Sign::Busy);
+        check(limited(None), 4, Next::PatientFor(0), Some(2_000), Sign::Busy);
+        check(limited(Some(u64::MAX)), 1, Next::PatientFor(0), Some(MAX_HOLD_MS), Sign::Busy);
         let busy = Outcome::ServerError { retry_after_ms: Some(9_000) };
-        check(busy, 1, Next::RetryAt(at(9_000)), Some(9_000), Sign::Busy);
+        check(busy, 1, Next::RetryIn(9_000), Some(9_000), Sign::Busy);
     }
 
     #[test]
     fn a_closed_door_stops_the_destination_and_kills_nothing() {
-        check(Outcome::Unauthorized, 1_000, Next::PatientUntil(NOW), None, Sign::Denied);
-        check(Outcome::Misconfigured("private".into()), 1_000, Next::PatientUntil(NOW), None, Sign::Denied);
+        check(Outcome::Unauthorized, 1_000, Next::PatientFor(0), None, Sign::Denied);
+        check(Outcome::Misconfigured("private".into()), 1_000, Next::PatientFor(0), None, Sign::Denied);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod archive;
 mod badges;
 mod binding;
 mod capture;
+mod clocks;
 mod commands;
 mod completeness;
 mod delivery;
@@ -47,6 +48,10 @@ pub trait UnderTest {
     fn small_ranges(&mut self, size: u64);
     /// Runs a statement as the service could.
     fn run(&mut self, statement: &str) -> Result<usize, StoreError>;
+    /// That is the time, whatever clock the store goes by.
+    fn set_clock(&mut self, now: UtcMs);
+    /// The process that uses it has a clock that is ahead by so much: of one that nobody else shares it is the clock itself.
+    fn caller_is_ahead_ms(&self) -> i64;
 }
 
 fn run<D: Database>(store: &mut SqlStore<D>, statement: &str) -> Result<usize, StoreError> {
@@ -56,15 +61,29 @@ fn run<D: Database>(store: &mut SqlStore<D>, statement: &str) -> Result<usize, S
 /// When all stores under test are made.
 const CREATED: UtcMs = UtcMs(1_700_000_000_000);
 
+/// On a server a time goes that the cases make up: whoever asks for it asks a function of theirs, which stands before the
+/// server's own in the search path. Everything else is as in production; and the process that uses it has a clock that is
+/// years ahead, which nobody may notice.
+///
 /// The service's role is not the owner's: it may do what a role as documented may, and no more.
 struct OnServer {
     address: Address,
     database: String,
     store: Option<PostgresStore>,
     archivist: PostgresStore,
+    set_to: Option<UtcMs>,
 }
 
 const SERVICE: &str = "tapline_service";
+
+/// What a clock that is not looked after may be ahead by: three years and five hours.
+const AHEAD_MS: i64 = (3 * 365 * 24 + 5) * 3_600_000;
+
+/// A clock for one database.
+const INVENTED_CLOCK: &str = "CREATE SCHEMA invented; CREATE TABLE invented.clock (ms BIGINT NOT NULL); \
+     INSERT INTO invented.clock VALUES (0); \
+     CREATE FUNCTION clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog \
+     AS 'SELECT to_timestamp(ms / 1000.0) FROM invented.clock'";
 
 impl OnServer {
     fn new() -> OnServer {
@@ -75,16 +94,27 @@ impl OnServer {
             drop(PostgresStore::open(OnServer::owned(&template), CREATED).unwrap());
             cluster.query("postgres", &format!("CREATE ROLE {SERVICE} LOGIN")).unwrap();
             cluster.query(&template, &roles::grants("public", SERVICE)).unwrap();
+            cluster.query(&template, INVENTED_CLOCK).unwrap();
             template
         });
         let database = postgres_rig::shared().new_database_from(&TEMPLATE);
-        let address = Address::new(&postgres_rig::shared().url_as(SERVICE, &database), None, None).unwrap();
+        let address = OnServer::by_the_invented_clock(&postgres_rig::shared().url_as(SERVICE, &database));
         OnServer {
+            set_to: None,
             store: Some(PostgresStore::open(address.clone(), CREATED).unwrap()),
-            archivist: PostgresStore::open(OnServer::owned(&database), CREATED).unwrap(),
+            archivist: PostgresStore::open(
+                OnServer::by_the_invented_clock(&postgres_rig::shared().url(&database)),
+                CREATED,
+            )
+            .unwrap(),
             address,
             database,
         }
+    }
+
+    /// Our functions before the server's own.
+    fn by_the_invented_clock(url: &str) -> Address {
+        Address::new(&format!("{url}?options=-csearch_path%3Dpublic%2Cpg_catalog"), None, None).unwrap()
     }
 
     fn owned(database: &str) -> Address {
@@ -119,6 +149,17 @@ impl UnderTest for OnServer {
     fn run(&mut self, statement: &str) -> Result<usize, StoreError> {
         run(self.store.as_mut().unwrap(), statement)
     }
+
+    fn set_clock(&mut self, now: UtcMs) {
+        if self.set_to != Some(now) {
+            run(&mut self.archivist, &format!("UPDATE invented.clock SET ms = {}", now.0)).unwrap();
+            self.set_to = Some(now);
+        }
+    }
+
+    fn caller_is_ahead_ms(&self) -> i64 {
+        AHEAD_MS
+    }
 }
 
 /// A database in memory survives nothing; what a restart must keep is kept by doing nothing.
@@ -147,6 +188,12 @@ impl UnderTest for InMemory {
 
     fn run(&mut self, statement: &str) -> Result<usize, StoreError> {
         run(&mut self.0, statement)
+    }
+
+    fn set_clock(&mut self, _: UtcMs) {}
+
+    fn caller_is_ahead_ms(&self) -> i64 {
+        0
     }
 }
 
@@ -185,6 +232,12 @@ impl UnderTest for InFile {
 
     fn run(&mut self, statement: &str) -> Result<usize, StoreError> {
         run(self.store.as_mut().unwrap(), statement)
+    }
+
+    fn set_clock(&mut self, _: UtcMs) {}
+
+    fn caller_is_ahead_ms(&self) -> i64 {
+        0
     }
 }
 
@@ -468,4 +521,19 @@ mod in_sqlite {
 
 mod on_postgres {
     contract_tests!(super::OnServer::new);
+}
+
+/// What only processes that share a server can have: clocks that disagree.
+mod of_replicas {
+    super::contract_tests! { @of super::OnServer::new;
+        clocks::a_day_is_the_servers_whatever_replicas_take_it_for,
+        clocks::a_retry_waits_as_long_as_it_would_with_one_clock,
+        clocks::what_one_puts_off_another_takes_up_to_the_millisecond,
+        clocks::a_tap_that_a_wrong_clock_took_in_is_due_at_once,
+        clocks::lines_that_wait_go_on_by_the_servers_hours,
+        clocks::nobody_gives_up_on_a_tap_before_a_day_has_passed,
+        clocks::a_tap_waits_for_other_doors_no_longer_and_no_shorter,
+        clocks::a_watermark_is_begun_again_after_a_minute_of_the_servers,
+        clocks::what_is_written_down_of_attempts_lies_between_what_the_server_saw,
+    }
 }

@@ -168,7 +168,8 @@ pub struct Turn<'a> {
     pub version: u64,
     /// What is gone by.
     pub rules: &'a Rules,
-    /// The clock on the wall: for what is written down, and for when deliveries are due.
+    /// What this process's clock on the wall shows. On a server it says only how far apart the two are
+    /// ([`EventStore::clock`](super::EventStore::clock)).
     pub now: UtcMs,
     /// Says how much time has passed for sure; asked when no other writer can come in between any more.
     pub vouch: &'a dyn Fn() -> Vouch,

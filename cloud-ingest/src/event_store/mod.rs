@@ -117,6 +117,10 @@ pub trait EventStore:
     /// Which life of the store this is; receipts carry it.
     fn store_epoch(&mut self) -> Result<StoreEpoch, StoreError>;
 
+    /// What time it is, for whatever several processes compare: by the clock of the server that they share. A store in a file
+    /// has one process, and believes what that one says. Everything that writes goes by it, whatever time it is given.
+    fn clock(&mut self, said: UtcMs) -> Result<UtcMs, StoreError>;
+
     // Fleet.
 
     /// Adds a controller or changes its site, label or record keys. The site must be known: without its zone no tap of
@@ -542,19 +546,19 @@ pub struct AttemptEnd {
     pub answer: String,
 }
 
-/// What follows from an attempt.
+/// What follows from an attempt. Waits begin when it is written down, by the clock of whoever stores it: nobody else's counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
     /// Done; the next in line becomes due.
     Delivered,
-    /// The answer (or its absence) leaves open whether it was processed: `unknown`, due again then.
-    UnknownUntil(UtcMs),
+    /// The answer (or its absence) leaves open whether it was processed: `unknown`, due again after so many milliseconds.
+    UnknownFor(u64),
     /// It is open whether it was processed, and only a person can find out: `unknown`, and its line waits.
     AskPerson,
-    /// Not processed, and that is a failure: `pending`, due again then.
-    RetryAt(UtcMs),
-    /// Not processed, because the destination asked for patience: `pending`, due again then.
-    PatientUntil(UtcMs),
+    /// Not processed, and that is a failure: `pending`, due again after so many milliseconds.
+    RetryIn(u64),
+    /// Not processed, because the destination asked for patience: `pending`, due again after so many milliseconds.
+    PatientFor(u64),
     /// No request was sent: as if it had never been claimed.
     NotSent,
     /// Refused for good: `dead`; what that means for those behind it is the destination's policy.

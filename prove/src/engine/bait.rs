@@ -23,8 +23,8 @@ pub fn all() -> Vec<Plant> {
         bait(
             "being asked for patience counts as a failure",
             TURN,
-            "Next::PatientUntil(due) => (DeliveryState::Pending, Some(*due), None, 0),",
-            "Next::PatientUntil(due) => (DeliveryState::Pending, Some(*due), None, i64::from(PLANTED)),",
+            "Next::PatientFor(ms) => (DeliveryState::Pending, after(*ms), None, 0),",
+            "Next::PatientFor(ms) => (DeliveryState::Pending, after(*ms), None, i64::from(PLANTED)),",
         ),
         bait(
             "there is a second probe",

@@ -68,6 +68,8 @@ pub enum Step {
     StoreAway(u64),
     /// So many commits are made, and nobody hears of it.
     AnswersLost(u8),
+    /// For so long the store does what a replica asks, and the replica hears of it only afterwards.
+    AnswersLate(usize, u64),
     /// A person stops the destination.
     Pause,
     /// A person lets it go on.
@@ -154,6 +156,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (replica(), prop::sample::select(vec![-10i64, 0, 10])).prop_map(|(which, years)| Step::Clock(which, years)),
         1 => (500u64..25_000).prop_map(Step::StoreAway),
         1 => (1u8..3).prop_map(Step::AnswersLost),
+        1 => (replica(), 500u64..25_000).prop_map(|(which, ms)| Step::AnswersLate(which, ms)),
         1 => Just(Step::Pause),
         2 => Just(Step::Resume),
         1 => (prop::sample::select(vec![1.0, 3.0, 10.0]), 1u32..10).prop_map(|(rate, burst)| Step::Limits(rate, burst)),
@@ -187,6 +190,26 @@ pub fn patience() -> Day {
     let badges = (0..BADGES).collect();
     steps.extend([Step::Mood(Mood::TooMany(None), 240_000, 100), Step::Taps(badges), Step::Wait(240_000)]);
     Day { terms: PLAIN, steps, seed: 1, settles_within_ms: 15_000 }
+}
+
+/// The first replica alone, an API that takes its time, and a tap.
+fn alone_with_a_slow_api(then: [Step; 3]) -> Day {
+    let mut steps: Vec<Step> = (0..BADGES).map(Step::Bind).collect();
+    steps.extend([Step::Kill(1), Step::Kill(2), Step::Mood(Mood::Slow, 60_000, 100)]);
+    steps.extend(then);
+    steps.extend([Step::Start(1), Step::Wait(60_000)]);
+    Day { terms: PLAIN, steps, seed: 1, settles_within_ms: 15_000 }
+}
+
+/// A replica stands still while its request is under way, until its claim has run out and another has claimed the same. It
+/// gives the request up when it goes on, and that must end nothing any more.
+pub fn taken_over() -> Day {
+    alone_with_a_slow_api([Step::Taps(vec![1]), Step::Wait(50), Step::Freeze(0, 12_000)])
+}
+
+/// A replica hears of its claim when that has run out and another has claimed the same: it must not send.
+pub fn heard_late() -> Day {
+    alone_with_a_slow_api([Step::AnswersLate(0, 12_000), Step::Taps(vec![1]), Step::Wait(50)])
 }
 
 /// Ten minutes of backlog, and an API that is well: of what it allows, 95 % are used.

@@ -235,6 +235,10 @@ impl World {
                 self.shared.with(|stage, _| stage.lost_answers = *count);
                 "answers of the store lost"
             }
+            Step::AnswersLate(which, for_ms) => {
+                self.replicas[*which].machine.hears_late(now_ms + for_ms);
+                "replicas that heard late"
+            }
             Step::Pause => {
                 self.needs_person = true;
                 self.change(&Change::Pause);
@@ -265,6 +269,7 @@ impl World {
         });
         for which in 0..REPLICAS {
             self.replicas[which].machine.set_clock(0);
+            self.replicas[which].machine.hears_late(0);
             self.replicas[which].machine.stand_still(None);
             self.start(which);
         }
@@ -454,6 +459,9 @@ async fn serve(shared: Arc<Shared>, machine: Arc<Machine>, run: Option<u32>, mut
             (!is_lost).then_some((reply, now_ms))
         });
         let Some((reply, ran_ms)) = ran else { continue };
+        if run.is_some() {
+            sleep(Duration::from_millis(machine.hears_until_ms().saturating_sub(ran_ms))).await;
+        }
         machine.goes_on().await;
         if run.is_some() {
             machine.hears_from_store(ran_ms);

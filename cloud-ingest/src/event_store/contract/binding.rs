@@ -84,7 +84,7 @@ pub fn a_late_binding_stays_behind_what_was_sent(world: &mut World) {
     world.bind(&[(1, "anna")]);
     assert_eq!(world.states(), ["parked", "in_flight"]);
     assert_eq!(world.delivery(late).behind, Some(world.row(sent).event_id));
-    world.send(&claimed, Next::UnknownUntil(world.now));
+    world.send(&claimed, Next::UnknownFor(0));
     assert_eq!(world.states(), ["parked", "unknown"]);
     let claimed = world.claim_one();
     world.send(&claimed, Next::Delivered);
@@ -99,7 +99,7 @@ pub fn a_retry_steps_back_behind_what_a_late_binding_brought(world: &mut World) 
     let claimed = world.claim_one();
     world.bind(&[(1, "anna")]);
     let retry_at = UtcMs(world.now.0 + 5_000);
-    world.send(&claimed, Next::RetryAt(retry_at));
+    world.send(&claimed, Next::RetryIn(5_000));
     assert_eq!(world.states(), ["pending", "parked"]);
     let first = world.claim_one();
     assert_eq!(first.claim.position, late);

@@ -79,7 +79,7 @@ fn event(sitting: Sitting, seq: u64) -> EventId {
 
 pub(super) fn take_in(world: &mut World, captures: &[ToCapture]) -> Vec<Captured> {
     world.now.0 += 1_000;
-    let now = world.now;
+    let now = world.shown();
     let TakenIn { appended, captured } = world.store().take_in(&[], captures, &signing(), now).unwrap();
     assert!(appended.is_empty());
     world.check();

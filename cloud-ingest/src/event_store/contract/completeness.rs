@@ -23,7 +23,7 @@ fn follow(world: &mut World) {
 }
 
 /// From here on taps are told in the order in which they happened, and wait so long for doors that are behind.
-fn in_order(world: &mut World, longest_s: u64) {
+pub(super) fn in_order(world: &mut World, longest_s: u64) {
     world.rules.across_ms = Some(longest_s * 1_000);
     settle(world);
 }
@@ -37,12 +37,13 @@ fn hello(world: &mut World, door: &mut Door) {
     let hello = door.says(door.last_seq().0);
     let now = UtcMs(world.now.0.max(door.utc().0));
     world.now = now;
-    world.store().note_hello(&hello, now).unwrap();
+    let shown = world.shown();
+    world.store().note_hello(&hello, shown).unwrap();
     world.check();
 }
 
 fn heard(world: &mut World, hello: &Hello) {
-    let now = world.now;
+    let now = world.shown();
     world.store().note_hello(hello, now).unwrap();
 }
 
@@ -375,11 +376,11 @@ pub fn nothing_is_claimed_while_lines_are_brought_into_order(world: &mut World) 
 }
 
 /// May a watermark be begun, with that much room?
-fn begin(world: &mut World, limits: Limits, calls: u32, next: UtcMs) -> bool {
+pub(super) fn begin(world: &mut World, limits: Limits, calls: u32, next: UtcMs) -> bool {
     let rules = Rules { limits, ..boundless() };
     let version = world.store().destinations().unwrap()[0].version;
     let ticker = Ticker::new(77);
-    let (now, monotonic_ms) = (world.now, world.now.0.unsigned_abs());
+    let (now, monotonic_ms) = (world.shown(), world.now.0.unsigned_abs());
     let turn = Turn {
         destination: HR,
         version,
@@ -463,7 +464,7 @@ fn a_day(steps: &[Step]) -> (usize, BTreeMap<PersonId, Vec<UtcMs>>) {
                     world.send(one, Next::Delivered);
                     delivered.entry(one.tap.person.clone()).or_default().push(one.tap.occurred);
                 }
-                false => world.send(one, Next::RetryAt(world.now)),
+                false => world.send(one, Next::RetryIn(0)),
             }
         }
         !claimed.is_empty()

@@ -14,7 +14,7 @@ use crate::fixture;
 use tap_protocol::tap::Direction;
 
 /// Persons for the cards 1, 2 and 3, and one tap per card given.
-fn taps(world: &mut World, cards: &[u8]) -> Vec<Position> {
+pub(super) fn taps(world: &mut World, cards: &[u8]) -> Vec<Position> {
     world.bind(&[(1, "anna"), (2, "ben"), (3, "cleo")]);
     let mut door = Door::new(1);
     cards.iter().map(|card| world.tap(&mut door, *card)).collect()
@@ -105,7 +105,7 @@ pub fn a_retry_stays_head_and_waits(world: &mut World) {
     let at = taps(world, &[1, 1]);
     let claimed = world.claim_one();
     let then = later(world, 5_000);
-    world.send(&claimed, Next::RetryAt(then));
+    world.send(&claimed, Next::RetryIn(5_000));
     assert_eq!(world.states(), ["pending", "parked"]);
     assert_eq!(world.delivery(at[0]).next_attempt, Some(then));
     assert_eq!(world.claim(), []);
@@ -137,7 +137,7 @@ pub fn the_body_of_the_first_attempt_is_sent_for_ever(world: &mut World) {
     let claimed = world.claim_one();
     assert_eq!(claimed.body, "the body");
     let then = later(world, 5_000);
-    world.send(&claimed, Next::UnknownUntil(then));
+    world.send(&claimed, Next::UnknownFor(5_000));
     assert_eq!(world.states(), ["unknown", "parked"]);
     assert_eq!(world.claim(), []);
     (world.now, world.body) = (then, Rendered::Body("another".into()));
@@ -153,10 +153,10 @@ pub fn patience_is_no_failure(world: &mut World) {
     for attempt in 1..=3 {
         let claimed = world.claim_one();
         assert_eq!((claimed.claim.attempt, claimed.failures), (attempt, 0));
-        world.send(&claimed, Next::PatientUntil(world.now));
+        world.send(&claimed, Next::PatientFor(0));
     }
     let claimed = world.claim_one();
-    world.send(&claimed, Next::RetryAt(world.now));
+    world.send(&claimed, Next::RetryIn(0));
     assert_eq!(world.claim_one().failures, 1);
 }
 
@@ -269,12 +269,12 @@ pub fn every_attempt_is_kept_with_its_answer_cut(world: &mut World) {
     for n in 1..=3 {
         let claimed = world.claim_one();
         let end = AttemptEnd {
-            finished: later(world, n),
+            finished: UtcMs(world.shown().0 + n),
             outcome: "server_error",
             status: Some(500 + n as u16),
             answer: "\u{e4}".repeat(MAX_ANSWER_BYTES),
         };
-        let ended = Ended { end, ..world.ended(&claimed, Next::RetryAt(world.now)) };
+        let ended = Ended { end, ..world.ended(&claimed, Next::RetryIn(0)) };
         assert_eq!(world.turn_at(HR, &[ended], 0).ended, [Lease::Held]);
     }
     world.restart();
@@ -294,7 +294,7 @@ pub fn a_destination_on_hold_gives_nothing_and_the_longest_hold_counts(world: &m
         .zip(&claimed)
         .map(|(for_ms, one)| {
             let hold = Some(Hold { for_ms, why: "429" });
-            Ended { hold, sign: Some(Sign::Busy), ..world.ended(one, Next::PatientUntil(world.now)) }
+            Ended { hold, sign: Some(Sign::Busy), ..world.ended(one, Next::PatientFor(0)) }
         })
         .collect();
     let turned = world.turn_at(HR, &ended, 9);
@@ -312,8 +312,8 @@ pub fn it_says_when_to_ask_again(world: &mut World) {
     taps(world, &[1, 2]);
     let claimed = world.claim();
     assert_eq!(world.turn_at(HR, &[], 9).again_in_ms, None);
-    world.send(&claimed[0], Next::RetryAt(later(world, 9_000)));
-    world.send(&claimed[1], Next::UnknownUntil(later(world, 7_000)));
+    world.send(&claimed[0], Next::RetryIn(9_000));
+    world.send(&claimed[1], Next::UnknownFor(7_000));
     assert_eq!(world.turn_at(HR, &[], 9).again_in_ms, Some(7_000));
 }
 
@@ -332,7 +332,7 @@ pub fn destinations_do_not_touch_each_other(world: &mut World) {
     world.send(&hr, Next::Delivered);
     let pause = deed(world, "pause");
     world.store().change_destination(HR, &Change::Pause, &pause).unwrap();
-    world.send(&payroll, Next::RetryAt(world.now));
+    world.send(&payroll, Next::RetryIn(0));
     assert_eq!(world.states(), ["delivered", "pending"]);
     assert_eq!(world.claim(), []);
     let again = world.claim_at("payroll", 9);
@@ -413,7 +413,7 @@ pub fn a_breaker_opens_for_all_workers_and_lets_one_probe_through(world: &mut Wo
     let claimed = world.turn_of(&mut one, HR, &[], &[], 9).claimed;
     let failed: Vec<Ended> = claimed
         .iter()
-        .map(|one| Ended { sign: Some(Sign::Failed), ..world.ended(one, Next::RetryAt(world.now)) })
+        .map(|one| Ended { sign: Some(Sign::Failed), ..world.ended(one, Next::RetryIn(0)) })
         .collect();
     let turned = world.turn_of(&mut one, HR, &failed[..2], &[], 9);
     assert_eq!((turned.claimed.len(), turned.again_in_ms), (0, Some(4_000)));

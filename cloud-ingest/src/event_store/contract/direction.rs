@@ -92,7 +92,7 @@ pub fn a_tap_that_comes_late_changes_those_after_it_and_what_was_told_is_listed(
     let claimed = world.claim_one();
     assert_eq!(letter(claimed.tap.direction), 'o');
     let due = UtcMs(world.now.0 + 5_000);
-    world.send(&claimed, Next::RetryAt(due));
+    world.send(&claimed, Next::RetryIn(5_000));
 
     late.boottime_ms += 500;
     late.tap(1);

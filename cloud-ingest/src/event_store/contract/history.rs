@@ -103,8 +103,7 @@ pub fn what_was_sent_stays_and_is_listed_as_long_as_it_is_otherwise(world: &mut 
     let delivered = world.claim_one();
     world.send(&delivered, Next::Delivered);
     let again = world.claim_one();
-    let due = UtcMs(world.now.0 + 5_000);
-    world.send(&again, Next::RetryAt(due));
+    world.send(&again, Next::RetryIn(5_000));
     let bound = world.give(1, Some("ben"), Some(EVER), None);
     assert_eq!(bound, Bound { changed: 1, moved: 2, told_otherwise: 2, ..Bound::default() });
     assert_eq!(world.persons(&positions), ["anna", "anna", "ben", "ben"]);

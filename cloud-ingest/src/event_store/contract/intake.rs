@@ -205,11 +205,13 @@ pub fn a_hello_is_remembered_until_the_next(world: &mut World) {
         hello.map(|state| (state.received, state.hello))
     };
     assert_eq!(state(world), None);
-    world.store().note_hello(&first, UtcMs(5)).unwrap();
-    assert_eq!(state(world), Some((UtcMs(5), first)));
-    world.store().note_hello(&second, UtcMs(6)).unwrap();
+    let (one, two) = (world.now, UtcMs(world.now.0 + 1));
+    world.store().note_hello(&first, one).unwrap();
+    assert_eq!(state(world), Some((one, first)));
+    world.now = two;
+    world.store().note_hello(&second, two).unwrap();
     world.restart();
-    assert_eq!(state(world), Some((UtcMs(6), second)));
+    assert_eq!(state(world), Some((two, second)));
     assert_eq!(outbox_state(world, &door).last_seq, Seq(9), "the highest ever spoken of");
 }
 
@@ -224,9 +226,10 @@ pub fn a_controller_is_gone_until_its_next_hello(world: &mut World) {
     let gone = |world: &mut World| world.store().controllers().unwrap()[0].gone;
     world.store().note_hello(&door.hello(&[]), UtcMs(5)).unwrap();
     assert_eq!(gone(world), None);
-    world.store().note_gone(&door.controller, UtcMs(6)).unwrap();
+    let now = world.now;
+    world.store().note_gone(&door.controller, now).unwrap();
     world.restart();
-    assert_eq!(gone(world), Some(UtcMs(6)));
+    assert_eq!(gone(world), Some(now));
     world.store().note_hello(&door.hello(&[]), UtcMs(7)).unwrap();
     assert_eq!(gone(world), None);
 }

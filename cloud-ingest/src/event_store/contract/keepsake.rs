@@ -144,13 +144,8 @@ fn deliveries(world: &mut World, door: &mut Door) {
 
     world.rules.on_dead = OnDead::Hold;
     let now = world.now;
-    let ends = [
-        Next::Delivered,
-        Next::RetryAt(UtcMs(now.0 + 60_000)),
-        Next::UnknownUntil(UtcMs(now.0 + 60_000)),
-        Next::Dead,
-        Next::AskPerson,
-    ];
+    let ends =
+        [Next::Delivered, Next::RetryIn(60_000), Next::UnknownFor(60_000), Next::Dead, Next::AskPerson];
     for claimed in world.claim_at(HR, ends.len()).into_iter().zip(ends) {
         world.send(&claimed.0, claimed.1);
     }
@@ -166,7 +161,7 @@ fn deliveries(world: &mut World, door: &mut Door) {
     world.turn_at(HR, &[], 1);
     world.body = Rendered::Body("{\"tap\": true}".into());
     let claimed = world.claim_at(HR, 2);
-    let mut ended = world.ended(&claimed[0], Next::PatientUntil(UtcMs(now.0 + 90_000)));
+    let mut ended = world.ended(&claimed[0], Next::PatientFor(90_000));
     ended =
         Ended { hold: Some(Hold { for_ms: 5_000, why: "it said so" }), sign: Some(Sign::Failed), ..ended };
     world.turn_at(HR, &[ended], 0);

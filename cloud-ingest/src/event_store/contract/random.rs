@@ -196,12 +196,12 @@ impl Outside {
 
     fn ended(&self, claimed: &Claimed, next: u8) -> Ended {
         let now = self.now;
-        let then = UtcMs(now.0 + 1_000 * i64::from(next % 16));
+        let wait_ms = 1_000 * u64::from(next % 16);
         let (outcome, sign, next) = match next % 8 {
             0..=2 => ("delivered", Some(Sign::Answered), Next::Delivered),
-            3 => ("timed_out", Some(Sign::Failed), Next::UnknownUntil(then)),
-            4 => ("rate_limited", Some(Sign::Busy), Next::PatientUntil(then)),
-            5 => ("server_error", Some(Sign::Failed), Next::RetryAt(then)),
+            3 => ("timed_out", Some(Sign::Failed), Next::UnknownFor(wait_ms)),
+            4 => ("rate_limited", Some(Sign::Busy), Next::PatientFor(wait_ms)),
+            5 => ("server_error", Some(Sign::Failed), Next::RetryIn(wait_ms)),
             6 => ("not_sent", None, Next::NotSent),
             _ if next < 192 => ("refused", Some(Sign::Answered), Next::Dead),
             _ => ("timed_out", Some(Sign::Failed), Next::AskPerson),
@@ -219,6 +219,7 @@ impl Outside {
         let ended: Vec<Ended> =
             sent.iter().map(|claimed| self.ended(claimed, if is_taken { 0 } else { 5 })).collect();
         let rules = rules();
+        store.set_clock(self.now);
         let turned = store.store().turn(&Turn {
             destination: HR,
             version: 1,
@@ -274,6 +275,7 @@ impl Outside {
     fn take(&self, step: &Step, batches: &[VerifiedBatch], under_test: &mut dyn UnderTest) -> Answer {
         let now = self.now;
         let claim = |index: &Index| (!self.claims.is_empty()).then(|| index.get(&self.claims));
+        under_test.set_clock(now);
         let store = under_test.store();
         match step {
             Step::Append(_) => answer(store.append(batches, now)),

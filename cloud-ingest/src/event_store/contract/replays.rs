@@ -246,7 +246,7 @@ pub fn of_a_line_one_goes_after_the_other_and_never_beside_a_live_tap(world: &mu
     let first = world.claim();
     assert_eq!(positions(&first), [live, at[0]], "ben's line is not empty");
     let then = UtcMs(world.now.0 + 60_000);
-    world.send(&first[1], Next::RetryAt(then));
+    world.send(&first[1], Next::RetryIn(60_000));
     world.turn_at(HR, &[], 0);
     assert_eq!(world.claim(), []);
     world.send(&first[0], Next::Delivered);

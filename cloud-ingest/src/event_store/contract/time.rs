@@ -129,7 +129,7 @@ pub fn a_later_anchor_never_changes_a_known_time(world: &mut World) {
     let position = world.store_all_of(&mut door)[0];
     let known = occurred(world, position);
     let claimed = world.claim_one();
-    world.send(&claimed, Next::RetryAt(world.now));
+    world.send(&claimed, Next::RetryIn(0));
     door.anchor();
     world.store_all_of(&mut door);
     assert_eq!(occurred(world, position), known);
@@ -393,7 +393,7 @@ pub fn a_body_once_rendered_is_never_changed_by_a_later_anchor(world: &mut World
     world.store_all_of(&mut door);
     let estimate = time(world, position);
     let claimed = world.claim_one();
-    world.send(&claimed, Next::RetryAt(world.now));
+    world.send(&claimed, Next::RetryIn(0));
     // The second boot's outbox turns up with a better word.
     let mut found = door.new_outbox(5);
     (found.began_utc_ms, found.boottime_ms) = (BOOT_UTC_MS + 21_000, 5_000);

@@ -52,18 +52,26 @@ pub struct World {
     worker: Worker,
 }
 
-/// A dispatcher's process, as far as the store knows of it.
-pub struct Worker(Ticker);
+/// A dispatcher's process, as far as the store knows of it, and how far its clock is ahead of the [`World`]'s own process.
+pub struct Worker {
+    ticker: Ticker,
+    ahead_ms: i64,
+}
 
 impl Worker {
     /// One that has just started.
     pub fn new(by: i64) -> Worker {
-        Worker(Ticker::new(by))
+        Worker { ticker: Ticker::new(by), ahead_ms: 0 }
+    }
+
+    /// One on a machine with another clock.
+    pub fn ahead(by: i64, ahead_ms: i64) -> Worker {
+        Worker { ticker: Ticker::new(by), ahead_ms }
     }
 
     /// What it can vouch for when it is asked for the first time.
     pub fn vouch(&self) -> Vouch {
-        self.0.vouch(0)
+        self.ticker.vouch(0)
     }
 }
 
@@ -92,11 +100,13 @@ impl World {
 
     /// The store itself, for what has no sentence here.
     pub fn store(&mut self) -> &mut dyn EventStore {
+        self.under_test.set_clock(self.now);
         self.under_test.store()
     }
 
     /// The same for whoever archives.
     pub fn archivist(&mut self) -> &mut dyn EventStore {
+        self.under_test.set_clock(self.now);
         self.under_test.archivist()
     }
 
@@ -117,9 +127,14 @@ impl World {
         self.check();
     }
 
+    /// What the clock of this world's own process shows.
+    pub fn shown(&self) -> UtcMs {
+        UtcMs(self.now.0 + self.under_test.caller_is_ahead_ms())
+    }
+
     pub fn append(&mut self, batches: &[VerifiedBatch]) -> Vec<Appended> {
         self.now.0 += 1_000;
-        let now = self.now;
+        let now = self.shown();
         let appended = self.store().append(batches, now).unwrap();
         assert_eq!(appended.len(), batches.len());
         self.check();
@@ -144,7 +159,7 @@ impl World {
 
     pub fn bind(&mut self, bindings: &[(u8, &str)]) -> Bound {
         let bindings: Vec<Binding> = bindings.iter().map(|(card, who)| binding(*card, who)).collect();
-        let now = self.now;
+        let now = self.shown();
         let bound = self.store().bind_badges(&bindings, now).unwrap();
         self.check();
         bound
@@ -177,7 +192,8 @@ impl World {
         room: usize,
     ) -> Turned {
         let monotonic_ms = self.now.0.unsigned_abs();
-        let (rules, body, now) = (self.rules.clone(), self.body.clone(), self.now);
+        let (rules, body) = (self.rules.clone(), self.body.clone());
+        let now = UtcMs(self.shown().0 + worker.ahead_ms);
         let states = self.store().destinations().unwrap();
         let version =
             states.iter().find(|state| state.destination == destination).map_or(1, |state| state.version);
@@ -186,7 +202,7 @@ impl World {
             version,
             rules: &rules,
             now,
-            vouch: &|| worker.0.vouch(monotonic_ms),
+            vouch: &|| worker.ticker.vouch(monotonic_ms),
             ended,
             under_way,
             room,
@@ -194,7 +210,7 @@ impl World {
         });
         let turned = turned.unwrap();
         if let Some(passed) = &turned.passed {
-            worker.0.told(passed);
+            worker.ticker.told(passed);
         }
         self.check();
         turned
@@ -217,13 +233,13 @@ impl World {
     pub fn ended(&self, claimed: &Claimed, next: Next) -> Ended {
         let outcome = match next {
             Next::Delivered => "delivered",
-            Next::UnknownUntil(_) | Next::AskPerson => "timed_out",
-            Next::RetryAt(_) => "server_error",
-            Next::PatientUntil(_) => "rate_limited",
+            Next::UnknownFor(_) | Next::AskPerson => "timed_out",
+            Next::RetryIn(_) => "server_error",
+            Next::PatientFor(_) => "rate_limited",
             Next::Dead => "refused",
             Next::NotSent | Next::Discarded => "not_sent",
         };
-        let end = AttemptEnd { finished: self.now, outcome, status: None, answer: String::new() };
+        let end = AttemptEnd { finished: self.shown(), outcome, status: None, answer: String::new() };
         let sign = (next != Next::NotSent).then_some(Sign::Answered);
         Ended { claim: claimed.claim.clone(), end, next, hold: None, sign }
     }

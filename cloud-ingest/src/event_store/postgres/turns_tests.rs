@@ -32,6 +32,14 @@ fn taps(door: u8) -> Vec<tap_protocol::envelope::VerifiedBatch> {
     vec![door.unsent()]
 }
 
+/// How many wait for somebody else's turn to end.
+fn waiting_in(database: &str) -> String {
+    let waiting = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND wait_event_type = 'Lock'"
+    );
+    shared().query("postgres", &waiting).unwrap()
+}
+
 /// The first writer appends and stays in its transaction until the second waits; then it commits, or gives up. Gives the
 /// positions that are stored in the end.
 fn positions_after(first_commits: bool) -> Vec<Position> {
@@ -54,10 +62,7 @@ fn positions_after(first_commits: bool) -> Vec<Position> {
         other.append(&taps(2), NOW).unwrap();
         other
     });
-    let waiting = format!(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND wait_event_type = 'Lock'"
-    );
-    while shared().query("postgres", &waiting).unwrap() != "1" {
+    while waiting_in(&database) != "1" {
         assert!(!second.is_finished(), "the second does not wait");
     }
     go_on.send(()).unwrap();
@@ -76,6 +81,42 @@ fn the_second_writer_waits_for_the_first_and_goes_on_behind_it() {
 #[test]
 fn positions_of_a_writer_that_gave_up_are_given_to_the_next() {
     assert_eq!(positions_after(false), [1, 2, 3].map(Position));
+}
+
+/// In production no time is invented, and the caller's counts for nothing.
+#[test]
+fn what_time_it_is_the_server_says_when_it_is_ones_turn() {
+    let (database, mut one, mut other) = two();
+    let wants_to_know = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)";
+    let server_now = || shared().query("postgres", wants_to_know).unwrap().parse::<i64>().unwrap();
+    let (holds, is_held) = mpsc::sync_channel(1);
+    let (go_on, may_go_on) = mpsc::sync_channel::<()>(1);
+    let first = thread::spawn(move || {
+        one.database.write(|session| {
+            let writing =
+                crate::event_store::sql::session::all(session, sql::COUNTERS_TO_WRITE, [], |_| Ok(()))?;
+            holds.send(()).unwrap();
+            may_go_on.recv().unwrap();
+            Ok(writing)
+        })
+    });
+    is_held.recv().unwrap();
+    let second = thread::spawn(move || {
+        other.append(&taps(2), NOW).unwrap();
+        other
+    });
+    while waiting_in(&database) != "1" {
+        assert!(!second.is_finished(), "the second does not wait");
+    }
+    let before = server_now();
+    go_on.send(()).unwrap();
+    first.join().unwrap().unwrap();
+    let mut other = second.join().unwrap();
+    let after = server_now();
+    let received = shared().query(&database, "SELECT DISTINCT received_ms FROM events").unwrap();
+    let received: i64 = received.parse().unwrap();
+    assert!((before..=after).contains(&received), "{before} {received} {after}");
+    assert!((after..).contains(&other.clock(NOW).unwrap().0));
 }
 
 /// A reader that has seen a position has seen all before it, at any moment.

@@ -17,6 +17,7 @@ use crate::event_store::{
 };
 
 pub fn bind_badges(writing: &mut Writing<'_>, bindings: &[Binding], now: UtcMs) -> Result<Bound, StoreError> {
+    let now = writing.now(now);
     let destinations = writing.destinations()?;
     let mut bound = Bound::default();
     let mut lanes = BTreeSet::new();
@@ -129,6 +130,7 @@ pub fn add_seals(writing: &mut Writing<'_>, seals: &[(Token, SealedBadge)]) -> R
 }
 
 pub fn revoke(writing: &mut Writing<'_>, which: &Which, why: &str, now: UtcMs) -> Result<Stood, StoreError> {
+    let now = writing.now(now);
     stand(writing, which, now, |writing, no| writing.execute(sql::REVOKE, (no, now, why)))
 }
 
@@ -219,6 +221,7 @@ pub fn roster(
     claimed: Option<u64>,
     now: UtcMs,
 ) -> Result<Snapshot, StoreError> {
+    let now = writing.now(now);
     let made_for: Vec<u8> = keys.iter().flat_map(|key| key.0.to_be_bytes()).collect();
     let (previous, changes, made_of, made_for_before): (Option<u64>, u64, u64, Option<Vec<u8>>) = writing
         .one(sql::ROSTER, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?

@@ -78,6 +78,7 @@ pub fn take_in(
     key: &SigningKey,
     received: UtcMs,
 ) -> Result<TakenIn, StoreError> {
+    let received = writing.now(received);
     let appended = intake::append(writing, batches, received)?;
     if captures.is_empty() {
         return Ok(TakenIn { appended, captured: Vec::new() });

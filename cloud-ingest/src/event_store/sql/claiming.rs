@@ -41,7 +41,7 @@ pub(super) fn claim(desk: &mut Desk<'_, '_, '_>) -> Result<Claims, StoreError> {
     if room == 0 {
         return Ok(Claims { again_in_ms, ..Claims::default() });
     }
-    let now = desk.turn.now;
+    let now = desk.now;
     let mut due: [Vec<Due>; 4] = Default::default();
     for (class, one) in desk.writing.all(sql::CLAIMABLE, (desk.no, now, capped(room as u64)), Due::read)? {
         due[class as usize].push(one);
@@ -91,7 +91,7 @@ fn room(desk: &mut Desk<'_, '_, '_>) -> (usize, Option<u64>) {
     if by_breaker == 0 {
         return (0, row.breaker.again_in_ms(desk.ticks));
     }
-    let by_limit = row.limiter.room(&turn.rules.limits, desk.under_way, turn.now);
+    let by_limit = row.limiter.room(&turn.rules.limits, desk.under_way, desk.now);
     (turn.room.min(by_breaker.min(by_limit.calls) as usize), Some(by_limit.again_in_ms))
 }
 
@@ -99,7 +99,7 @@ fn room(desk: &mut Desk<'_, '_, '_>) -> (usize, Option<u64>) {
 fn first_due(desk: &Desk<'_, '_, '_>) -> Result<Option<u64>, StoreError> {
     let firsts = desk.writing.all(sql::FIRST_DUE, [desk.no], |row| row.get::<UtcMs>(0))?;
     let first = firsts.into_iter().min();
-    Ok(first.map(|due| u64::try_from(due.0.saturating_sub(desk.turn.now.0)).unwrap_or(0)))
+    Ok(first.map(|due| u64::try_from(due.0.saturating_sub(desk.now.0)).unwrap_or(0)))
 }
 
 /// What is collected over one transaction.
@@ -152,7 +152,7 @@ fn take(
         None => (desk.turn.render)(event_id, &tap),
     };
     desk.writing.last_lease += 1;
-    let (lease, attempt, now) = (desk.writing.last_lease, before + 1, desk.turn.now);
+    let (lease, attempt, now) = (desk.writing.last_lease, before + 1, desk.now);
     let mut started = |ended: Option<(&'static str, &str)>| {
         let (outcome, why) = ended.unzip();
         attempts.push((desk.no, position, attempt, lease, now, ended.map(|_| now), outcome, why));

@@ -189,7 +189,7 @@ pub fn begin_watermark(
     let mut desk = Desk::open(writing, turn)?;
     let due: Option<UtcMs> = desk.writing.one(sql::WATERMARK_NEXT, (desk.no, name), |row| row.get(0))?;
     // A clock that was ahead and is right again must not stop it for years.
-    let is_due = due.is_some_and(|due| due <= turn.now || due > next);
+    let is_due = due.is_some_and(|due| due <= desk.now || due > next);
     if !is_due || !desk.takes_calls_aside(calls) {
         return Ok(None);
     }

@@ -68,6 +68,8 @@ pub fn turn(writing: &mut Writing<'_>, turn: &Turn<'_>) -> Result<Turned, StoreE
 pub(super) struct Desk<'w, 's, 't> {
     pub writing: &'w mut Writing<'s>,
     pub turn: &'t Turn<'t>,
+    /// The time on the wall for all replicas: [`Writing::now`].
+    pub now: UtcMs,
     pub no: i64,
     pub row: Shared,
     pub ticks: Ticks,
@@ -140,9 +142,16 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
         let before = row.clone();
         writing.changed_follows(no, row.follows);
         let under_way = under_way.unwrap_or(0);
-        let mut desk = Desk { writing, turn, no, row, ticks, under_way, is_new_minute, before, kept, passed };
-        desk.row.limiter.pass(limits, ticks, turn.now);
+        let now = writing.now(turn.now);
+        let mut desk =
+            Desk { writing, turn, now, no, row, ticks, under_way, is_new_minute, before, kept, passed };
+        desk.row.limiter.pass(limits, ticks, now);
         Ok(desk)
+    }
+
+    /// So much later than now.
+    fn in_ms(&self, ms: u64) -> UtcMs {
+        UtcMs(self.now.0.saturating_add_unsigned(ms))
     }
 
     /// Writes down what has changed. Time is written down while it matters to somebody.
@@ -188,7 +197,7 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
         if row.is_paused || !is_ready || !is_open || turn.rules.shadow || self.ticks < row.held_until {
             return false;
         }
-        let fits = row.limiter.has_room_aside(&turn.rules.limits, self.under_way, turn.now, calls);
+        let fits = row.limiter.has_room_aside(&turn.rules.limits, self.under_way, self.now, calls);
         if fits {
             row.limiter.take(calls);
             row.limiter.end(calls);
@@ -218,6 +227,8 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
             let Claim { position, attempt, lease, .. } = claim;
             let answer = meaning::cut(&end.answer, MAX_ANSWER_BYTES);
             let AttemptEnd { finished, outcome, status, .. } = end;
+            // Beside when it was started, by the same clock.
+            let finished = UtcMs(finished.0.saturating_add(self.now.0.saturating_sub(self.turn.now.0)));
             attempts.push((self.no, position, attempt, lease, finished, *outcome, status, answer));
             let (state, due, held_for, failures) = self.consequence(next);
             let blocks_until = if state == DeliveryState::Dead { self.blocks_until() } else { None };
@@ -257,16 +268,16 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
 
     /// The state that follows from an attempt, when it is due again, what it waits for, and how many failures more it has.
     fn consequence(&self, next: &Next) -> (DeliveryState, Option<UtcMs>, Option<HeldFor>, i64) {
-        let now = self.turn.now;
+        let after = |ms: u64| Some(self.in_ms(ms));
         match next {
             Next::Delivered => (DeliveryState::Delivered, None, None, 0),
             Next::Discarded => (DeliveryState::Discarded, None, None, 0),
             Next::Dead => (DeliveryState::Dead, None, None, 0),
-            Next::UnknownUntil(due) => (DeliveryState::Unknown, Some(*due), None, 1),
-            Next::AskPerson => (DeliveryState::Unknown, Some(now), Some(HeldFor::Person), 1),
-            Next::RetryAt(due) => (DeliveryState::Pending, Some(*due), None, 1),
-            Next::PatientUntil(due) => (DeliveryState::Pending, Some(*due), None, 0),
-            Next::NotSent => (DeliveryState::Pending, Some(now), None, 0),
+            Next::UnknownFor(ms) => (DeliveryState::Unknown, after(*ms), None, 1),
+            Next::AskPerson => (DeliveryState::Unknown, after(0), Some(HeldFor::Person), 1),
+            Next::RetryIn(ms) => (DeliveryState::Pending, after(*ms), None, 1),
+            Next::PatientFor(ms) => (DeliveryState::Pending, after(*ms), None, 0),
+            Next::NotSent => (DeliveryState::Pending, after(0), None, 0),
         }
     }
 
@@ -291,7 +302,7 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
             // Several requests under way may each be told to come back later: the latest counts.
             if until > self.row.held_until {
                 self.row.held_until = until;
-                self.row.held_until_ms = Some(UtcMs(self.turn.now.0.saturating_add_unsigned(hold.for_ms)));
+                self.row.held_until_ms = Some(self.in_ms(hold.for_ms));
                 self.row.held_why = Some(hold.why.to_owned());
             }
         }
@@ -302,7 +313,7 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
         match self.turn.rules.on_dead {
             OnDead::Skip => None,
             OnDead::Hold => Some(i64::MAX),
-            OnDead::HoldHours(hours) => Some(self.turn.now.0.saturating_add(i64::from(hours) * HOUR_MS)),
+            OnDead::HoldHours(hours) => Some(self.now.0.saturating_add(i64::from(hours) * HOUR_MS)),
         }
     }
 
@@ -352,8 +363,8 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
             AfterUnknown::Repeat | AfterUnknown::LookUp => None,
             AfterUnknown::AskPerson => Some(HeldFor::Person),
         };
-        let settled = self.turn.now.0.saturating_add_unsigned(self.turn.rules.unknown.settles_ms);
-        let (due, state) = (Some(UtcMs(settled)), DeliveryState::Unknown);
+        let settled = self.in_ms(self.turn.rules.unknown.settles_ms);
+        let (due, state) = (Some(settled), DeliveryState::Unknown);
         let mut rows = Rows::default();
         for (position, lease) in &ran_out {
             let why = held_for.map(|_| UNKNOWN);
@@ -370,7 +381,7 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
 
     /// Sets aside what has waited for its true time for too long.
     fn give_up_on_time(&mut self) -> Result<usize, StoreError> {
-        let received_by = UtcMs(self.turn.now.0 - GIVE_UP_ON_TIME_AFTER_MS);
+        let received_by = UtcMs(self.now.0 - GIVE_UP_ON_TIME_AFTER_MS);
         let limit = capped(MAX_GIVEN_UP_AT_ONCE as u64);
         let old = self.writing.all(sql::WITHOUT_TIME, (self.no, received_by, limit), |row| {
             Ok((row.get::<Position>(0)?, row.get::<OrderKey>(1)?))
@@ -391,7 +402,7 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
     /// it must not wait for years. Once a minute, as it costs a statement.
     fn mend_dues(&mut self) -> Result<(), StoreError> {
         if self.is_new_minute {
-            let now = self.turn.now;
+            let now = self.now;
             let by_then = UtcMs(now.0.saturating_add(MOST_PUT_OFF_MS));
             for class in Class::ALL {
                 self.writing.execute(sql::MEND_DUES, (self.no, class, now, by_then))?;
@@ -403,7 +414,7 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
     /// Those behind a dead one have waited for as long as the policy says. Whether there may be more.
     fn unblock(&mut self) -> Result<bool, StoreError> {
         let limit = capped(MAX_GIVEN_UP_AT_ONCE as u64);
-        let over = self.writing.all(sql::UNBLOCKED, (self.no, self.turn.now, limit), |row| {
+        let over = self.writing.all(sql::UNBLOCKED, (self.no, self.now, limit), |row| {
             Ok((row.get::<Position>(0)?, row.get::<OrderKey>(1)?))
         })?;
         for (position, _) in &over {

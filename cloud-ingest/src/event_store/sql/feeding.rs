@@ -223,7 +223,7 @@ impl Replay {
             (false, false) => Class::Replay,
         };
         let state = if again.blocks { DeliveryState::Parked } else { DeliveryState::Pending };
-        desk.writing.execute(sql::FEED, (desk.no, position, state, desk.turn.now, class, &key))?;
+        desk.writing.execute(sql::FEED, (desk.no, position, state, desk.now, class, &key))?;
         desk.writing.execute(sql::FORGET_DIFFERENCES, (desk.no, position))?;
         desk.writing.count_move(desk.no, again.state, state);
         again.reason.iter().for_each(|reason| desk.writing.count_letters(desk.no, reason, -1));
@@ -243,7 +243,7 @@ impl Replay {
         again: Again,
     ) -> Result<Begun, StoreError> {
         self.begin_row(desk, n, &again)?;
-        desk.writing.execute(sql::ASK_AGAIN, (desk.no, position, desk.turn.now))?;
+        desk.writing.execute(sql::ASK_AGAIN, (desk.no, position, desk.now))?;
         desk.writing.count_letters(desk.no, UNKNOWN, -1);
         Ok(Begun::Sending)
     }
@@ -265,7 +265,7 @@ impl Replay {
         let said = format!("{who}: {why}");
         let attempt = again.attempts + 1;
         desk.writing.last_lease += 1;
-        let (lease, now) = (desk.writing.last_lease, desk.turn.now);
+        let (lease, now) = (desk.writing.last_lease, desk.now);
         desk.writing.execute(sql::NEW_WORD, (desk.no, position, attempt, lease, now, word, said.as_str()))?;
         desk.writing.totals.attempts += 1;
         desk.writing.execute(sql::DECIDE, (desk.no, position, to, attempt))?;
@@ -304,7 +304,7 @@ impl Replay {
         detail: Option<&str>,
         state: Option<DeliveryState>,
     ) -> Result<(), StoreError> {
-        desk.writing.execute(sql::END_ROW, (self.no(), n, to, detail, desk.turn.now, state))?;
+        desk.writing.execute(sql::END_ROW, (self.no(), n, to, detail, desk.now, state))?;
         self.count(from, to);
         Ok(())
     }
@@ -326,7 +326,7 @@ impl Replay {
         let gathered = self.kept.gather_next > self.kept.gather_through;
         let runs = self.kept.state.standing == ReplayStanding::Running;
         if runs && gathered && counts.waiting + counts.sending == 0 {
-            let columns = (self.no(), ReplayStanding::Done, desk.turn.now);
+            let columns = (self.no(), ReplayStanding::Done, desk.now);
             desk.writing.execute(sql::PUT_REPLAY_STATE, columns)?;
         }
         Ok(())
@@ -411,7 +411,7 @@ impl Sent {
 
     /// Puts back what was taken off the list of differences when the correction began.
     fn note_difference(&self, desk: &Desk<'_, '_, '_>) -> Result<(), StoreError> {
-        let now: UtcMs = desk.turn.now;
+        let now: UtcMs = desk.now;
         let about = |what| Told { destination: desk.no, position: self.position, what };
         if let (Some(OrderKey::Person(told)), OrderKey::Person(is)) = (&self.key_before, &self.key) {
             differences::note(desk.writing, about(What::Person), &told.0, Some(&is.0), now)?;

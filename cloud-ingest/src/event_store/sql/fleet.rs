@@ -84,6 +84,8 @@ fn put_standing(
     at: UtcMs,
     why: &str,
 ) -> Result<(), StoreError> {
+    // Whether a record came before it is asked of what intake has written.
+    let at = writing.now(at);
     let before = writing.one(sql::STANDING, [no], |row| row.get::<String>(0))?;
     let was_revoked = before.as_deref() == Some(Standing::Revoked.name());
     match (was_revoked, standing) {
@@ -236,7 +238,8 @@ fn write_down(
 ) -> Result<(), StoreError> {
     let no = controller_no(writing, id)?;
     let Issue { at, keys, serial, not_after, holds, agent_version } = issue;
-    writing.execute(sql::FORGET_CERTIFICATES, (no, UtcMs(at.0 - CERTIFICATES_KEPT_MS)))?;
+    let long_over = UtcMs(writing.now(*at).0 - CERTIFICATES_KEPT_MS);
+    writing.execute(sql::FORGET_CERTIFICATES, (no, long_over))?;
     writing.execute(sql::NEW_CERTIFICATE, (serial, no, &keys.tls, at, not_after))?;
     writing.execute(sql::PUT_FETCH, (no, at, holds.join(" "), agent_version))?;
     note_deed(writing, &Deed::by_itself(*at, what, id.as_str()))

@@ -199,7 +199,7 @@ fn give_up(
     longest_ms: u64,
     lanes: &mut BTreeSet<Lane>,
 ) -> Result<(usize, bool), StoreError> {
-    let since = UtcMs(desk.turn.now.0.saturating_sub_unsigned(longest_ms));
+    let since = UtcMs(desk.now.0.saturating_sub_unsigned(longest_ms));
     let waited =
         desk.writing.all(sql::INCOMPLETE_SINCE, (desk.no, since, capped(AT_ONCE as u64)), |row| {
             Ok((row.get::<OrderKey>(1)?, row.get::<i64>(2)?))

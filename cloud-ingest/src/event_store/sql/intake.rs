@@ -69,6 +69,7 @@ pub fn append(
     batches: &[VerifiedBatch],
     received: UtcMs,
 ) -> Result<Vec<Appended>, StoreError> {
+    let received = writing.now(received);
     let destinations = writing.destinations()?;
     let occurring = Occurring::default();
     let timelines = timelines_of(writing, batches)?;
@@ -144,6 +145,7 @@ pub fn note_hello(
     hello: &Hello,
     received: UtcMs,
 ) -> Result<Vec<OutboxMark>, StoreError> {
+    let received = writing.now(received);
     let controller_no = controller_no(writing, &hello.controller)?;
     let before = completeness::before(writing, controller_no)?;
     let bytes = codec::encode(VERSION_1, hello);
@@ -163,7 +165,7 @@ pub fn note_gone(
     controller: &ControllerId,
     received: UtcMs,
 ) -> Result<(), StoreError> {
-    writing.execute(sql::PUT_GONE, (controller.as_str(), received))?;
+    writing.execute(sql::PUT_GONE, (controller.as_str(), writing.now(received)))?;
     Ok(())
 }
 

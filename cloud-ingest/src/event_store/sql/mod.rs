@@ -143,6 +143,10 @@ impl<D: Database> EventStore for SqlStore<D> {
         self.read(reading::store_epoch)
     }
 
+    fn clock(&mut self, said: UtcMs) -> Result<UtcMs, StoreError> {
+        self.read(|snapshot| reading::clock(snapshot, said))
+    }
+
     fn put_controller(&mut self, controller: &Controller) -> Result<(), StoreError> {
         self.write(|writing| intake::put_controller(writing, controller))
     }

@@ -59,7 +59,7 @@ pub fn walk(snapshot: &dyn Session, only: Option<&ControllerId>, told: Told<'_>)
     let only = only.map(ControllerId::as_str);
     let records = one(snapshot, sql::RECORDS_MARKED, [only], |row| row.get(0))?.unwrap_or(0);
     let archived = archive::archived(snapshot)?;
-    if told(Walked::Store { totals: counters(snapshot, false)?.0, records, archived }).is_break() {
+    if told(Walked::Store { totals: counters(snapshot, false)?.totals, records, archived }).is_break() {
         return Ok(());
     }
     if only.is_none() && snapshot.dialect() == Dialect::Sqlite {

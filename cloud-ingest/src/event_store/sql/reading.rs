@@ -7,7 +7,7 @@ use tap_protocol::ids::{ControllerId, EventId, OutboxId, Seq, StoreEpoch};
 use tap_protocol::keys::PublicKey;
 use tap_protocol::limits::MAX_MESSAGE_BYTES;
 
-use super::session::{Row, Session, all, one};
+use super::session::{Dialect, Row, Session, all, one};
 use super::statements as sql;
 use super::values::{self, capped};
 use super::writing::counters;
@@ -25,8 +25,15 @@ pub fn store_epoch(snapshot: &dyn Session) -> Result<StoreEpoch, StoreError> {
     epoch.ok_or_else(|| StoreError::broken("the store's counter row is gone"))
 }
 
+pub fn clock(snapshot: &dyn Session, said: UtcMs) -> Result<UtcMs, StoreError> {
+    match snapshot.dialect() {
+        Dialect::Postgres => Ok(one(snapshot, sql::CLOCK, [], |row| row.get(0))?.unwrap_or(said)),
+        Dialect::Sqlite => Ok(said),
+    }
+}
+
 pub fn totals(snapshot: &dyn Session) -> Result<Totals, StoreError> {
-    Ok(counters(snapshot, false)?.0)
+    Ok(counters(snapshot, false)?.totals)
 }
 
 pub fn sites(snapshot: &dyn Session) -> Result<Vec<Site>, StoreError> {

@@ -201,7 +201,7 @@ fn destination_no(snapshot: &dyn Session, destination: &str) -> Result<i64, Stor
 
 /// From which position to which a filter can take anything.
 fn reach(snapshot: &dyn Session, filter: &Filter) -> Result<(Position, Position), StoreError> {
-    let last = Position(counters(snapshot, false)?.0.last_position);
+    let last = Position(counters(snapshot, false)?.totals.last_position);
     if filter.events.is_empty() {
         return Ok((Position(1), last));
     }

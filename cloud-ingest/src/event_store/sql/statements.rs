@@ -77,8 +77,12 @@ macro_rules! api_key_columns {
 pub const CREATE_STORE: &str = "INSERT INTO store VALUES (1, ?1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)";
 pub const EPOCH: &str = "SELECT epoch FROM store";
 pub const COUNTERS: &str = "SELECT last_position, last_lease, records, taps, deliveries, attempts, quarantined, badges, disputed, unresolved, oldest_program FROM store";
-/// Holds the one row until the transaction ends: that is how writers take turns.
-pub const COUNTERS_TO_WRITE: &str = "SELECT last_position, last_lease, records, taps, deliveries, attempts, quarantined, badges, disputed, unresolved, oldest_program FROM store FOR UPDATE";
+/// Holds the one row until the transaction ends: that is how writers take turns. What time it is, the server says when it is
+/// this one's turn, and not when it began to wait: hence a query around the one that waits.
+pub const COUNTERS_TO_WRITE: &str = "SELECT held.*, CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT) FROM \
+     (SELECT last_position, last_lease, records, taps, deliveries, attempts, quarantined, badges, disputed, unresolved, oldest_program FROM store FOR UPDATE) AS held";
+/// PostgreSQL's alone: what time it is.
+pub const CLOCK: &str = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)";
 pub const PUT_COUNTERS: &str = "UPDATE store SET last_position = ?1, last_lease = ?2, records = ?3, taps = ?4, \
      deliveries = ?5, attempts = ?6, quarantined = ?7, badges = ?8, disputed = ?9, unresolved = ?10";
 

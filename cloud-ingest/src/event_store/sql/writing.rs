@@ -31,6 +31,8 @@ pub struct Writing<'a> {
     /// The last lease given.
     pub last_lease: u64,
     before: (Totals, u64),
+    /// What time it was when this transaction's turn came, by the clock of a server.
+    server_time: Option<UtcMs>,
     /// How many more (or fewer) deliveries are in a state.
     moved: BTreeMap<(i64, DeliveryState), i64>,
     /// How many more (or fewer) deliveries wait for a person, by reason.
@@ -57,12 +59,13 @@ const BATCHES: usize = 3;
 impl<'a> Writing<'a> {
     /// Reads the counters, and keeps every other writer away.
     pub fn begin(session: &'a dyn Session) -> Result<Writing<'a>, StoreError> {
-        let (totals, last_lease) = counters(session, true)?;
+        let Counters { totals, last_lease, server_time } = counters(session, true)?;
         Ok(Writing {
             session,
             totals,
             last_lease,
             before: (totals, last_lease),
+            server_time,
             moved: BTreeMap::new(),
             letters: BTreeMap::new(),
             collected: RefCell::default(),
@@ -71,6 +74,12 @@ impl<'a> Writing<'a> {
             follows: BTreeMap::new(),
             late: BTreeSet::new(),
         })
+    }
+
+    /// What time it is, for whatever one process writes and another compares with its own: by the server's clock, which all
+    /// of them share; in a file, which has one process, as that one says.
+    pub fn now(&self, said: UtcMs) -> UtcMs {
+        self.server_time.unwrap_or(said)
     }
 
     /// The last statements before COMMIT: counts by state, then the one row that gives positions.
@@ -394,12 +403,20 @@ pub fn standing(row: &Row<'_>) -> Result<Standing, StoreError> {
     Ok(Standing { position: row.get(0)?, state: row.get(1)?, held_for: row.get(2)?, rank: row.get(3)? })
 }
 
-/// The totals and the last lease; `to_write` keeps every other writer away until the end of the transaction.
-pub fn counters(session: &dyn Session, to_write: bool) -> Result<(Totals, u64), StoreError> {
-    let sql = match (to_write, session.dialect()) {
-        (true, Dialect::Postgres) => sql::COUNTERS_TO_WRITE,
+/// The store's one row.
+pub struct Counters {
+    pub totals: Totals,
+    pub last_lease: u64,
+    /// Of a server, for whoever writes.
+    pub server_time: Option<UtcMs>,
+}
+
+/// The store's one row; `to_write` keeps every other writer away until the end of the transaction.
+pub fn counters(session: &dyn Session, to_write: bool) -> Result<Counters, StoreError> {
+    let (sql, tells_time) = match (to_write, session.dialect()) {
+        (true, Dialect::Postgres) => (sql::COUNTERS_TO_WRITE, true),
         // BEGIN IMMEDIATE has seen to that.
-        (true, Dialect::Sqlite) | (false, _) => sql::COUNTERS,
+        (true, Dialect::Sqlite) | (false, _) => (sql::COUNTERS, false),
     };
     let counters = one(session, sql, [], |row| {
         let oldest_program: usize = row.get(10)?;
@@ -418,7 +435,8 @@ pub fn counters(session: &dyn Session, to_write: bool) -> Result<(Totals, u64), 
             disputed: row.get(8)?,
             unresolved: row.get(9)?,
         };
-        Ok((totals, row.get(1)?))
+        let server_time = if tells_time { Some(row.get(11)?) } else { None };
+        Ok(Counters { totals, last_lease: row.get(1)?, server_time })
     })?;
     counters.ok_or_else(|| StoreError::broken("the store's counter row is gone"))
 }

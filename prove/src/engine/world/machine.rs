@@ -19,6 +19,7 @@ struct State {
     wall_error_ms: i64,
     still_since_ms: Option<u64>,
     heard_from_store_ms: u64,
+    hears_until_ms: u64,
     looked_at_time: u64,
 }
 
@@ -72,6 +73,16 @@ impl Machine {
         while self.is_still() {
             self.goes_on.notified().await;
         }
+    }
+
+    /// What the store does for it until then, it hears of only then.
+    pub fn hears_late(&self, until_ms: u64) {
+        self.state().hears_until_ms = until_ms;
+    }
+
+    /// Before that it hears nothing from the store.
+    pub fn hears_until_ms(&self) -> u64 {
+        self.state().hears_until_ms
     }
 
     /// The store has run something for it.
