@@ -278,7 +278,7 @@ impl Metrics {
         self.early.get_or_create(&label([("destination", destination)])).inc_by(0);
     }
 
-    /// So many deliveries wait no longer for controllers that are away.
+    /// So many deliveries were sent before all controllers were known to be complete past them.
     pub fn early(&self, destination: &str, count: usize) {
         self.early.get_or_create(&label([("destination", destination)])).inc_by(count as u64);
     }

@@ -303,7 +303,7 @@ impl<D: Destination> Desk<D> {
             tracing::warn!(
                 destination,
                 early,
-                "taps have waited for doors that are away for as long as was agreed, and go: earlier ones may come after them"
+                "taps go that doors that are away have kept waiting for as long as was agreed: earlier ones may come after them"
             );
         }
         for (event, why) in &turned.impossible {

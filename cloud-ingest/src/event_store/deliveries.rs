@@ -229,7 +229,7 @@ pub struct Turned {
     pub expired: usize,
     /// Deliveries that were set aside because their time did not become known.
     pub given_up: usize,
-    /// Deliveries that wait no longer for controllers that are away.
+    /// Of these, so many are sent for the first time, and before all other controllers were known to be complete past them.
     pub early: usize,
     /// There is more to do at once, here or for somebody else: ask again.
     pub more: bool,

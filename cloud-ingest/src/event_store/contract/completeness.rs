@@ -11,7 +11,8 @@ use crate::delivery::rules::Rules;
 use crate::delivery::ticks::Ticker;
 use crate::event_store::completeness::WatermarkRow;
 use crate::event_store::{
-    Change, Deed, HeldFor, Next, PersonId, Rendered, Standing, StoreError, Turn, UtcMs,
+    Change, Deed, DeliveryRow, DeliveryState, HeldFor, MAX_MADE_AT_ONCE, NewDestination, Next, PersonId,
+    Position, Rendered, Since, Standing, StoreError, Turn, UtcMs,
 };
 use tap_protocol::hello::Hello;
 use tap_protocol::record::ClockState;
@@ -283,6 +284,131 @@ pub fn what_stands_before_one_that_waited_for_long_enough_goes_with_it(world: &m
     assert_eq!(is_early, [true, true]);
 }
 
+/// Two doors, of which the second is offline with a tap that was made before the one that is stored of the first.
+fn one_door_is_offline(world: &mut World) -> (Door, Door, Position) {
+    world.bind(&[(1, "anna"), (2, "anna")]);
+    let (mut first, mut second) = (Door::new(1), Door::new(2));
+    second.tap(2);
+    first.buffer_high();
+    first.tap(1);
+    let later = *world.store_all_of(&mut first).last().unwrap();
+    (first, second, later)
+}
+
+fn waited_for(world: &mut World, position: Position, ms: i64) {
+    world.now = UtcMs(world.row(position).received.0 + ms);
+}
+
+pub fn one_that_comes_late_goes_with_whoever_has_waited_for_long_enough(world: &mut World) {
+    in_order(world, 60);
+    let (_, mut second, later) = one_door_is_offline(world);
+    waited_for(world, later, 60_000);
+    assert_eq!(world.turn_at(HR, &[], 0).early, 0, "nothing is sent yet");
+    assert_eq!(world.states(), ["pending"]);
+    let earlier = world.store_all_of(&mut second)[0];
+    assert_eq!(world.states(), ["parked", "pending"], "it goes first, and makes nobody wait");
+    assert!(world.delivery(earlier).is_early, "a third door may have an earlier one");
+    for expected in [earlier, later] {
+        let turned = world.turn_at(HR, &[], 5);
+        assert_eq!((turned.claimed.len(), turned.early), (1, 1), "each is counted when it goes");
+        assert_eq!(turned.claimed[0].claim.position, expected);
+        world.send(&turned.claimed[0], Next::RetryIn(0));
+        let turned = world.turn_at(HR, &[], 5);
+        assert_eq!(turned.early, 0, "and not again when it is tried again");
+        world.send(&turned.claimed[0], Next::Delivered);
+    }
+}
+
+pub fn what_stands_before_one_that_all_are_complete_past_is_complete_too(world: &mut World) {
+    in_order(world, 3_600);
+    world.bind(&[(1, "anna")]);
+    let (mut first, mut second, mut third) = (Door::new(1), Door::new(2), Door::new(3));
+    let earlier = world.tap(&mut second, 2);
+    first.boottime_ms += 1_000;
+    let later = world.tap(&mut first, 1);
+    for door in [&mut second, &mut third] {
+        door.boottime_ms += 60_000;
+        hello(world, door);
+    }
+    world.turn_at(HR, &[], 0);
+    assert_eq!(world.states(), ["held for binding", "pending"]);
+    // Whose it is becomes known; the first door has not said yet how far it is complete.
+    world.bind(&[(2, "anna")]);
+    assert_eq!(world.states(), ["pending", "parked"]);
+    assert_eq!([earlier, later].map(|at| world.delivery(at).is_early), [false, false]);
+}
+
+pub fn one_that_comes_late_waits_for_others_while_what_stands_behind_it_is_sent(world: &mut World) {
+    in_order(world, 60);
+    let (_, mut second, later) = one_door_is_offline(world);
+    waited_for(world, later, 60_000);
+    let claimed = world.claim_one();
+    let earlier = world.store_all_of(&mut second)[0];
+    assert_eq!(world.states(), ["in_flight", "held for completeness"], "nobody waits for it");
+    // It was not taken, and stands in line again.
+    world.send(&claimed, Next::RetryIn(0));
+    assert_eq!(world.states(), ["parked", "pending"]);
+    assert_eq!(world.claim_one().claim.position, earlier);
+}
+
+pub fn one_that_comes_after_whoever_went_early_has_its_own_wait(world: &mut World) {
+    in_order(world, 60);
+    let (_, mut second, later) = one_door_is_offline(world);
+    waited_for(world, later, 60_000);
+    let claimed = world.claim_one();
+    let earlier = world.store_all_of(&mut second)[0];
+    world.send(&claimed, Next::Delivered);
+    assert_eq!(world.claim(), []);
+    assert_eq!(
+        world.delivery(earlier).held_for,
+        Some(HeldFor::Completeness),
+        "others may have an earlier one"
+    );
+    waited_for(world, earlier, 60_000);
+    assert_eq!(world.claim_one().claim.position, earlier);
+}
+
+pub fn old_taps_that_are_told_later_wait_for_nobody_and_keep_nobody_waiting(world: &mut World) {
+    world.rules.across_ms = Some(60_000);
+    world.bind(&[(1, "anna"), (2, "anna"), (3, "ben")]);
+    let (mut first, mut second) = (Door::new(1), Door::new(2));
+    second.tap(2);
+    for _ in 0..MAX_MADE_AT_ONCE.div_ceil(100) {
+        (0..100).for_each(|_| first.tap(3));
+        world.store_all_of(&mut first);
+    }
+    let old = world.tap(&mut first, 1);
+    let deed = Deed::by_itself(world.now, "add", "archive");
+    let new = NewDestination { from: Since::Beginning, ..NewDestination::from_now("archive", "{}") };
+    world.store().add_destination(&new, &deed).unwrap();
+    assert!(world.turn_at("archive", &[], 0).more, "the last one is still to be told");
+    let late = world.store_all_of(&mut second)[0];
+    let at_archive = |world: &mut World, position| {
+        let deliveries = world.row(position).tap.unwrap().deliveries;
+        deliveries.into_iter().find(|delivery| delivery.destination == "archive").unwrap()
+    };
+    assert_eq!(at_archive(world, late).held_for, Some(HeldFor::Completeness));
+    while world.turn_at("archive", &[], 0).more {}
+    let states = [late, old].map(|position| at_archive(world, position).state);
+    assert_eq!(states, [DeliveryState::Pending, DeliveryState::Parked]);
+}
+
+pub fn one_that_was_stored_by_a_clock_that_was_ahead_waits_no_longer_than_others(world: &mut World) {
+    in_order(world, 60);
+    world.bind(&[(1, "anna")]);
+    let now = world.now;
+    world.now.0 += 10 * 365 * 86_400_000;
+    let at = world.tap(&mut Door::new(1), 1);
+    world.now = now;
+    // A minute on the clock that nobody can push.
+    for _ in 0..3 {
+        world.now.0 += 60_000;
+        world.turn_at(HR, &[], 0);
+    }
+    world.claim_one();
+    assert!(world.delivery(at).is_early);
+}
+
 pub fn a_door_alone_at_its_site_waits_for_nobody(world: &mut World) {
     in_order(world, 3_600);
     world.bind(&[(1, "anna")]);
@@ -501,6 +627,115 @@ fn a_day(steps: &[Step]) -> (usize, BTreeMap<PersonId, Vec<UtcMs>>) {
     (taps, delivered)
 }
 
+/// The same two doors, of which one may be away for longer than anybody waits.
+#[derive(Debug, Clone)]
+enum Hour {
+    Day(Step),
+    Pass { ms: i64 },
+}
+
+fn hour() -> impl Strategy<Value = Hour> {
+    prop_oneof![
+        6 => step().prop_map(Hour::Day),
+        1 => (1..50_000i64).prop_map(|ms| Hour::Pass { ms }),
+    ]
+}
+
+const LONGEST_S: u64 = 60;
+
+/// Nobody stands behind one that waits for other doors who has waited for as long as was agreed, or has done with waiting.
+fn nobody_waits_too_long(world: &mut World, last_turn: UtcMs) {
+    let over = UtcMs(last_turn.0 - LONGEST_S as i64 * 1_000);
+    let rows = world.events();
+    let mut lanes: BTreeMap<PersonId, Vec<(UtcMs, UtcMs, DeliveryRow)>> = BTreeMap::new();
+    for row in rows {
+        let Some(tap) = row.tap else { continue };
+        let (Some(delivery), Ok(occurred)) = (tap.deliveries.into_iter().next(), tap.occurred) else {
+            continue;
+        };
+        if let (Some(person), true) = (delivery.person.clone(), delivery.state.is_open()) {
+            lanes.entry(person).or_default().push((occurred.at, row.received, delivery));
+        }
+    }
+    for lane in lanes.values_mut() {
+        lane.sort_by_key(|(at, ..)| *at);
+        let waits = |delivery: &DeliveryRow| delivery.held_for == Some(HeldFor::Completeness);
+        let first = lane.iter().position(|(.., delivery)| waits(delivery)).unwrap_or(lane.len());
+        let too_long = lane[first..].iter().any(|(_, received, delivery)| {
+            let is_sent = matches!(delivery.state, DeliveryState::InFlight | DeliveryState::Unknown);
+            !is_sent && (*received <= over || !waits(delivery))
+        });
+        assert!(!too_long, "at {last_turn:?}: {lane:#?}");
+    }
+}
+
+/// A day like the other one, with doors that are away for longer than anybody waits. Gives of each person when the taps
+/// happened that were delivered, in that order, and whether they went early.
+fn a_day_with_doors_away(hours: &[Hour]) -> (usize, BTreeMap<PersonId, Vec<(UtcMs, bool)>>) {
+    let mut world = World::new(Box::new(super::InMemory::new()));
+    let retire = Deed::by_itself(world.now, "retire", "hq-door-3");
+    world.store().set_standing(&id("hq-door-3"), Standing::Retired, &retire).unwrap();
+    in_order(&mut world, LONGEST_S);
+    world.bind(&[(1, "anna"), (2, "anna"), (3, "ben")]);
+    let mut doors = [Door::new(1), Door::new(2)];
+    let began = world.now;
+    let mut taps = 0;
+    let mut delivered: BTreeMap<PersonId, Vec<(UtcMs, bool)>> = BTreeMap::new();
+    let mut send = |world: &mut World, is_taken: bool| {
+        let claimed = world.claim();
+        let now = world.now;
+        nobody_waits_too_long(world, now);
+        for one in &claimed {
+            match is_taken {
+                true => {
+                    let is_early = world.delivery(one.claim.position).is_early;
+                    delivered.entry(one.tap.person.clone()).or_default().push((one.tap.occurred, is_early));
+                    world.send(one, Next::Delivered);
+                }
+                false => world.send(one, Next::RetryIn(0)),
+            }
+        }
+        let now = world.now;
+        nobody_waits_too_long(world, now);
+        !claimed.is_empty()
+    };
+    let mut unsent = [0, 0];
+    for hour in hours {
+        world.now.0 += 1_000;
+        let passed_ms = (world.now.0 - began.0) as u64;
+        match hour {
+            Hour::Pass { ms } => world.now.0 += ms,
+            Hour::Day(Step::Tap { door, card }) => {
+                // Everybody's clock is right, and no two taps are at the same moment.
+                doors[*door].began_utc_ms = began.0;
+                doors[*door].boottime_ms = passed_ms;
+                doors[*door].tap(*card);
+                (taps, unsent[*door]) = (taps + 1, unsent[*door] + 1);
+                world.now.0 += 1_000;
+            }
+            Hour::Day(Step::Store { door }) if unsent[*door] > 0 => {
+                world.store_all_of(&mut doors[*door]);
+                unsent[*door] = 0;
+            }
+            Hour::Day(Step::Hello { door }) if unsent[*door] == 0 => {
+                doors[*door].began_utc_ms = began.0;
+                doors[*door].boottime_ms = passed_ms;
+                hello(&mut world, &mut doors[*door]);
+            }
+            Hour::Day(Step::Store { .. } | Step::Hello { .. }) => {}
+            Hour::Day(Step::Send { is_taken }) => drop(send(&mut world, *is_taken)),
+        }
+    }
+    for door in 0..2 {
+        if unsent[door] > 0 {
+            world.store_all_of(&mut doors[door]);
+        }
+    }
+    world.now.0 += LONGEST_S as i64 * 1_000;
+    while send(&mut world, true) {}
+    (taps, delivered)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -511,5 +746,19 @@ proptest! {
         let (taps, delivered) = a_day(&steps);
         prop_assert_eq!(delivered.values().map(Vec::len).sum::<usize>(), taps, "none is lost");
         prop_assert!(delivered.values().all(|times| times.is_sorted()), "{:?}", delivered);
+    }
+
+    #[test]
+    fn nobody_waits_longer_than_was_agreed_and_only_what_went_early_is_overtaken(
+        hours in prop::collection::vec(hour(), 1..50),
+    ) {
+        let (taps, delivered) = a_day_with_doors_away(&hours);
+        prop_assert_eq!(delivered.values().map(Vec::len).sum::<usize>(), taps, "none is lost");
+        for told in delivered.values() {
+            let overtaken = told.iter().enumerate().find(|(at, (happened, is_early))| {
+                !is_early && told[at + 1..].iter().any(|(later, _)| later < happened)
+            });
+            prop_assert_eq!(overtaken, None, "{:?}", told);
+        }
     }
 }

@@ -401,7 +401,8 @@ pub fn check(store: &mut dyn EventStore) {
             }
             let lane =
                 lanes.entry((delivery.destination.clone(), delivery.person.clone(), token)).or_default();
-            let (position, state, held_for) = (row.position, delivery.state, delivery.held_for);
+            let DeliveryRow { state, held_for, is_early, .. } = *delivery;
+            let position = row.position;
             // Nobody has told the time that it stands by, so it is worked out anew.
             let rank = match tap.occurred {
                 _ if !in_order_of_time(&delivery.destination) => 0,
@@ -409,7 +410,7 @@ pub fn check(store: &mut dyn EventStore) {
                 Err(Timeless::Between { not_before, .. }) => not_before.0,
                 Err(Timeless::Unknown | Timeless::Disputed) => 0,
             };
-            lane.push(Standing { rank, position, state, held_for });
+            lane.push(Standing { rank, position, state, held_for, is_early });
         }
     }
     assert_eq!((totals.disputed, totals.unresolved), (disputed, unresolved), "both equal a scan");

@@ -9,7 +9,7 @@ use tap_protocol::ids::{EventId, OutboxId, Seq};
 use super::bindings;
 use super::delivery::Desk;
 use super::directions::Directions;
-use super::following::Happened;
+use super::following::{Follows, Happened};
 use super::session::{Row, Rows};
 use super::statements as sql;
 use super::values::{capped, time};
@@ -31,6 +31,8 @@ const IMPOSSIBLE: &str = "impossible";
 pub(super) struct Claims {
     pub claimed: Vec<Claimed>,
     pub impossible: Vec<(EventId, String)>,
+    /// So many are sent for the first time, and before all other controllers were known to be complete past them.
+    pub early: usize,
     /// Some were ended without a request: there may be others at once.
     pub more: bool,
     pub again_in_ms: Option<u64>,
@@ -182,6 +184,7 @@ fn take(
         }
     };
     started(None);
+    claims.early += usize::from(due.is_early && before == 0);
     let until = desk.ticks.plus(LEASE_MS);
     rows.push((desk.no, position, lease, until, attempt, &body));
     desk.writing.count_move(desk.no, state, DeliveryState::InFlight);
@@ -238,6 +241,7 @@ struct Due {
     outbox: OutboxId,
     controller: String,
     site: Site,
+    is_early: bool,
 }
 
 impl Due {
@@ -257,6 +261,7 @@ impl Due {
             outbox: OutboxId(row.get(12)?),
             controller: row.get(13)?,
             site: Site { id: row.get(14)?, label: row.get(15)?, zone: row.get(16)? },
+            is_early: row.get(17)?,
         };
         Ok((row.get(0)?, due))
     }
@@ -323,8 +328,12 @@ fn put_old(writing: &mut Writing<'_>, destination: i64, old: &Old) -> Result<(),
     )?;
     writing.count_new(destination, state);
     if let Some(Standing { position, state: DeliveryState::Pending, .. }) = first.filter(|_| is_head) {
-        let back = Change { position, from: DeliveryState::Pending, to: DeliveryState::Parked };
+        let back = Change::of_state(position, DeliveryState::Pending, DeliveryState::Parked);
         writing.change(destination, &[back])?;
+    }
+    // Old taps wait for nobody: whoever waits before this one does so no more.
+    if writing.follows(destination) == Follows::Order && first.is_some() {
+        writing.settle(&BTreeSet::from([(destination, key)]))?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use super::following::{self, Follows};
 use super::session::Rows;
 use super::statements as sql;
 use super::values::capped;
-use super::writing::Writing;
+use super::writing::{Lane, Writing};
 use crate::delivery::breaker::{self, Breaker};
 use crate::delivery::class::{Class, Shares};
 use crate::delivery::limiter::Limiter;
@@ -44,8 +44,7 @@ pub fn turn(writing: &mut Writing<'_>, turn: &Turn<'_>) -> Result<Turned, StoreE
     let given_up = desk.give_up_on_time()?;
     desk.mend_dues()?;
     let more = desk.unblock()? | desk.make()? | following::follow(&mut desk)?;
-    let (early, more_complete) = following::release(&mut desk)?;
-    let more = more | super::feeding::feed(&mut desk)?;
+    let more = more | following::release(&mut desk)? | super::feeding::feed(&mut desk)?;
     let claims = desk.claim()?;
     let passed = desk.close()?;
     Ok(Turned {
@@ -56,8 +55,8 @@ pub fn turn(writing: &mut Writing<'_>, turn: &Turn<'_>) -> Result<Turned, StoreE
         impossible: claims.impossible,
         expired,
         given_up,
-        early,
-        more: more || more_complete || claims.more || given_up == MAX_GIVEN_UP_AT_ONCE,
+        early: claims.early,
+        more: more || claims.more || given_up == MAX_GIVEN_UP_AT_ONCE,
         again_in_ms: claims.again_in_ms,
         breaker: desk.row.breaker,
         version: desk.row.version,
@@ -249,6 +248,7 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
             self.learn(one);
             let key = held[&position].clone();
             match state {
+                // Two of one lane are never sent at a time; should they have been, all of it is looked at.
                 DeliveryState::Pending if back.contains_key(&key) => drop(crowded.insert((self.no, key))),
                 DeliveryState::Pending => drop(back.insert(key, position)),
                 DeliveryState::Unknown => {}
@@ -256,8 +256,7 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
             }
         }
         self.call_next(&lanes)?;
-        self.back_in_line(&back)?;
-        // Two of one lane are never sent at a time; should they have been, all of it is looked at.
+        self.back_in_line(&back, &mut crowded)?;
         self.writing.settle(&crowded)?;
         let lease = |one: &Ended| match held.contains_key(&one.claim.position) {
             true => Lease::Held,
@@ -324,15 +323,29 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
         self.writing.change(self.no, &changes)
     }
 
-    /// These were not processed, are pending by now, and stand in line again: mostly first.
-    fn back_in_line(&mut self, back: &BTreeMap<OrderKey, Position>) -> Result<(), StoreError> {
+    /// These were not processed, are pending by now, and stand in line again: mostly first. Where lanes are in the order of time
+    /// and one is not first, all of its lane is to be looked at: whoever came before it meanwhile makes it wait no longer.
+    fn back_in_line(
+        &mut self,
+        back: &BTreeMap<OrderKey, Position>,
+        crowded: &mut BTreeSet<Lane>,
+    ) -> Result<(), StoreError> {
         let firsts = self.writing.first_in_lanes(self.no, &back.keys().cloned().collect())?;
         let state = DeliveryState::Pending;
+        if self.row.follows == Follows::Order {
+            let is_first = |(key, position): &(&OrderKey, &Position)| {
+                firsts.get(*key).is_some_and(|first| first.position == **position)
+            };
+            let behind = back.iter().filter(|one| !is_first(one));
+            crowded.extend(behind.map(|(key, _)| (self.no, key.clone())));
+            return Ok(());
+        }
         let changes = back.iter().flat_map(|(key, position)| match firsts.get(key) {
             Some(first) => {
-                order::back_in_line(*first, Standing { rank: 0, position: *position, state, held_for: None })
+                let back = Standing { rank: 0, position: *position, state, held_for: None, is_early: false };
+                order::back_in_line(*first, back)
             }
-            None => vec![Change { position: *position, from: state, to: DeliveryState::Parked }],
+            None => vec![Change::of_state(*position, state, DeliveryState::Parked)],
         });
         let changes: Vec<_> = changes.filter(|change| change.from != change.to).collect();
         self.writing.change(self.no, &changes)
@@ -403,6 +416,10 @@ impl<'w, 's, 't> Desk<'w, 's, 't> {
     fn mend_dues(&mut self) -> Result<(), StoreError> {
         if self.is_new_minute {
             let now = self.now;
+            if self.row.follows == Follows::Order {
+                let by_then = UtcMs(now.0.saturating_add(HOUR_MS));
+                self.writing.execute(sql::MEND_INCOMPLETE, (self.no, now, by_then))?;
+            }
             let by_then = UtcMs(now.0.saturating_add(MOST_PUT_OFF_MS));
             for class in Class::ALL {
                 self.writing.execute(sql::MEND_DUES, (self.no, class, now, by_then))?;

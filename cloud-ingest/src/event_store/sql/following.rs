@@ -12,12 +12,12 @@ use tap_protocol::ids::ControllerId;
 use super::completeness;
 use super::delivery::Desk;
 use super::reading::controller_id;
-use super::session::all;
+use super::session::{Params, Rows, all};
 use super::statements as sql;
 use super::values::{capped, time};
 use super::writing::Lane;
 use crate::delivery::complete::{NOT_KNOWN, others_through};
-use crate::delivery::order;
+use crate::delivery::order::{self, LetGo};
 use crate::event_store::{DeliveryState, HeldFor, Occurred, OrderKey, Position, StoreError, Timeless, UtcMs};
 
 /// So many deliveries are brought into another form, or held no more, in one transaction.
@@ -158,17 +158,17 @@ fn portion(desk: &mut Desk<'_, '_, '_>) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Those whose sites are complete past their taps wait no more, nor do those that have waited for long enough. Gives how many
-/// of these there were, and whether there may be more.
-pub fn release(desk: &mut Desk<'_, '_, '_>) -> Result<(usize, bool), StoreError> {
+/// Those whose sites are complete past their taps wait no more, nor do those that have waited for long enough; and whoever
+/// stands before one of these in its lane goes with it. Whether there may be more.
+pub fn release(desk: &mut Desk<'_, '_, '_>) -> Result<bool, StoreError> {
     let Some(longest_ms) = desk.turn.rules.across_ms.filter(|_| desk.row.follows == Follows::Order) else {
-        return Ok((0, false));
+        return Ok(false);
     };
     let waiting = desk.writing.all(sql::INCOMPLETE, [desk.no], |row| {
         Ok((row.get::<String>(0)?, row.get::<i64>(1)?, row.get::<UtcMs>(2)?))
     })?;
     if waiting.is_empty() {
-        return Ok((0, false));
+        return Ok(false);
     }
     let doors = all(desk.writing.snapshot()?, sql::DOORS, [desk.no], completeness::door)?;
     let mut lanes = BTreeSet::new();
@@ -179,40 +179,31 @@ pub fn release(desk: &mut Desk<'_, '_, '_>) -> Result<(usize, bool), StoreError>
             continue;
         };
         let columns = (desk.no, controller_no, through, capped(AT_ONCE as u64));
-        let complete = desk.writing.all(sql::INCOMPLETE_BEFORE, columns, |row| {
-            Ok((row.get::<Position>(0)?, row.get::<OrderKey>(1)?))
-        })?;
-        more |= complete.len() == AT_ONCE;
-        for (position, key) in complete {
-            desk.writing.execute(sql::NO_LONGER_INCOMPLETE, (desk.no, position, false))?;
-            lanes.insert((desk.no, key));
-        }
+        more |= let_go(desk, sql::INCOMPLETE_BEFORE, columns, LetGo::Complete, &mut lanes)?;
     }
-    let (early, more_early) = give_up(desk, longest_ms, &mut lanes)?;
+    let since = UtcMs(desk.now.0.saturating_sub_unsigned(longest_ms));
+    let columns = (desk.no, since, capped(AT_ONCE as u64));
+    more |= let_go(desk, sql::INCOMPLETE_SINCE, columns, LetGo::Early, &mut lanes)?;
     desk.writing.settle(&lanes)?;
-    Ok((early, more || more_early))
+    Ok(more)
 }
 
-/// Those that have waited for long enough go, and so does what stands before them in their lanes: else they would wait on.
-fn give_up(
+/// The deliveries that a statement finds wait no more. Whether there may be more of them.
+fn let_go(
     desk: &mut Desk<'_, '_, '_>,
-    longest_ms: u64,
+    found: &str,
+    columns: impl Params,
+    why: LetGo,
     lanes: &mut BTreeSet<Lane>,
-) -> Result<(usize, bool), StoreError> {
-    let since = UtcMs(desk.now.0.saturating_sub_unsigned(longest_ms));
-    let waited =
-        desk.writing.all(sql::INCOMPLETE_SINCE, (desk.no, since, capped(AT_ONCE as u64)), |row| {
-            Ok((row.get::<OrderKey>(1)?, row.get::<i64>(2)?))
-        })?;
-    let more = waited.len() == AT_ONCE;
-    let mut early = 0;
-    for (key, rank) in waited {
-        let before: Vec<Position> =
-            desk.writing.all(sql::INCOMPLETE_IN_LANE, (desk.no, &key, rank), |row| row.get(0))?;
-        for position in before {
-            early += desk.writing.execute(sql::NO_LONGER_INCOMPLETE, (desk.no, position, true))?;
-        }
+) -> Result<bool, StoreError> {
+    let found =
+        desk.writing.all(found, columns, |row| Ok((row.get::<Position>(0)?, row.get::<OrderKey>(1)?)))?;
+    let more = found.len() == AT_ONCE;
+    let mut rows = Rows::default();
+    for (position, key) in found {
+        rows.push((desk.no, position, why == LetGo::Early));
         lanes.insert((desk.no, key));
     }
-    Ok((early, more))
+    desk.writing.change_each(&sql::LET_GO, &rows)?;
+    Ok(more)
 }

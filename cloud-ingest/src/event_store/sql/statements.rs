@@ -212,12 +212,12 @@ pub const OCCUPIED_LANE: &str = concat!(
     " LIMIT 1"
 );
 pub const LANE_FIRST: &str = concat!(
-    "SELECT position, state, held_for, rank, order_key FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND order_key = ?2 AND ",
+    "SELECT position, state, held_for, rank, is_early, order_key FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND order_key = ?2 AND ",
     open!(),
     " ORDER BY rank, position LIMIT 1"
 );
 pub const LANE: &str = concat!(
-    "SELECT position, state, held_for, rank FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND order_key = ?2 AND ",
+    "SELECT position, state, held_for, rank, is_early FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND order_key = ?2 AND ",
     open!(),
     " ORDER BY rank, position"
 );
@@ -288,7 +288,7 @@ macro_rules! claimable {
     ($class:literal) => {
         concat!(
             "SELECT * FROM (SELECT d.class, d.position, d.order_key, d.state, d.due_ms, d.attempts, d.failures, d.body, ",
-            "e.seq, e.bytes, t.occurred_ms, t.uncertainty_ms, o.id, c.id AS controller, s.id AS site, s.label, s.zone ",
+            "e.seq, e.bytes, t.occurred_ms, t.uncertainty_ms, o.id, c.id AS controller, s.id AS site, s.label, s.zone, d.is_early ",
             "FROM deliveries d INDEXED BY deliveries_due ",
             "JOIN events e ON e.position = d.position ",
             "JOIN taps t ON t.position = d.position ",
@@ -964,21 +964,23 @@ pub const INCOMPLETE_BEFORE: &str = concat!(
 );
 /// Who has waited since then or longer, the longest first.
 pub const INCOMPLETE_SINCE: &str = concat!(
-    "SELECT position, order_key, rank, due_ms FROM deliveries INDEXED BY deliveries_incomplete_since WHERE destination_no = ?1 AND ",
+    "SELECT position, order_key FROM deliveries INDEXED BY deliveries_incomplete_since WHERE destination_no = ?1 AND ",
     incomplete!(),
     " AND due_ms <= ?2 ORDER BY due_ms LIMIT ?3"
 );
-pub const NO_LONGER_INCOMPLETE: &str = concat!(
-    "UPDATE deliveries SET held_for = NULL, is_early = ?3 WHERE destination_no = ?1 AND position = ?2 AND ",
-    incomplete!()
-);
-/// Those of a lane that wait for other controllers and stand no further back than that.
-pub const INCOMPLETE_IN_LANE: &str = concat!(
-    "SELECT position FROM deliveries INDEXED BY deliveries_lane WHERE destination_no = ?1 AND order_key = ?2 ",
-    "AND rank <= ?3 AND ",
+/// These wait for other controllers no more.
+pub const LET_GO: Changes = Changes {
+    update: concat!(
+        "UPDATE deliveries SET held_for = NULL, is_early = ?3 WHERE destination_no = ?1 AND position = ?2 AND ",
+        incomplete!()
+    ),
+    types: &["bigint", "bigint", "boolean"],
+};
+/// Whoever was stored by a clock that was ahead waits from now on.
+pub const MEND_INCOMPLETE: &str = concat!(
+    "UPDATE deliveries SET due_ms = ?2 WHERE destination_no = ?1 AND ",
     incomplete!(),
-    " AND ",
-    open!()
+    " AND due_ms > ?3"
 );
 pub const LIMITER: &str = "SELECT limiter FROM destinations WHERE name = ?1";
 pub const PUT_LIMITER: &str = "UPDATE destinations SET limiter = ?2 WHERE name = ?1";
@@ -1104,8 +1106,8 @@ pub const HOT: &[&str] = &[
     TO_FOLLOW,
     INCOMPLETE_BEFORE,
     INCOMPLETE_SINCE,
-    NO_LONGER_INCOMPLETE,
-    INCOMPLETE_IN_LANE,
+    LET_GO.update,
+    MEND_INCOMPLETE,
 ];
 
 #[cfg(test)]

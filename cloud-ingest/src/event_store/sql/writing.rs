@@ -9,7 +9,7 @@ use super::session::{
     Bulk, Changes, Dialect, Params, Row, Rows, Session, ToValue, Value, all, all_of, execute, one,
 };
 use super::statements as sql;
-use crate::delivery::order::{self, Change, Standing};
+use crate::delivery::order::{self, Change, LetGo, Standing};
 use crate::event_store::migrations::{self, WrongVersion};
 use crate::event_store::{
     DeliveryState, HeldFor, Occurred, OrderKey, Position, StoreError, Timeless, Totals, UtcMs,
@@ -343,11 +343,14 @@ impl<'a> Writing<'a> {
 
     /// Carries out what the order of a lane asks for.
     pub fn change(&mut self, destination: i64, changes: &[Change]) -> Result<(), StoreError> {
-        let mut rows = Rows::default();
-        for Change { position, from, to } in changes {
-            rows.push((destination, position, to));
-            self.count_move(destination, *from, *to);
+        let (mut rows, mut let_go) = (Rows::default(), Rows::default());
+        for change in changes {
+            rows.push((destination, change.position, change.to));
+            self.count_move(destination, change.from, change.to);
+            let is_early = change.let_go.map(|let_go| let_go == LetGo::Early);
+            is_early.iter().for_each(|is_early| let_go.push((destination, change.position, *is_early)));
         }
+        self.change_each(&sql::LET_GO, &let_go)?;
         self.change_each(&sql::STATE, &rows)
     }
 
@@ -367,7 +370,7 @@ impl<'a> Writing<'a> {
         let blocked =
             all_of(snapshot, sql::LANE_BLOCKED, destination, &values, |row| row.get::<OrderKey>(0))?;
         let firsts = all_of(snapshot, sql::LANE_FIRST, destination, &values, |row| {
-            Ok((row.get::<OrderKey>(4)?, standing(row)?))
+            Ok((row.get::<OrderKey>(5)?, standing(row)?))
         })?;
         let mut firsts: BTreeMap<_, _> = firsts.into_iter().collect();
         firsts.retain(|key, _| !blocked.contains(key));
@@ -398,9 +401,15 @@ fn lane_first(
     one(session, sql::LANE_FIRST, (destination, key), standing)
 }
 
-/// `position, state, held_for, rank`.
+/// `position, state, held_for, rank, is_early`.
 pub fn standing(row: &Row<'_>) -> Result<Standing, StoreError> {
-    Ok(Standing { position: row.get(0)?, state: row.get(1)?, held_for: row.get(2)?, rank: row.get(3)? })
+    Ok(Standing {
+        position: row.get(0)?,
+        state: row.get(1)?,
+        held_for: row.get(2)?,
+        rank: row.get(3)?,
+        is_early: row.get(4)?,
+    })
 }
 
 /// The store's one row.
