@@ -32,11 +32,17 @@ pub enum Bait {
     SaysAgainFromTheMark,
     /// The dispatcher takes a clock for the passing of time that runs too fast.
     PushesTheTime,
+    /// The dispatcher forgets that the destination wants taps in the order in which they happened.
+    ForgetsTheOrder,
+    /// The dispatcher waits for no door that is away.
+    HasNoPatience,
+    /// The dispatcher waits for doors that are away for twice as long as was agreed.
+    WaitsTooLong,
 }
 
 impl Bait {
     /// All of them.
-    pub const ALL: [Bait; 13] = [
+    pub const ALL: [Bait; 16] = [
         Bait::MarkOnPuback,
         Bait::AckBeforeCommit,
         Bait::ReceiptBeforeCommit,
@@ -50,6 +56,9 @@ impl Bait {
         Bait::PruneWithoutReceipt,
         Bait::SaysAgainFromTheMark,
         Bait::PushesTheTime,
+        Bait::ForgetsTheOrder,
+        Bait::HasNoPatience,
+        Bait::WaitsTooLong,
     ];
 }
 

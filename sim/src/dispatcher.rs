@@ -53,11 +53,12 @@ pub fn settings() -> String {
     serde_json::to_string(&settings).expect("settings are JSON")
 }
 
-fn rules() -> Rules {
+fn rules(across_ms: Option<u64>) -> Rules {
     Rules {
         limits: Limits { per_second: PER_SECOND, burst: BURST, per_day: None, concurrency: SLOTS },
         breaker: breaker::Settings { failures: 5, open_ms: 2_000, most_open_ms: 16_000, ramp_ms: 4_000 },
         is_followed: true,
+        across_ms,
         ..Rules::default()
     }
 }
@@ -79,6 +80,8 @@ pub struct Dispatcher {
     ticker: Ticker,
     /// Each machine's clock counts from somewhere else.
     monotonic_from_ms: u64,
+    /// A tap waits for other doors no longer than that, if the destination wants order across controllers.
+    across_ms: Option<u64>,
     calls: BTreeMap<u64, Call>,
     ended: Vec<Ended>,
     beat_ms: u64,
@@ -95,11 +98,11 @@ struct Call {
 
 impl Dispatcher {
     /// All replicas.
-    pub fn all() -> Vec<Dispatcher> {
-        (0..REPLICAS).map(Dispatcher::new).collect()
+    pub fn all(across_ms: Option<u64>) -> Vec<Dispatcher> {
+        (0..REPLICAS).map(|replica| Dispatcher::new(replica, across_ms)).collect()
     }
 
-    fn new(replica: u32) -> Dispatcher {
+    fn new(replica: u32, across_ms: Option<u64>) -> Dispatcher {
         Dispatcher {
             replica,
             run: replica * RUNS_OF_ONE,
@@ -109,6 +112,7 @@ impl Dispatcher {
             up: false,
             ticker: Ticker::new(0),
             monotonic_from_ms: 0,
+            across_ms,
             calls: BTreeMap::new(),
             ended: Vec::new(),
             beat_ms: 0,
@@ -214,7 +218,8 @@ impl Dispatcher {
         // Bait: a clock that somebody can push.
         let pace = if stage.has(Bait::PushesTheTime) { 20 } else { 1 };
         let monotonic_ms = self.monotonic_from_ms + stage.now_ms * pace;
-        let (ticker, rules, new_bodies) = (self.ticker, rules(), stage.has(Bait::NewBodyPerAttempt));
+        let rules = rules(self.waits_for_doors(stage));
+        let (ticker, new_bodies) = (self.ticker, stage.has(Bait::NewBodyPerAttempt));
         let mut taken: Option<Turned> = None;
         let asked = vault.call(stage.now_ms, |store| {
             let turned = store.turn(&Turn {
@@ -252,6 +257,9 @@ impl Dispatcher {
                 Lease::Held => stage.oracle.finished(ended.claim.position, &ended.next),
                 Lease::Lost => stage.tally.count("lost leases"),
             }
+        }
+        if !turned.more {
+            stage.oracle.turned(now, &mut vault.store);
         }
         // Also when the answer was lost: then nobody knows of the claims, and their leases run out.
         for claimed in &turned.claimed {
@@ -307,6 +315,19 @@ impl Dispatcher {
         }
         let longest_ms = if busy { LONGEST_BUSY_WAIT_MS } else { LONGEST_WAIT_MS };
         self.plan_turn(stage, wait_ms.clamp(SHORTEST_WAIT_MS, longest_ms));
+    }
+
+    /// How long a tap waits for other doors, in this turn.
+    fn waits_for_doors(&self, stage: &Stage) -> Option<u64> {
+        let across_ms = match stage.bait {
+            Some(Bait::ForgetsTheOrder) => None,
+            Some(Bait::HasNoPatience) => self.across_ms.map(|_| 0),
+            Some(Bait::WaitsTooLong) => self.across_ms.map(|across_ms| 2 * across_ms),
+            _ => self.across_ms,
+        };
+        // The day is for those who wait for their time: nobody has waited a day longer for a door.
+        let day_ms = if self.a_day_passes { GIVE_UP_ON_TIME_AFTER_MS.unsigned_abs() } else { 0 };
+        across_ms.map(|across_ms| across_ms + day_ms)
     }
 
     /// Requests whose leases could not be extended in time end: somebody else may begin soon.

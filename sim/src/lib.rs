@@ -11,8 +11,8 @@
 //! thread, no hash map, no clock. **What is deliberately absent**: anything that could run in two ways.
 //!
 //! Read in this order: [`world`] (one seed from beginning to end), [`stage`] (time and events), [`edge`], [`broker`],
-//! [`intake`], [`vault`], [`dispatcher`], [`legacy`], [`person`] (who acts), [`fault`] (what breaks), [`oracle`] (what must
-//! hold), [`bait`] (what must be caught).
+//! [`intake`], [`vault`], [`dispatcher`], [`legacy`], [`person`] (who acts), [`journey`] (who walks from door to door),
+//! [`fault`] (what breaks), [`oracle`] (what must hold), [`bait`] (what must be caught).
 
 pub mod bait;
 pub mod broker;
@@ -22,6 +22,7 @@ pub mod dispatcher;
 pub mod edge;
 pub mod fault;
 pub mod intake;
+pub mod journey;
 pub mod legacy;
 pub mod net;
 pub mod oracle;

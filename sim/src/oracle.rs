@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use cloud_ingest::event_store::sqlite::SqliteStore;
 use cloud_ingest::event_store::{
     Claimed, DeliveryRow, DeliveryState, EventFilter, EventRow, EventStore, HeldFor, Next, PersonId,
-    Position, UtcMs,
+    Position, Timeless, UtcMs,
 };
 use tap_protocol::badge::Token;
 use tap_protocol::ids::{BootId, EventId, OutboxId, Seq, StoreEpoch};
@@ -24,6 +24,9 @@ mod promises;
 
 /// A door that wakes more often than this within a second turns in circles.
 const MAX_WAKES_PER_SECOND: u32 = 400;
+
+/// It is looked who waits for doors after so many turns.
+const LOOK_AT_WHO_WAITS_EVERY: u64 = 16;
 
 /// What was broken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +67,14 @@ pub struct Oracle {
     wakes: BTreeMap<usize, (u64, u32)>,
     /// How far each door was complete when it was looked at last.
     complete: BTreeMap<usize, UtcMs>,
+    /// The destination wants taps in the order in which they happened, and waits no longer than that for other doors.
+    across_ms: Option<u64>,
+    /// What was claimed for the first time and not marked as early, and not looked at yet: the door, and when it happened.
+    in_time: Vec<(usize, UtcMs)>,
+    /// How many went early, and how many before something that was stored earlier.
+    went_early: u64,
+    went_before: u64,
+    turns: u64,
     /// Something may have been lost since all accepted taps were last looked for.
     pub look_for_all: bool,
 }
@@ -108,6 +119,9 @@ struct Stored {
     event_id: EventId,
     tap: Option<TapNo>,
     token: Option<Token>,
+    received: UtcMs,
+    /// Where it stands in its line, as soon as its time is known: after that it never changes.
+    place: Option<(i64, Position)>,
     /// When it came into its person's lane.
     joined_ms: Option<u64>,
     ended: bool,
@@ -118,6 +132,11 @@ struct Stored {
 
 /// What the actors do, as it is seen.
 impl Oracle {
+    /// Lanes are in the order of time, and a tap waits no longer than that for other doors.
+    pub fn in_order_of_time(&mut self, across_ms: Option<u64>) {
+        self.across_ms = across_ms;
+    }
+
     /// A card was read, and it is a tap.
     pub fn read(&mut self, door: usize, utc: UtcMs) -> TapNo {
         let state = FateState::Waiting;
@@ -217,6 +236,35 @@ impl Oracle {
         self.in_front_since_ms.entry(claimed.claim.position).or_insert(now_ms);
         self.only_the_first_in_line_is_sent(claimed, store);
         self.true_time_is_true(claimed);
+        if self.across_ms.is_some() && claimed.claim.attempt == 1 {
+            self.goes_for_the_first_time(claimed, now_ms, store);
+        }
+    }
+
+    /// A turn has been taken, and there is nothing more to do at once.
+    pub fn turned(&mut self, now: UtcMs, store: &mut SqliteStore) {
+        self.turns += 1;
+        if let Some(across_ms) = self.across_ms.filter(|_| self.turns.is_multiple_of(LOOK_AT_WHO_WAITS_EVERY))
+        {
+            self.nobody_waits_longer_than_was_agreed(UtcMs(now.0 - across_ms as i64), store);
+        }
+    }
+
+    fn goes_for_the_first_time(&mut self, claimed: &Claimed, now_ms: u64, store: &mut SqliteStore) {
+        let (at, id) = (index(claimed.claim.position), claimed.event_id);
+        let is_early = delivery_of(id, store).is_some_and(|delivery| delivery.is_early);
+        let goes_before = self.stored[..at].iter().any(|other| {
+            !other.ended
+                && self.person(other) == Some(&claimed.tap.person)
+                && delivery_of(other.event_id, store).is_some_and(|delivery| delivery.state.is_open())
+        });
+        self.went_before += u64::from(goes_before);
+        if is_early {
+            self.went_early += 1;
+            self.only_what_waited_for_long_enough_goes_early(claimed, now_ms, store);
+        } else if let Some(tap) = self.stored[at].tap {
+            self.in_time.push((self.taps[tap].door, claimed.tap.occurred));
+        }
     }
 
     /// A request left.
@@ -338,8 +386,9 @@ impl Oracle {
         let next = behind.map(|(at, stored)| (Position(at as u64 + 1), stored)).find(|(_, stored)| {
             !stored.ended
                 && self.person(stored).is_some_and(|person| *person == head.tap.person)
-                && delivery_of(stored.event_id, store)
-                    .is_some_and(|delivery| delivery.state.is_open() && delivery.attempts == 0)
+                && delivery_of(stored.event_id, store).is_some_and(|delivery| {
+                    delivery.state.is_open() && delivery.held_for.is_none() && delivery.attempts == 0
+                })
         });
         next.map(|(position, stored)| {
             let mut claimed = head.clone();
@@ -378,12 +427,35 @@ impl Oracle {
     }
 }
 
+impl Stored {
+    /// Where it stands in its line.
+    fn place(&self, across_ms: Option<u64>, store: &mut SqliteStore) -> Option<(i64, Position)> {
+        self.place.or_else(|| row_of(self.event_id, store).map(|row| place(&row, across_ms)))
+    }
+}
+
+/// Where it stands in its line.
+fn place(row: &EventRow, across_ms: Option<u64>) -> (i64, Position) {
+    let rank = match row.tap.as_ref().map(|tap| tap.occurred) {
+        _ if across_ms.is_none() => 0,
+        Some(Ok(occurred)) => occurred.at.0,
+        // It may have been then: whoever comes after that waits for it.
+        Some(Err(Timeless::Between { not_before, .. })) => not_before.0,
+        Some(Err(Timeless::Unknown | Timeless::Disputed)) | None => 0,
+    };
+    (rank, row.position)
+}
+
+fn row_of(event_id: EventId, store: &mut SqliteStore) -> Option<EventRow> {
+    store.event(event_id).ok()?.map(|detail| detail.row)
+}
+
 fn delivery(row: &EventRow) -> Option<&DeliveryRow> {
     row.tap.as_ref()?.deliveries.first()
 }
 
 fn delivery_of(event_id: EventId, store: &mut SqliteStore) -> Option<DeliveryRow> {
-    delivery(&store.event(event_id).ok()??.row).cloned()
+    delivery(&row_of(event_id, store)?).cloned()
 }
 
 fn index(position: Position) -> usize {

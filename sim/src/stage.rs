@@ -72,6 +72,13 @@ pub enum Event {
         /// For how long.
         dark_ms: u64,
     },
+    /// A door is without a network for so long.
+    DoorAway {
+        /// Which door.
+        door: usize,
+        /// For how long.
+        for_ms: u64,
+    },
     /// Something breaks.
     Fault(Fault),
     /// A card and its copy take turns.

@@ -14,6 +14,7 @@ use crate::dispatcher::{self, Dispatcher, LEGACY, PER_SECOND, TIMEOUT_MS};
 use crate::edge::{Badge, Door};
 use crate::fault::Fault;
 use crate::intake::Intake;
+use crate::journey::Day;
 use crate::legacy::{Legacy, Reply};
 use crate::net::{Client, ConnNo, Packet, Way};
 use crate::oracle::Broken;
@@ -112,6 +113,8 @@ pub struct World {
     pub has_pruned: bool,
     badges: Vec<Badge>,
     bound: Vec<bool>,
+    /// If the destination wants order across controllers.
+    day: Option<Day>,
     healed: Option<(u64, u64)>,
     /// Everything was done once; a day has passed since.
     rested: bool,
@@ -140,7 +143,10 @@ impl World {
         let receipt_key = SigningKey::from_seed(&dice.bytes());
         let keeps_all = dice.percent(70);
         let keep_receipted = if keeps_all { 100_000 } else { dice.between(2, 20) };
-        let door_count = dice.between(1, 4) as usize;
+        let day = Day::of(run.seed);
+        let across_ms = day.as_ref().map(|day| day.longest_ms);
+        // Nobody walks from one door to itself.
+        let door_count = dice.between(1, 4).max(if day.is_some() { 2 } else { 1 }) as usize;
         let doors: Vec<Door> =
             (0..door_count).map(|no| Door::new(no, dice, receipt_key.public(), keep_receipted)).collect();
         let token_key = TokenKey::new(TokenKeyId(1), [0x42; 32]);
@@ -148,17 +154,22 @@ impl World {
             let credential = format!("04A224B1C2D3{no:02X}").parse().expect("it is a card number");
             Badge { sealed: token_key.seal(&credential), credential }
         };
+        stage.oracle.in_order_of_time(across_ms);
+        if day.is_some() {
+            stage.tally.count("days in the order of time");
+        }
         let mut world = World {
             vault: Vault::new(stage.utc()),
             stage,
             doors,
             broker: Broker::new(),
             intake: Intake::new(receipt_key),
-            dispatchers: Dispatcher::all(),
+            dispatchers: Dispatcher::all(across_ms),
             legacy: Legacy::default(),
             has_pruned: !keeps_all,
             badges: (0..BADGES).map(badge).collect(),
             bound: vec![false; BADGES],
+            day,
             healed: None,
             rested: false,
             done: false,
@@ -231,6 +242,9 @@ impl World {
             let fault = *stage.dice.pick(&Fault::ALL);
             stage.at(at_ms, Event::Fault(fault));
         }
+        if let Some(day) = &mut self.day {
+            day.plan(stage, self.doors.len(), chaos_ms);
+        }
         stage.at(chaos_ms + 5_000, Event::Heal);
     }
 
@@ -269,6 +283,13 @@ impl World {
                 door.start(stage, dark_ms);
             }
             Event::TwinsTurn { door } => self.doors[door].takes_turns(stage),
+            Event::DoorAway { door, for_ms } => {
+                stage
+                    .say(format_args!("door {}", door + 1), format_args!("is away for {} s", for_ms / 1_000));
+                let client = Client::Door(door);
+                stage.shut_out(client, for_ms);
+                self.broker.conn(client).into_iter().for_each(|conn| stage.cut(conn, 1_000));
+            }
             Event::Fault(fault) => self.strike(fault),
             Event::Heal => {
                 self.heal();
@@ -327,6 +348,7 @@ impl World {
         if steps.is_multiple_of(LOOK_AT_WHAT_IS_COMPLETE_EVERY) {
             stage.oracle.what_is_complete_is_stored(&mut self.vault.store, &self.doors);
         }
+        stage.oracle.what_goes_in_time_has_nobody_before_it(&self.doors);
         if stage.oracle.look_for_all || steps.is_multiple_of(LOOK_FOR_ALL_EVERY) {
             stage.oracle.nothing_accepted_is_lost(&self.doors);
         }

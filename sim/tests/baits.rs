@@ -72,6 +72,24 @@ fn pruning_without_a_receipt_is_caught() {
 }
 
 #[test]
+fn forgetting_the_order_of_time_is_caught() {
+    caught(
+        Bait::ForgetsTheOrder,
+        &["what_goes_in_time_has_nobody_before_it", "only_the_first_in_line_is_sent"],
+    );
+}
+
+#[test]
+fn waiting_for_no_door_that_is_away_is_caught() {
+    caught(Bait::HasNoPatience, &["only_what_waited_for_long_enough_goes_early"]);
+}
+
+#[test]
+fn waiting_for_longer_than_was_agreed_is_caught() {
+    caught(Bait::WaitsTooLong, &["nobody_waits_longer_than_was_agreed"]);
+}
+
+#[test]
 fn saying_again_what_the_store_has_is_caught() {
     caught(Bait::SaysAgainFromTheMark, &["a_tap_is_stored_once"]);
 }

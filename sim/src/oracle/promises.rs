@@ -6,19 +6,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use cloud_ingest::event_store::replays::{ReplayStanding, Replays, RowCounts};
 use cloud_ingest::event_store::sqlite::SqliteStore;
 use cloud_ingest::event_store::{
-    Claimed, Completeness, DeliveryState, EventFilter, EventRow, EventStore, HeldFor, TapRow,
+    Claimed, Completeness, DeliveryState, EventFilter, EventRow, EventStore, HeldFor, TapRow, UtcMs,
 };
 use tap_protocol::ids::{EventId, OutboxId, Seq};
 use tap_protocol::receipt::Receipt;
 use tap_protocol::record::{Body, Record};
 use tap_protocol::time_repair::Anchor;
 
-use super::{Boot, FateState, Oracle, Stored, delivery, delivery_of, index};
+use super::{Boot, FateState, Oracle, Stored, delivery, delivery_of, index, place, row_of};
 use crate::disk::{Disk, TapNo};
 use crate::dispatcher::LEGACY;
 use crate::edge::Door;
 use crate::legacy::Legacy;
+use crate::stage::BEGINNING_UTC_MS;
 use crate::tally::Tally;
+
 impl Oracle {
     /// Green ⊆ committed.
     pub(super) fn green_is_only_what_is_committed(&mut self, tap: TapNo) {
@@ -143,7 +145,11 @@ impl Oracle {
         let named = self.boots.get(&(outbox, number)).copied();
         let boot = named.map_or(Boot::Numbered(outbox, number), Boot::Named);
         let is_anchor = record.is_some_and(|record| Anchor::of(&record).is_some());
-        let stored = Stored { event_id, tap, token, joined_ms, ended: false, boot, is_anchor };
+        let received = row.received;
+        let has_time = row.tap.as_ref().is_some_and(|tap| tap.occurred.is_ok());
+        let place = has_time.then(|| super::place(row, self.across_ms));
+        let stored =
+            Stored { event_id, tap, token, received, place, joined_ms, ended: false, boot, is_anchor };
         self.stored.push(stored);
     }
 
@@ -161,19 +167,31 @@ impl Oracle {
         }
     }
 
-    /// A delivery is sent only when everything before it in its lane is done, but for what a late binding has put
-    /// before it while it was already in front.
+    /// A delivery is sent only when everything before it in its lane is done, but for what a late binding, or a door that was
+    /// away, has put before it while it was already in front.
     pub(super) fn only_the_first_in_line_is_sent(&mut self, claimed: &Claimed, store: &mut SqliteStore) {
         let position = claimed.claim.position;
         let since_ms = self.in_front_since_ms.get(&position).copied().unwrap_or(u64::MAX);
-        for before in 0..index(position) {
+        let all_before = match self.across_ms {
+            None => 0..index(position),
+            Some(_) => 0..self.stored.len(),
+        };
+        let own = (if self.across_ms.is_some() { claimed.tap.occurred.0 } else { 0 }, position);
+        for before in all_before.filter(|before| *before != index(position)) {
             let stored = &self.stored[before];
             let joined_before = stored.joined_ms.is_some_and(|joined_ms| joined_ms < since_ms);
             if stored.ended || !joined_before || self.person(stored) != Some(&claimed.tap.person) {
                 continue;
             }
-            let delivery = delivery_of(stored.event_id, store);
-            let state = delivery.as_ref().map(|delivery| delivery.state);
+            if stored.place.is_some_and(|place| place > own) {
+                continue;
+            }
+            let row = row_of(stored.event_id, store);
+            if row.as_ref().is_some_and(|row| place(row, self.across_ms) > own) {
+                continue;
+            }
+            let delivery = row.as_ref().and_then(delivery);
+            let state = delivery.map(|delivery| delivery.state);
             if delivery.is_some_and(|delivery| delivery.held_for == Some(HeldFor::TimeUnresolved)) {
                 continue;
             }
@@ -246,6 +264,88 @@ impl Oracle {
                 );
                 self.breaks("what_is_complete_is_stored", what);
             }
+        }
+    }
+
+    /// With order across controllers, a delivery that is not marked as early has nobody before it any more: whatever was
+    /// tapped at another door by then is stored, so it stood in line.
+    pub fn what_goes_in_time_has_nobody_before_it(&mut self, doors: &[Door]) {
+        for (door, happened) in std::mem::take(&mut self.in_time) {
+            let missing = self.taps.iter().enumerate().find(|(_, fate)| {
+                fate.door != door
+                    && fate.state == FateState::Committed
+                    && !fate.stored
+                    && fate.utc < happened
+                    // Of a copied disk that is not plugged in, nobody can say what is on it.
+                    && doors[fate.door].machine.twin.is_none()
+            });
+            if let Some((tap, fate)) = missing {
+                let what = format!(
+                    "a tap of {} at door {} goes, and tap {tap} of {} at door {} is not stored",
+                    happened.0,
+                    door + 1,
+                    fate.utc.0,
+                    fate.door + 1
+                );
+                self.breaks("what_goes_in_time_has_nobody_before_it", what);
+            }
+        }
+    }
+
+    /// Early is what has waited for as long as was agreed, or stands before one of the same person that has.
+    pub(super) fn only_what_waited_for_long_enough_goes_early(
+        &mut self,
+        claimed: &Claimed,
+        now_ms: u64,
+        store: &mut SqliteStore,
+    ) {
+        let since = UtcMs(BEGINNING_UTC_MS + now_ms as i64 - self.across_ms.unwrap_or(0) as i64);
+        let own = (claimed.tap.occurred.0, claimed.claim.position);
+        let has_waited = self.stored.iter().any(|stored| {
+            stored.received <= since
+                && self.person(stored) == Some(&claimed.tap.person)
+                && stored.place(self.across_ms, store).is_some_and(|place| place >= own)
+        });
+        if !has_waited {
+            let what = format!("position {} goes early, and nobody has waited for so long", own.1.0);
+            self.breaks("only_what_waited_for_long_enough_goes_early", what);
+        }
+    }
+
+    /// Who was stored by `since` waits for no door that is away, nor does anybody who has done with waiting: neither itself nor
+    /// behind one that does.
+    pub(super) fn nobody_waits_longer_than_was_agreed(&mut self, since: UtcMs, store: &mut SqliteStore) {
+        let mut rows_in = |state| {
+            let filter = EventFilter { state: Some(state), limit: usize::MAX, ..EventFilter::default() };
+            store.events(&filter).unwrap_or_default()
+        };
+        let for_others = |row: &EventRow| {
+            delivery(row).is_some_and(|delivery| delivery.held_for == Some(HeldFor::Completeness))
+        };
+        let mut waiting: Vec<EventRow> = rows_in(DeliveryState::Held);
+        waiting.retain(for_others);
+        if waiting.is_empty() {
+            return;
+        }
+        let mut firsts = BTreeMap::new();
+        for row in &waiting {
+            let place = place(row, self.across_ms);
+            let person = delivery(row).and_then(|delivery| delivery.person.clone());
+            firsts.entry(person).and_modify(|first| *first = place.min(*first)).or_insert(place);
+        }
+        let mut released = rows_in(DeliveryState::Parked);
+        released.extend(rows_in(DeliveryState::Pending));
+        released.retain(|row| delivery(row).is_some_and(|delivery| delivery.held_for.is_none()));
+        let waits_behind = |row: &EventRow| {
+            let person = delivery(row).and_then(|delivery| delivery.person.clone());
+            firsts.get(&person).is_some_and(|first| *first < place(row, self.across_ms))
+        };
+        let too_long = waiting.iter().find(|row| row.received <= since);
+        let in_vain = released.iter().find(|row| waits_behind(row));
+        if let Some(row) = too_long.or(in_vain) {
+            let (position, since_ms) = (row.position.0, since.0 - row.received.0);
+            let what = format!("position {position} waits for doors that are away, {since_ms} ms too long");
+            self.breaks("nobody_waits_longer_than_was_agreed", what);
         }
     }
 
@@ -325,7 +425,7 @@ impl Oracle {
         let rows =
             store.events(&EventFilter { taps_only: true, limit: usize::MAX, ..EventFilter::default() });
         let mut rows = rows.unwrap_or_default();
-        rows.reverse();
+        rows.sort_by_key(|row| place(row, self.across_ms));
         let with_time = self.boots_with_time();
         let mut held_persons = BTreeSet::new();
         for row in &rows {
@@ -375,6 +475,8 @@ impl Oracle {
             ("records stored", self.stored.len() as u64),
             ("taps that found their time after a day", self.came_back),
             ("calls at the legacy API", legacy.calls()),
+            ("deliveries that went early", self.went_early),
+            ("deliveries that went before what was stored earlier", self.went_before),
         ] {
             tally.add(what, n);
         }
