@@ -13,11 +13,13 @@
 //! | [`site`] | a whole Tapline: all of the above, wired | |
 //! | [`oracle`] | judges what a site did, from its files | |
 //! | [`mod@bench`] | measures a site | `bench` |
+//! | [`documents`] | finds the commands that documents tell people to type | |
 //!
 //! Everything listens on loopback only and dies with the process that started it.
 
 pub mod authority;
 pub mod bench;
+pub mod documents;
 pub mod enrolment_server;
 pub mod fault_proxy;
 pub mod frappe_sim;

@@ -1,11 +1,12 @@
 //! Beside the line: the command line. Every verb is a thin call into the library.
 //!
-//! Exit codes: 0 done, 1 failed (or, for `ledger`, out of balance), 2 wrong usage, 78 wrong configuration.
+//! Exit codes: 0 done, 1 failed (or, for `ledger`, out of balance), 2 wrong usage, 69 no service answers (`health`), 78 wrong
+//! configuration.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, ConfigError, EXIT_CONFIG};
 use crate::roles::{Role, Roles};
@@ -23,6 +24,7 @@ mod differences;
 mod dlq;
 mod enroll_token;
 mod fleet;
+mod health;
 mod import;
 mod keys;
 mod logging;
@@ -58,6 +60,8 @@ enum Verb {
         #[arg(short, long)]
         verbose: bool,
     },
+    /// Ask the running service how it is; exit code 0 if it is ready, 1 if not, 69 if nothing answers
+    Health(health::HealthArgs),
     /// Make keys, and let one take over from another
     #[command(subcommand)]
     Keys(keys::Verb),
@@ -146,6 +150,11 @@ impl ConfigFile {
     }
 }
 
+/// The definition of the command line, for completions and man pages.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Does what the arguments say.
 pub fn main() -> ExitCode {
     match run(Cli::parse().verb) {
@@ -173,6 +182,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
             runtime.block_on(crate::serve::serve(loaded, secrets, Roles::new(&role)))?;
             Ok(ExitCode::SUCCESS)
         }
+        Verb::Health(args) => health::run(&args),
         Verb::Keys(verb) => keys::run(verb),
         Verb::Ca(verb) => ca::run(verb),
         Verb::ApiKeys(verb) => api_keys::run(verb),

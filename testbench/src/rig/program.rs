@@ -46,14 +46,13 @@ impl Program {
     ///
     /// When it hasn't been built.
     pub fn new(name: &str) -> anyhow::Result<Self> {
-        Ok(Self {
-            path: program_path(name)?,
-            name: name.to_owned(),
-            args: Vec::new(),
-            env: Vec::new(),
-            starter: Vec::new(),
-            ready: Ready::AtOnce,
-        })
+        Ok(Self::at(program_path(name)?, name))
+    }
+
+    /// Somebody else's, which is where this says.
+    pub fn at(path: impl Into<PathBuf>, name: &str) -> Self {
+        let (path, name) = (path.into(), name.to_owned());
+        Self { path, name, args: Vec::new(), env: Vec::new(), starter: Vec::new(), ready: Ready::AtOnce }
     }
 
     /// Another name for its log and its errors, when several of a kind share a directory.

@@ -14,7 +14,7 @@ use super::{Authority, Identity, Mosquitto, free_port};
 /// The files as they are shipped, by name: from `packaging/mosquitto/`.
 pub const SHIPPED: [(&str, &str); 4] = [
     ("tapline.conf", include_str!("../../../packaging/mosquitto/tapline.conf")),
-    ("tapline-service-tls.conf", include_str!("../../../packaging/mosquitto/tapline-service-tls.conf")),
+    ("tapline.service-tls.conf", include_str!("../../../packaging/mosquitto/tapline.service-tls.conf")),
     ("tapline.acl", include_str!("../../../packaging/mosquitto/tapline.acl")),
     ("tapline-service.acl", include_str!("../../../packaging/mosquitto/tapline-service.acl")),
 ];
@@ -116,7 +116,7 @@ impl ShippedBroker {
         for (name, text) in SHIPPED {
             let text = places.derive(&edited(name, text, edits)?);
             fs::write(folder.join(name), &text)?;
-            if name.ends_with(".conf") && (is_elsewhere || name != "tapline-service-tls.conf") {
+            if name.ends_with(".conf") && (is_elsewhere || name != "tapline.service-tls.conf") {
                 configuration += &text;
             }
         }
@@ -202,11 +202,11 @@ mod tests {
                 "tapline.conf: acl_file /etc/mosquitto/tapline.acl -> acl_file /tmp/x/tapline.acl",
                 "tapline.conf: listener 1884 127.0.0.1 -> listener 2 127.0.0.1",
                 "tapline.conf: acl_file /etc/mosquitto/tapline-service.acl -> acl_file /tmp/x/tapline-service.acl",
-                "tapline-service-tls.conf: listener 8884 -> listener 3 127.0.0.1",
-                "tapline-service-tls.conf: cafile /etc/mosquitto/tapline/service.pem -> cafile /tmp/x/tapline/service.pem",
-                "tapline-service-tls.conf: certfile /etc/mosquitto/tapline/server.pem -> certfile /tmp/x/tapline/server.pem",
-                "tapline-service-tls.conf: keyfile /etc/mosquitto/tapline/server.key -> keyfile /tmp/x/tapline/server.key",
-                "tapline-service-tls.conf: acl_file /etc/mosquitto/tapline-service.acl -> acl_file /tmp/x/tapline-service.acl",
+                "tapline.service-tls.conf: listener 8884 -> listener 3 127.0.0.1",
+                "tapline.service-tls.conf: cafile /etc/mosquitto/tapline/service.pem -> cafile /tmp/x/tapline/service.pem",
+                "tapline.service-tls.conf: certfile /etc/mosquitto/tapline/server.pem -> certfile /tmp/x/tapline/server.pem",
+                "tapline.service-tls.conf: keyfile /etc/mosquitto/tapline/server.key -> keyfile /tmp/x/tapline/server.key",
+                "tapline.service-tls.conf: acl_file /etc/mosquitto/tapline-service.acl -> acl_file /tmp/x/tapline-service.acl",
             ]
         );
     }
