@@ -88,7 +88,7 @@ fn in_text(program: &str, text: &str) -> Vec<Written> {
             for words in simple_commands(&std::mem::take(&mut continued)) {
                 if let Some(words) = of_program(program, &words) {
                     let is_whole = !words.iter().any(|word| is_placeholder(word));
-                    add(vec![words], is_whole);
+                    add(vec![before_dots(&words)], is_whole);
                 }
             }
             continue;
@@ -127,12 +127,16 @@ fn in_text(program: &str, text: &str) -> Vec<Written> {
 }
 
 fn add_part(program: &str, words: &[String], add: &mut impl FnMut(Vec<Vec<String>>, bool)) {
+    let words = of_program(program, words).map(|words| before_dots(&words)).unwrap_or_default();
     // The name alone is the program itself, or the folder of that name.
-    if let Some(words) = of_program(program, words)
-        && !words.is_empty()
-    {
+    if !words.is_empty() {
         add(vec![words], false);
     }
+}
+
+/// What is said before it is left to the reader.
+fn before_dots(words: &[String]) -> Vec<String> {
+    words.iter().take_while(|word| *word != "…").cloned().collect()
 }
 
 /// `NAME`, `…`, `FILE.csv`: something else is to be typed there.
