@@ -73,6 +73,17 @@ pub enum Fault {
     Deadlock,
 }
 
+/// What is wrong with the site, or a part of it, until that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outage {
+    /// The web server before Frappe has nobody behind it: 502 and a page for everything.
+    Site,
+    /// Whatever touches a shift type fails: 500 with an exception.
+    ShiftTypes,
+    /// Whatever touches a shift type is never answered.
+    ShiftTypesSilent,
+}
+
 /// A running simulator; dropping it resets what is still connected.
 #[derive(Debug)]
 pub struct FrappeSim {
@@ -94,6 +105,7 @@ struct Running {
     /// What clocks at the site show; those of this machine if nobody has set them.
     now: Option<DateTime>,
     faults: VecDeque<Fault>,
+    outage: Option<Outage>,
     limiter: Limiter,
     /// Method and path of every request, in order of arrival.
     asked: Vec<String>,
@@ -114,6 +126,7 @@ impl FrappeSim {
             site,
             now: None,
             faults: VecDeque::new(),
+            outage: None,
             limiter: Limiter::default(),
             asked: Vec::new(),
             waiting: 0,
@@ -150,6 +163,11 @@ impl FrappeSim {
     /// What happens to the next logs, one each.
     pub fn set_faults(&self, faults: impl IntoIterator<Item = Fault>) {
         self.shared.state().faults = faults.into_iter().collect();
+    }
+
+    /// What is wrong from now on, if anything.
+    pub fn set_outage(&self, outage: Option<Outage>) {
+        self.shared.state().outage = outage;
     }
 
     /// Lets logs go on that wait before their insert, and those that will.
@@ -201,6 +219,9 @@ impl Shared {
     fn refuses(&self, what: String, headers: &HeaderMap) -> Option<Response> {
         let mut state = self.state();
         state.asked.push(what);
+        if state.outage == Some(Outage::Site) {
+            return Some(page(StatusCode::BAD_GATEWAY, "502 Bad Gateway"));
+        }
         let now = state.now();
         if let Err(too_many) = state.limiter.admit(now) {
             return Some(too_many.into_response());
@@ -367,6 +388,14 @@ async fn document(
 ) -> Response {
     if let Some(refused) = shared.refuses(format!("{method} {doctype}").to_lowercase(), &headers) {
         return refused;
+    }
+    let outage = shared.state().outage.filter(|_| doctype == "Shift Type");
+    match outage {
+        Some(Outage::ShiftTypes) => {
+            return shared.answer(Err(Thrown::server("OperationalError", "MySQL server has gone away")));
+        }
+        Some(Outage::ShiftTypesSilent) => return std::future::pending().await,
+        Some(Outage::Site) | None => {}
     }
     let result = {
         let site = &mut shared.state().site;

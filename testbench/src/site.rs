@@ -4,6 +4,7 @@
 
 mod lines;
 mod replicas;
+mod second_door;
 mod store;
 
 use std::{
@@ -34,6 +35,7 @@ use crate::{
 
 use lines::Lines;
 pub use replicas::Replica;
+pub use second_door::{SECOND, SecondDoor};
 pub use store::{StoreKind, StoreServer};
 
 /// The one controller's id.
@@ -70,6 +72,8 @@ pub struct SiteOptions {
     pub enrolled: bool,
     /// Where cloud-ingest stores.
     pub store: StoreKind,
+    /// cloud-ingest knows a second controller, which [`SecondDoor`] starts.
+    pub second_door: bool,
 }
 
 /// The running site.
@@ -584,6 +588,7 @@ crl_file = "{at}/{FILES}/crl.pem"
             uplink = ends.uplink,
         ),
     };
+    let other = if options.second_door { second_door::declared(dir)? } else { String::new() };
     let http = ends.http;
     let cloud = format!(
         r#"data_dir = "{at}/cloud"
@@ -605,7 +610,7 @@ id = "hq"
 label = "Headquarters"
 zone = "{ZONE}"
 
-{known}
+{known}{other}
 [destinations]
 allow_networks = ["127.0.0.0/8"]
 

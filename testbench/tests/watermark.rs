@@ -20,6 +20,7 @@ use cloud_ingest::event_store::{
 use cloud_ingest::health::Health;
 use cloud_ingest::stop::{self, Stopper};
 use cloud_ingest::telemetry::{Metrics, with_causes};
+use cloud_ingest::watch::{self, Watch};
 use jiff::civil::date;
 use serde_json::json;
 use tap_protocol::badge::{SealedBadge, Token, TokenKeyId};
@@ -31,8 +32,9 @@ use tap_protocol::keys::SigningKey;
 use tap_protocol::record::{Body, ClockState, Record, Stamp};
 use tap_protocol::tap::{Direction, Tap, Verdict};
 use tempfile::TempDir;
-use testbench::frappe_sim::{FrappeSim, Role, ShiftType, Site, Status};
+use testbench::frappe_sim::{FrappeSim, Outage, Role, ShiftType, Site, Status};
 use testbench::rig::wait_until;
+use testbench::site::run;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -50,9 +52,9 @@ struct Office {
     store: StoreHandle,
     metrics: Arc<Metrics>,
     stopper: Stopper,
-    running: JoinHandle<()>,
+    running: [JoinHandle<()>; 2],
     threads: [StoreThread; 2],
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Office {
@@ -64,7 +66,7 @@ impl Office {
         change(&mut site);
         let frappe = FrappeSim::start(SocketAddr::from(([127, 0, 0, 1], 0)), site).await.unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let place = Place::File(dir.path().join("store.db"));
+        let place = Place::File(dir.path().join("cloud-ingest.db"));
         let mut store = place.open(MONDAY).unwrap();
         store
             .put_site(&Location { id: "hq".into(), label: "HQ".into(), zone: "Europe/Berlin".into() })
@@ -76,7 +78,8 @@ impl Office {
         }
         let bindings = [1, 2].map(|n: u8| Binding::new(vec![badge(n)], PersonId(n.to_string())));
         store.bind_badges(&bindings, MONDAY).unwrap();
-        let settings = json!({ "kind": "frappe_hr", "url": frappe.url(), "timeout_ms": 2_000, "frappe_hr": {
+        let breaker = json!({ "open_s": 1, "max_open_s": 1, "ramp_s": 0 });
+        let settings = json!({ "kind": "frappe_hr", "url": frappe.url(), "timeout_ms": 1_000, "breaker": breaker, "frappe_hr": {
             "watermarks": [{ "shift_type": "Day", "sites": ["hq"], "zone": "Europe/Berlin" }] } });
         let settings: DestinationSettings = serde_json::from_str(&settings.to_string()).unwrap();
         let credentials = dir.path().join("credentials");
@@ -96,6 +99,14 @@ impl Office {
         let (stopper, stop) = stop::pair();
         let loopback = Guard::allowing(["127.0.0.1".parse().unwrap()]);
         let metrics = Arc::new(Metrics::new());
+        let health = Arc::new(Health::default());
+        let watch = Watch {
+            writer: store.clone(),
+            reader: reader.clone(),
+            clock: clock.clone(),
+            metrics: Arc::clone(&metrics),
+            health: Arc::clone(&health),
+        };
         let supervisor = Supervisor {
             open: Box::new({
                 let clock = clock.clone();
@@ -109,17 +120,20 @@ impl Office {
             clock,
             monotonic: Monotonic::system(),
             metrics: Arc::clone(&metrics),
-            health: Arc::new(Health::default()),
+            health,
             wake: Arc::new(Notify::new()),
             chance: cloud_ingest::chance::Chance::system(),
         };
-        let running = tokio::spawn(supervise::run(supervisor, stop));
-        Office { frappe, clock: now, store, metrics, stopper, running, threads: [writer, reading], _dir: dir }
+        let running =
+            [tokio::spawn(watch::run(watch, stop.clone())), tokio::spawn(supervise::run(supervisor, stop))];
+        Office { frappe, clock: now, store, metrics, stopper, running, threads: [writer, reading], dir }
     }
 
     async fn close(self) {
         self.stopper.stop();
-        self.running.await.unwrap();
+        for running in self.running {
+            running.await.unwrap();
+        }
         let [writer, reader] = self.threads;
         reader.close().await;
         writer.close().await;
@@ -171,6 +185,31 @@ impl Office {
             counts.iter().any(|cell| cell.state == DeliveryState::Delivered && cell.count == taps)
         })
         .await;
+    }
+
+    /// A metric of the watermark's, as it is scraped.
+    async fn metric_says(&self, name: &str, value: &str) {
+        let line = format!("cloud_ingest_{name}{{destination=\"frappe\",watermark=\"Day\"}} {value}");
+        wait_until(&line, PATIENCE, &[], async || self.metrics.render(&Health::default()).contains(&line))
+            .await;
+    }
+
+    /// What `destinations show` says to a person.
+    fn shown(&self) -> String {
+        let dir = self.dir.path().display();
+        let config = self.dir.path().join("cloud-ingest.toml");
+        let text = format!(
+            "data_dir = \"{dir}\"\n[broker]\nurl = \"mqtt://127.0.0.1\"\nclient_id = \"cloud-ingest\"\n[http]\n\
+             listen = \"127.0.0.1:0\"\n[keys]\ndir = \"{dir}/keys\"\n"
+        );
+        std::fs::write(&config, text).unwrap();
+        let config = config.display().to_string();
+        run("cloud-ingest", &["destinations", "show", "frappe", "--config", &config]).unwrap()
+    }
+
+    /// How often the shift type was asked for.
+    fn tries(&self) -> usize {
+        self.frappe.asked().iter().filter(|asked| *asked == "get shift type").count()
     }
 
     /// What Frappe says of an employee on a day of March.
@@ -316,6 +355,109 @@ async fn a_tap_that_frappe_refuses_holds_its_day_open_and_stops_nobody() {
     let row = office.stands_in_time(dead, |row| row.stands_at.as_deref() == Some(at)).await;
     assert_eq!(row.held_back_by, Some(second.id.clone()));
     assert!(row.held_back_why.unwrap().contains("not delivered"));
+    office.close().await;
+}
+
+#[tokio::test]
+async fn while_frappe_fails_or_is_silent_it_is_tried_more_and_more_seldom_and_taps_go_on() {
+    let office = Office::open(|_| {}).await;
+    let (mut first, mut second) = (Door::new(1), Door::new(2));
+    let morning = office.it_is(1);
+    for door in [&mut first, &mut second] {
+        office.hears_of(door, morning).await;
+    }
+    let stood = office.stands("it to be moved", |row| row.moved.is_some()).await.stands_at;
+    assert_eq!(stood.as_deref(), Some("2026-03-02 08:58:59"));
+    office.metric_says("watermark_trouble", "0").await;
+
+    // Frappe fails at everything that has to do with shift types, and answers nothing of the kind an hour later.
+    office.frappe.set_outage(Some(Outage::ShiftTypes));
+    for (hours, outage, says, delivered) in
+        [(3, Outage::ShiftTypes, "server_error", 1), (5, Outage::ShiftTypesSilent, "timed_out", 2)]
+    {
+        office.frappe.set_outage(Some(outage));
+        let at = office.it_is(hours);
+        first.tap(1, UtcMs(at.0 - 60_000));
+        for door in [&mut first, &mut second] {
+            office.hears_of(door, at).await;
+        }
+        let row = office
+            .stands("the trouble", |row| row.trouble.as_ref().is_some_and(|why| why.contains(says)))
+            .await;
+        assert_eq!((u64::from(row.failures), &row.stands_at), (delivered, &stood));
+        assert_eq!(row.next.0 - row.looked.0, 60_000 << delivered, "it waits twice as long each time");
+        // The tap is stored and told all the same.
+        office.all_is_delivered(delivered).await;
+        office.metric_says("watermark_trouble", "1").await;
+        let shown = office.shown();
+        assert!(shown.contains("it cannot be moved") && shown.contains(says), "{shown}");
+    }
+    // Within that pause nothing is asked, however often it is looked.
+    let tries = office.tries();
+    let within = UtcMs(office.it_is(5).0 + 3 * 60_000);
+    office.clock.store(within.0, Ordering::SeqCst);
+    first.tap(1, UtcMs(within.0 - 1_000));
+    office.hears_of(&mut first, within).await;
+    office.all_is_delivered(3).await;
+    assert_eq!((office.tries(), office.last_sync()), (tries, stood));
+
+    office.frappe.set_outage(None);
+    let last = office.it_is(8);
+    for door in [&mut first, &mut second] {
+        office.hears_of(door, last).await;
+    }
+    let row = office.stands_in_time("it to be moved again", |row| row.trouble.is_none()).await;
+    assert_eq!((row.failures, row.stands_at.as_deref()), (0, Some("2026-03-02 15:58:59")));
+    assert_eq!(office.last_sync(), row.stands_at);
+    office.metric_says("watermark_trouble", "0").await;
+    office.close().await;
+}
+
+#[tokio::test]
+async fn while_frappe_is_down_nothing_is_moved_and_afterwards_never_past_a_tap_that_is_not_there_yet() {
+    let office = Office::open(|_| {}).await;
+    let (mut first, mut second) = (Door::new(1), Door::new(2));
+    let morning = office.it_is(1);
+    for door in [&mut first, &mut second] {
+        office.hears_of(door, morning).await;
+    }
+    let stood = office.stands("it to be moved", |row| row.moved.is_some()).await.stands_at;
+    office.frappe.set_outage(Some(Outage::Site));
+    let at = office.it_is(3);
+    second.tap(2, UtcMs(at.0 - 120_000));
+    for door in [&mut first, &mut second] {
+        office.hears_of(door, at).await;
+    }
+    office.stands_in_time("the tap to hold it", |row| row.held_back_by.as_ref() == Some(&second.id)).await;
+    wait_until("the tap to be tried", PATIENCE, &[], async || {
+        office.frappe.asked().iter().any(|asked| asked.starts_with("call"))
+    })
+    .await;
+    // Taps are stored and doors are heard all the same.
+    let later = office.it_is(6);
+    first.tap(1, UtcMs(later.0 - 60_000));
+    for door in [&mut first, &mut second] {
+        office.hears_of(door, later).await;
+    }
+    let taps = office.store.run(|store| Ok(store.totals()?.taps)).await.unwrap();
+    assert_eq!((taps, office.last_sync()), (2, stood));
+
+    office.frappe.set_outage(None);
+    // Whatever waits for its next try is due by then.
+    office.it_is(7);
+    let through = "2026-03-02 13:58:59";
+    office
+        .stands_in_time("it to move on to where all doors are complete", |row| {
+            // The second door's tap comes first, and until it is there nothing moves past it.
+            let stands = office.last_sync();
+            let told = office.frappe.site(|site| site.logs.len());
+            assert!(told > 0 || stands.as_deref() <= Some("2026-03-02 10:58:00"), "{stands:?}: {row:?}");
+            assert!(told > 1 || stands.as_deref() <= Some("2026-03-02 13:59:00"), "{stands:?}: {row:?}");
+            row.stands_at.as_deref() == Some(through)
+        })
+        .await;
+    office.all_is_delivered(2).await;
+    assert_eq!(office.last_sync().as_deref(), Some(through));
     office.close().await;
 }
 
