@@ -4,6 +4,7 @@
 use crate::planting::Plant;
 
 const BREAKER: &str = "cloud-ingest/src/delivery/breaker.rs";
+const DISPATCH: &str = "cloud-ingest/src/delivery/dispatch.rs";
 const ORDER: &str = "cloud-ingest/src/delivery/order.rs";
 const RETRY: &str = "cloud-ingest/src/delivery/retry.rs";
 const TICKS: &str = "cloud-ingest/src/delivery/ticks.rs";
@@ -69,6 +70,20 @@ pub fn all() -> Vec<Plant> {
             TICKS,
             "return Vouch { by, before: None, through: Ticks(0), is_fresh: false, at_ms };",
             "return Vouch { by, before: None, through: Ticks(if PLANTED { at_ms } else { 0 }), is_fresh: PLANTED, at_ms };",
+        ),
+        bait(
+            "an attempt ends under whatever lease there is",
+            TURN,
+            ".changed_each(&sql::UNLEASE, &deliveries,",
+            ".changed_each(&if PLANTED { super::session::Changes { \
+             update: sql::UNLEASE.update.replace(\"AND lease = ?3\", \"\").leak(), ..sql::UNLEASE } } \
+             else { sql::UNLEASE }, &deliveries,",
+        ),
+        bait(
+            "a claim that is about to end is sent",
+            DISPATCH,
+            "let is_late = self.dispatcher.monotonic.ms()",
+            "let is_late = !PLANTED && self.dispatcher.monotonic.ms()",
         ),
     ]
 }
