@@ -351,6 +351,7 @@ macro_rules! contract_tests {
             delivery::the_taps_of_one_person_are_delivered_in_order,
             delivery::a_dead_one_lets_the_next_pass,
             delivery::a_retry_stays_head_and_waits,
+            delivery::what_is_put_off_for_longer_than_anything_is_due_within_a_minute,
             delivery::an_answer_once_written_down_stays,
             delivery::the_body_of_the_first_attempt_is_sent_for_ever,
             delivery::patience_is_no_failure,

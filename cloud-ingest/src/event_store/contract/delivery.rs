@@ -114,6 +114,17 @@ pub fn a_retry_stays_head_and_waits(world: &mut World) {
     assert_eq!((again.event_id, again.claim.attempt, again.failures), (claimed.event_id, 2, 1));
 }
 
+pub fn what_is_put_off_for_longer_than_anything_is_due_within_a_minute(world: &mut World) {
+    let at = taps(world, &[1, 2]);
+    let claimed = world.claim();
+    let day_ms = 24 * 3_600_000;
+    world.send(&claimed[0], Next::RetryIn(2 * 365 * day_ms));
+    world.send(&claimed[1], Next::RetryIn(day_ms));
+    assert_eq!(world.claim(), []);
+    world.now = later(world, 60_000);
+    assert_eq!(claimed_positions(world, 9), at[..1], "nobody asks for two years, and some ask for a day");
+}
+
 pub fn an_answer_once_written_down_stays(world: &mut World) {
     let at = taps(world, &[1]);
     let claimed = world.claim_one();
