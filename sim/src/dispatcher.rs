@@ -306,7 +306,7 @@ impl Dispatcher {
             self.next_call += 1;
             self.calls.insert(call, Call { claimed, claimed_ms: stage.now_ms, sent: false });
             stage.after(delay_ms, Event::Dispatch(self.run, DispatchEvent::Send(call)));
-            if late && !stage.has(Bait::LostLeaseSends) {
+            if late {
                 // The whole process stands still, its beats too.
                 self.turn = (self.turn.0 + 1, u64::MAX);
                 self.plan_turn(stage, delay_ms);
