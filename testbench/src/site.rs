@@ -2,6 +2,7 @@
 //! fault proxy in front of the broker and another in front of the legacy API. It knows how they are wired and started;
 //! what is done to them is the test's business.
 
+pub(crate) mod agent;
 mod lines;
 mod replicas;
 mod second_door;
@@ -21,7 +22,7 @@ use edge_agent::{
     status::Status,
 };
 use serde::{Deserialize, de::DeserializeOwned};
-use tap_protocol::{ids::ControllerId, tap::Direction};
+use tap_protocol::ids::ControllerId;
 use tempfile::TempDir;
 
 use crate::{
@@ -314,14 +315,7 @@ impl Site {
     ///
     /// When no agent answers, or the tap is refused.
     pub async fn tap(&self, n: usize) -> anyhow::Result<Green> {
-        let request = Request::Tap { uid: badge_uid(n), direction: Direction::In };
-        match question(&self.control_socket(), &request).await? {
-            Response::Recorded { seq, event_id, tap_to_signal_us, .. } => {
-                Ok(Green { seq, event_id, tap_to_signal_us })
-            }
-            Response::Refused { why } => bail!("the tap was refused: {why}"),
-            other => bail!("the agent answered something else: {other:?}"),
-        }
+        agent::tap(&self.control_socket(), n).await
     }
 
     /// What the agent says of itself.
@@ -330,10 +324,7 @@ impl Site {
     ///
     /// When no agent answers.
     pub async fn edge_status(&self) -> anyhow::Result<Status> {
-        match question(&self.control_socket(), &Request::Status).await? {
-            Response::Status(status) => Ok(*status),
-            other => bail!("the agent answered something else: {other:?}"),
-        }
+        agent::status(&self.control_socket()).await
     }
 
     /// cloud-ingest's books.

@@ -4,13 +4,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail, ensure};
-use edge_agent::control::{Request, Response, question};
+use anyhow::{Context as _, ensure};
 use edge_agent::status::Status;
-use tap_protocol::tap::Direction;
 
 use crate::rig::{FakeClock, Program, Ready, Running};
-use crate::site::{Site, badge_uid};
+use crate::site::{Site, agent};
 
 /// The running copy.
 #[derive(Debug)]
@@ -54,11 +52,7 @@ impl Twin {
     ///
     /// When no agent answers, or the tap is refused.
     pub async fn tap(&self, n: usize) -> anyhow::Result<()> {
-        let request = Request::Tap { uid: badge_uid(n), direction: Direction::In };
-        match question(&self.socket(), &request).await? {
-            Response::Recorded { .. } => Ok(()),
-            other => bail!("the tap was not recorded: {other:?}"),
-        }
+        agent::tap(&self.socket(), n).await.map(drop)
     }
 
     /// What it says of itself.
@@ -67,10 +61,7 @@ impl Twin {
     ///
     /// When no agent answers.
     pub async fn status(&self) -> anyhow::Result<Status> {
-        match question(&self.socket(), &Request::Status).await? {
-            Response::Status(status) => Ok(*status),
-            other => bail!("the agent answered something else: {other:?}"),
-        }
+        agent::status(&self.socket()).await
     }
 
     /// What it has said.

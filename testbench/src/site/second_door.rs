@@ -6,14 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{bail, ensure};
-use edge_agent::{
-    control::{Request, Response, question},
-    status::Status,
-};
-use tap_protocol::tap::Direction;
+use anyhow::ensure;
+use edge_agent::status::Status;
 
-use super::{Green, Site, badge_uid, run};
+use super::{Green, Site, agent, run};
 use crate::{
     fault_proxy::FaultProxy,
     rig::{Program, Ready, Running},
@@ -73,13 +69,7 @@ control_public_key_file = "{of_site}/keys/control-1.pub"
     ///
     /// When no agent answers, or the tap is refused.
     pub async fn tap(&self, n: usize) -> anyhow::Result<Green> {
-        let request = Request::Tap { uid: badge_uid(n), direction: Direction::In };
-        match question(&self.socket(), &request).await? {
-            Response::Recorded { seq, event_id, tap_to_signal_us, .. } => {
-                Ok(Green { seq, event_id, tap_to_signal_us })
-            }
-            other => bail!("the tap was not recorded: {other:?}"),
-        }
+        agent::tap(&self.socket(), n).await
     }
 
     /// What it says of itself.
@@ -88,10 +78,7 @@ control_public_key_file = "{of_site}/keys/control-1.pub"
     ///
     /// When no agent answers.
     pub async fn status(&self) -> anyhow::Result<Status> {
-        match question(&self.socket(), &Request::Status).await? {
-            Response::Status(status) => Ok(*status),
-            other => bail!("the agent answered something else: {other:?}"),
-        }
+        agent::status(&self.socket()).await
     }
 
     /// What it has said.
