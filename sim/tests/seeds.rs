@@ -7,6 +7,10 @@ use sim::{Run, Tally, kept_seeds, run};
 
 const SEEDS: u64 = 500;
 
+/// Days beyond those on which something happens that happens once in some five hundred: taps that were set aside for want of
+/// a time find theirs.
+const RARE: [u64; 1] = [820];
+
 /// Run once for all tests here.
 static TOTAL: LazyLock<Tally> = LazyLock::new(|| {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
@@ -15,7 +19,8 @@ static TOTAL: LazyLock<Tally> = LazyLock::new(|| {
         let parts: Vec<_> = (0..threads)
             .map(|part| {
                 scope.spawn(move || {
-                    (1..=SEEDS).filter(|seed| seed % threads == part).map(holds).collect::<Vec<_>>()
+                    let seeds = (1..=SEEDS).chain(RARE).filter(|seed| seed % threads == part);
+                    seeds.map(holds).collect::<Vec<_>>()
                 })
             })
             .collect();
