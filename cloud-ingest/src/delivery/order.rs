@@ -136,7 +136,7 @@ pub fn settle(lane: &[Standing]) -> Vec<Change> {
         let to = if stays(delivery.state) { delivery.state } else { rests };
         Change { position: delivery.position, from: delivery.state, to, let_go }
     });
-    changes.filter(|change| change.from != change.to).collect()
+    changes.filter(|change| change.from != change.to || change.let_go.is_some()).collect()
 }
 
 /// Of each in a lane whether it waits for other controllers no more, because somebody behind it does not. What was sent does
@@ -313,6 +313,13 @@ mod tests {
     }
 
     #[test]
+    fn one_that_comes_from_another_lane_goes_with_whoever_is_behind_it_though_its_state_is_the_same() {
+        let moved = Standing { state: Parked, ..waits(2) };
+        lets_go(&[at(1, Pending), moved, early(3, Parked)], &[(2, LetGo::Early)]);
+        lets_go(&[moved, at(3, Pending)], &[(2, LetGo::Complete)]);
+    }
+
+    #[test]
     fn one_that_goes_with_another_takes_its_place_in_line() {
         let mut lane = [waits(1), early(2, Pending)];
         let changes = settle(&lane);
@@ -331,13 +338,23 @@ mod tests {
     /// What can happen to a lane.
     #[derive(Debug, Clone)]
     enum Step {
-        Store { held_for: Option<HeldFor> },
+        Store {
+            held_for: Option<HeldFor>,
+        },
         Send,
         LeaveOpen,
         Retry,
         Finish,
-        Release { which: prop::sample::Index, is_early: bool },
-        BringLower { below: prop::sample::Index, held_for: Option<HeldFor> },
+        Release {
+            which: prop::sample::Index,
+            is_early: bool,
+        },
+        /// What comes from another lane has the state that it had there.
+        BringLower {
+            below: prop::sample::Index,
+            held_for: Option<HeldFor>,
+            was_parked: bool,
+        },
     }
 
     fn held_for() -> impl Strategy<Value = Option<HeldFor>> {
@@ -357,8 +374,8 @@ mod tests {
             4 => Just(Step::Finish),
             2 => (any::<prop::sample::Index>(), any::<bool>())
                 .prop_map(|(which, is_early)| Step::Release { which, is_early }),
-            1 => (any::<prop::sample::Index>(), held_for())
-                .prop_map(|(below, held_for)| Step::BringLower { below, held_for }),
+            1 => (any::<prop::sample::Index>(), held_for(), any::<bool>())
+                .prop_map(|(below, held_for, was_parked)| Step::BringLower { below, held_for, was_parked }),
         ]
     }
 
@@ -430,13 +447,14 @@ mod tests {
                         self.settle();
                     }
                 }
-                Step::BringLower { below, held_for } => {
+                Step::BringLower { below, held_for, was_parked } => {
                     if !self.open.is_empty() {
                         let place = below.index(self.open.len());
                         let position = Position(self.open[place].position.0 - 1);
                         let free = self.open.iter().all(|delivery| delivery.position != position);
                         if free {
-                            let late = at(position.0, resting(*held_for, false));
+                            let state = if *was_parked { Parked } else { resting(*held_for, false) };
+                            let late = at(position.0, state);
                             self.open.insert(place, Standing { held_for: *held_for, ..late });
                             self.settle();
                         }

@@ -461,6 +461,7 @@ macro_rules! contract_tests {
             completeness::what_stands_before_one_that_all_are_complete_past_is_complete_too,
             completeness::one_that_comes_late_waits_for_others_while_what_stands_behind_it_is_sent,
             completeness::one_that_comes_after_whoever_went_early_has_its_own_wait,
+            completeness::one_whose_badge_was_another_persons_goes_with_whoever_has_done_with_waiting,
             completeness::old_taps_that_are_told_later_wait_for_nobody_and_keep_nobody_waiting,
             completeness::one_that_was_stored_by_a_clock_that_was_ahead_waits_no_longer_than_others,
             completeness::a_door_alone_at_its_site_waits_for_nobody,

@@ -9,6 +9,7 @@ use crate::delivery::complete::{Door as Told, Holds, NOT_KNOWN};
 use crate::delivery::limiter::Limits;
 use crate::delivery::rules::Rules;
 use crate::delivery::ticks::Ticker;
+use crate::directory::timeline::EVER;
 use crate::event_store::completeness::WatermarkRow;
 use crate::event_store::{
     Change, Deed, DeliveryRow, DeliveryState, HeldFor, MAX_MADE_AT_ONCE, NewDestination, Next, PersonId,
@@ -366,6 +367,28 @@ pub fn one_that_comes_after_whoever_went_early_has_its_own_wait(world: &mut Worl
     );
     waited_for(world, earlier, 60_000);
     assert_eq!(world.claim_one().claim.position, earlier);
+}
+
+pub fn one_whose_badge_was_another_persons_goes_with_whoever_has_done_with_waiting(world: &mut World) {
+    in_order(world, 60);
+    world.bind(&[(1, "anna"), (2, "ben"), (3, "ben")]);
+    let mut first = Door::new(1);
+    let positions = [1, 3, 2, 1].map(|card| {
+        first.boottime_ms += 1_000;
+        world.tap(&mut first, card)
+    });
+    waited_for(world, positions[3], 60_000);
+    assert_eq!(world.turn_at(HR, &[], 0).early, 0, "nothing is sent yet");
+    assert_eq!(world.states(), ["pending", "pending", "parked", "parked"]);
+    // The third was hers: it stands in the middle of her line, and nobody has to wait again.
+    assert_eq!(world.give(2, Some("anna"), Some(EVER), None).moved, 1);
+    assert_eq!(world.states(), ["pending", "pending", "parked", "parked"]);
+    for expected in [positions[0], positions[2], positions[3]] {
+        let claimed = world.claim().into_iter().find(|claimed| claimed.claim.position != positions[1]);
+        let claimed = claimed.expect("it is her turn");
+        assert_eq!(claimed.claim.position, expected);
+        world.send(&claimed, Next::Delivered);
+    }
 }
 
 pub fn old_taps_that_are_told_later_wait_for_nobody_and_keep_nobody_waiting(world: &mut World) {
