@@ -89,7 +89,7 @@ pub async fn serve(config: Config, secrets: Secrets, roles: Roles) -> anyhow::Re
         store: reader.clone(),
         keys: keys.clone(),
         clock: clock.clone(),
-        crl_file: config.enrolment.as_ref().and_then(|enrolment| enrolment.crl_file.clone()),
+        crl_file: config.crl_file(),
         roll,
         usher: usher.clone(),
         written: None,
