@@ -55,8 +55,14 @@ pub async fn run(watch: Watch, mut stop: Stop) {
     let mut backoff = Backoff::new(EVERY, Duration::from_secs(10));
     let mut said_down = false;
     let mut said_rewound = false;
+    let mut silent = false;
     while !stop.is_said() {
-        let verdict = match timeout(PATIENCE, watch.read()).await {
+        let answer = timeout(PATIENCE, watch.read()).await;
+        if answer.is_ok() {
+            watch.health.store_answered(silent);
+        }
+        silent = answer.is_err();
+        let verdict = match answer {
             Ok(Ok(numbers)) => {
                 watch.show(&numbers);
                 let rewound = rewound::complaint(&numbers.controllers);

@@ -189,6 +189,7 @@ const PURE: [(&str, &[&str]); 2] = [
             "intake::revoked",
             "intake::verify",
             "keyring::ring",
+            "loops",
             "read_model::audit",
             "read_model::confirmed",
             "intake::twins",
@@ -204,6 +205,7 @@ const PURE: [(&str, &[&str]); 2] = [
             "receipts",
             "roster::edition",
             "roster::rounds",
+            "watchdog",
         ],
     ),
 ];
