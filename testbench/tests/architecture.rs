@@ -97,6 +97,7 @@ const PURE: [(&str, &[&str]); 2] = [
             "ages",
             "anchors",
             "certificate",
+            "clock_witness",
             "complaints",
             "feedback",
             "diag::scrub",
