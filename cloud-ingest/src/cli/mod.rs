@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, ConfigError, EXIT_CONFIG};
 use crate::roles::{Role, Roles};
@@ -144,6 +144,11 @@ impl ConfigFile {
     fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// The definition of the command line, for completions and man pages.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Does what the arguments say.
