@@ -347,6 +347,7 @@ fn nothing_at_the_door_waits_for_the_wall_clock() {
         "cli/clock.rs",
         "clock.rs",
         "clock_watch.rs",
+        "clock_witness.rs",
         "known_time.rs",
         "now.rs",
         "verification_time.rs",
