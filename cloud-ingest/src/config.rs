@@ -151,7 +151,7 @@ pub struct EnrolmentEntry {
     /// How long a record key stays good after the controller brought a new one.
     #[serde(default = "default_record_key_overlap_days")]
     pub record_key_overlap_days: u32,
-    /// Where the broker reads who is out of trust.
+    /// Where the broker reads who is out of trust, if not where [`Config::crl_file`] says.
     pub crl_file: Option<PathBuf>,
 }
 
@@ -387,6 +387,12 @@ impl Config {
     /// Whether `serve` brings the store up to date: one in a file is nobody else's.
     pub fn migrates_at_start(&self) -> bool {
         self.store.as_ref().is_none_or(|store| store.migrate_at_start)
+    }
+
+    /// Where the broker reads who is out of trust. Always somewhere: a revocation that nobody is told of is none.
+    pub fn crl_file(&self) -> Option<PathBuf> {
+        let enrolment = self.enrolment.as_ref()?;
+        Some(enrolment.crl_file.clone().unwrap_or_else(|| self.data_dir.join("ca/crl.pem")))
     }
 
     /// The folder of taps that came over HTTP while the store was away.
@@ -625,6 +631,38 @@ record_key = "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c"
 name = "legacy"
 url = "http://127.0.0.1:9000/attendance"
 "#;
+
+    #[test]
+    fn the_sample_lets_nobody_in_and_tells_nobody_until_somebody_says_so_and_every_line_of_it_is_right() {
+        let sample = include_str!("../../packaging/cloud-ingest.toml");
+        let installed = Config::parse("cloud-ingest.toml", sample).unwrap();
+        assert!(
+            installed.enrolment.is_none() && installed.capture.is_none() && installed.destination.is_none()
+        );
+        assert!(installed.sites.is_empty() && installed.controllers.is_empty());
+        // Keys and sections begin right behind their mark, sentences after a space.
+        let uncommented = sample.lines().map(|line| match line.strip_prefix('#') {
+            Some(key) if key.starts_with(|c: char| c == '[' || c.is_ascii_lowercase()) => key,
+            _ => line,
+        });
+        let all = uncommented.collect::<Vec<_>>().join("\n");
+        // Of certificates there is one or the other, and none without TLS.
+        let one = all.replace("names = [\"taps.example.com\"]", "").replace("mqtt://", "mqtts://");
+        let all = Config::parse("cloud-ingest.toml", &one).unwrap();
+        assert!(all.enrolment.is_some() && all.capture.is_some() && all.destination.is_some());
+        assert_eq!((all.sites.len(), all.controllers.len()), (1, 1));
+    }
+
+    #[test]
+    fn the_list_of_revoked_certificates_is_where_the_unit_that_watches_it_looks() {
+        let unit = include_str!("../../systemd/tapline-revocations.path");
+        let config = Config::parse("cloud-ingest.toml", GOOD).unwrap();
+        let watched = format!("PathChanged={}\n", config.crl_file().unwrap().display());
+        assert!(unit.contains(&watched), "{watched}{unit}");
+        let elsewhere = GOOD.replace("[[site]]", "crl_file = \"/srv/crl.pem\"\n[[site]]");
+        let config = Config::parse("cloud-ingest.toml", &elsewhere).unwrap();
+        assert_eq!(config.crl_file().unwrap(), Path::new("/srv/crl.pem"));
+    }
 
     #[track_caller]
     fn check(change: (&str, &str), expected: &str) {

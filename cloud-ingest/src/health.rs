@@ -1,43 +1,18 @@
 //! Beside the line: whether this process does its work. Loops say when they turned; nobody has to ask them.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use serde::Serialize;
 
+use crate::clock::Stopwatch;
 use crate::event_store::UtcMs;
+use crate::watchdog::Seen;
+
+pub use crate::loops::Loop;
 
 /// A loop that has not turned for so long is taken for stuck: each turns at least every second when all is well.
 pub const STUCK_AFTER_MS: i64 = 15_000;
-
-/// The loops of this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Loop {
-    /// Reads from the broker's connection.
-    Broker,
-    /// Stores what came.
-    Intake,
-    /// Sends what is due.
-    Dispatch,
-    /// Keeps the numbers for people fresh: proves that the store answers.
-    Watch,
-}
-
-impl Loop {
-    /// All loops.
-    pub const ALL: [Loop; 4] = [Loop::Broker, Loop::Intake, Loop::Dispatch, Loop::Watch];
-
-    /// The name in metrics and in reasons.
-    pub fn name(self) -> &'static str {
-        match self {
-            Loop::Broker => "broker",
-            Loop::Intake => "intake",
-            Loop::Dispatch => "dispatch",
-            Loop::Watch => "watch",
-        }
-    }
-}
 
 /// What a process is to the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -57,6 +32,11 @@ pub struct Health {
     /// Those that run in this process.
     loops: Vec<Loop>,
     turned: [AtomicI64; Loop::ALL.len()],
+    began: Stopwatch,
+    /// When each last gave a sign of life, for the watchdog: by a time that nobody sets, from `began` on.
+    alive_ms: [AtomicU64; Loop::ALL.len()],
+    store_answered_ms: AtomicU64,
+    store_answers_since_ms: AtomicU64,
     takes_in: AtomicBool,
     broker: Mutex<Result<(), String>>,
     store: Mutex<Result<(), String>>,
@@ -75,6 +55,10 @@ impl Health {
         Health {
             loops,
             turned: Default::default(),
+            began: Stopwatch::start(),
+            alive_ms: Default::default(),
+            store_answered_ms: AtomicU64::new(0),
+            store_answers_since_ms: AtomicU64::new(0),
             takes_in: AtomicBool::new(false),
             broker: Mutex::new(Err("not connected yet".into())),
             store: Mutex::new(Err("not asked yet".into())),
@@ -85,6 +69,37 @@ impl Health {
     /// The loop made a turn, or is provably idle.
     pub fn turned(&self, which: Loop, now: UtcMs) {
         self.turned[which as usize].store(now.0, Ordering::Relaxed);
+        self.tries(which);
+    }
+
+    /// The loop cannot get on, and it is not its own fault: it tries again. A restart would change nothing.
+    pub fn tries(&self, which: Loop) {
+        self.alive_ms[which as usize].store(self.ms(), Ordering::Relaxed);
+    }
+
+    /// The store's threads turn: one gave an answer, be it an error. `after_silence`: the one before was waited for in vain.
+    pub fn store_answered(&self, after_silence: bool) {
+        let now_ms = self.ms();
+        self.store_answered_ms.store(now_ms, Ordering::Relaxed);
+        if after_silence {
+            self.store_answers_since_ms.store(now_ms, Ordering::Relaxed);
+        }
+    }
+
+    /// What the watchdog goes by. `store_is_here`: it is a file, and nobody else's machine can be why it is silent.
+    pub fn seen(&self, store_is_here: bool) -> Seen {
+        let read = |ms: &AtomicU64| ms.load(Ordering::Relaxed);
+        Seen {
+            now_ms: self.ms(),
+            loops: self.loops.iter().map(|which| (*which, read(&self.alive_ms[*which as usize]))).collect(),
+            store_answered_ms: read(&self.store_answered_ms),
+            store_answers_since_ms: read(&self.store_answers_since_ms),
+            store_is_here,
+        }
+    }
+
+    fn ms(&self) -> u64 {
+        (self.began.seconds() * 1_000.0) as u64
     }
 
     /// When the loop last turned; `None` if it never did.

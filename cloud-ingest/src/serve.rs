@@ -51,6 +51,7 @@ use crate::rereading::{self, Rereader};
 use crate::roles::Roles;
 use crate::roll::{self, Calling};
 use crate::roster::librarian::{self, Librarian};
+use crate::service_manager;
 use crate::stop::{self, Stop};
 use crate::telemetry::{Metrics, with_causes};
 use crate::tls_listener::TlsListener;
@@ -89,7 +90,7 @@ pub async fn serve(config: Config, secrets: Secrets, roles: Roles) -> anyhow::Re
         store: reader.clone(),
         keys: keys.clone(),
         clock: clock.clone(),
-        crl_file: config.enrolment.as_ref().and_then(|enrolment| enrolment.crl_file.clone()),
+        crl_file: config.crl_file(),
         roll,
         usher: usher.clone(),
         written: None,
@@ -104,6 +105,7 @@ pub async fn serve(config: Config, secrets: Secrets, roles: Roles) -> anyhow::Re
     let wake = Arc::new(Notify::new());
     let reread_wake = Arc::clone(&wake);
     let (to_worker, from_broker) = inbox();
+    let store_is_here = matches!(place, Place::File(_));
     let (hold, holding) = match place {
         Place::File(_) => (Hold::Alone, None),
         Place::Server(_) => {
@@ -199,6 +201,7 @@ pub async fn serve(config: Config, secrets: Secrets, roles: Roles) -> anyhow::Re
     parts.spawn(drain::run(drain, work_stop.clone()));
     parts.spawn(keeper.run(work_stop.clone()));
     parts.spawn(looking.run(work_stop.clone()));
+    parts.spawn(service_manager::run(Arc::clone(&health), store_is_here, work_stop.clone()));
     parts.spawn(health_watch::run(
         Watch {
             writer,

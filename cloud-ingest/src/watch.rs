@@ -62,8 +62,14 @@ pub async fn run(watch: Watch, mut stop: Stop) {
     let mut said_down = false;
     let mut said_rewound = false;
     let mut said_wrong = false;
+    let mut silent = false;
     while !stop.is_said() {
-        let verdict = match timeout(PATIENCE, watch.read()).await {
+        let answer = timeout(PATIENCE, watch.read()).await;
+        if answer.is_ok() {
+            watch.health.store_answered(silent);
+        }
+        silent = answer.is_err();
+        let verdict = match answer {
             Ok(Ok(numbers)) => {
                 watch.show(&numbers);
                 tell_of_clock(numbers.ahead_ms, &mut said_wrong);

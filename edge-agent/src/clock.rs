@@ -8,11 +8,19 @@ use std::time::{Duration, SystemTime};
 use tap_protocol::ids::BootId;
 use tap_protocol::record::ClockState;
 
+use crate::clock_witness;
 use crate::now::Now;
 
 /// Reads all clocks at one moment.
 pub fn read() -> Now {
-    Now { boottime_ms: boottime_ms(), wall_ms: wall_ms(), clock: clock_state() }
+    let (boottime_ms, wall_ms) = (boottime_ms(), wall_ms());
+    Now { boottime_ms, wall_ms, clock: kernels_word().unwrap_or_else(|| witness(boottime_ms, wall_ms)) }
+}
+
+/// The same by the kernel's word alone, for whoever is the witness.
+pub fn read_to_witness() -> Now {
+    let (boottime_ms, wall_ms) = (boottime_ms(), wall_ms());
+    Now { boottime_ms, wall_ms, clock: kernels_word().unwrap_or(ClockState::Unsynced) }
 }
 
 /// CLOCK_BOOTTIME, milliseconds.
@@ -27,7 +35,7 @@ pub fn boottime_us() -> u64 {
     u64::try_from(since_boot.as_micros()).expect("a boot lasts less than half a million years")
 }
 
-/// Through libc, as [`clock_state`], so that the two can be shown a wrong clock together (`testbench`'s clock shim).
+/// Through libc, as [`kernels_word`], so that the two can be shown a wrong clock together (`testbench`'s clock shim).
 #[expect(clippy::disallowed_methods, reason = "this module owns the wall clock")]
 fn wall_ms() -> i64 {
     let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
@@ -37,14 +45,19 @@ fn wall_ms() -> i64 {
     }
 }
 
-/// What `adjtimex(2)` says. A kernel that does not answer does not vouch.
-fn clock_state() -> ClockState {
+/// What `adjtimex(2)` says; `None` where this process may not ask.
+fn kernels_word() -> Option<ClockState> {
     const STA_UNSYNC: i32 = 0x0040;
     let mut query = rtime_clock::adjtime::Timex::new();
-    match rtime_clock::adjtime::adjtimex(&mut query) {
-        Ok(_) if query.0.status & STA_UNSYNC == 0 => ClockState::Synced,
-        Ok(_) | Err(_) => ClockState::Unsynced,
-    }
+    rtime_clock::adjtime::adjtimex(&mut query).ok()?;
+    Some(if query.0.status & STA_UNSYNC == 0 { ClockState::Synced } else { ClockState::Unsynced })
+}
+
+/// What a process saw that may ask. Nobody's word is no word: the clock counts as not vouched for.
+fn witness(boottime_ms: u64, wall_ms: i64) -> ClockState {
+    let seen = std::fs::read_to_string(clock_witness::SEEN_FILE).ok();
+    let seen = seen.and_then(|line| clock_witness::read(&line));
+    clock_witness::judge(seen.as_ref(), boottime_ms, wall_ms)
 }
 
 /// The kernel's random id of this boot. In a sandbox that hides it (`ProcSubset=pid`), the service manager's word for it.

@@ -9,6 +9,7 @@ pub mod certificate;
 pub mod check;
 pub mod clock;
 pub mod clock_watch;
+pub mod clock_witness;
 pub mod complaints;
 pub mod config;
 pub mod control;

@@ -6,7 +6,7 @@ use std::process::Command;
 fn make(folder: &Path) {
     let us = std::env::current_exe().unwrap();
     let profile = us.parent().and_then(Path::parent).expect("a test lies in the profile's deps");
-    let made = Command::new(profile.join("examples/shell_files")).arg(folder).status();
+    let made = Command::new(profile.join("examples/edge_shell_files")).arg(folder).status();
     assert!(made.expect("cargo test builds examples").success());
 }
 

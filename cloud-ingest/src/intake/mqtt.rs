@@ -273,7 +273,17 @@ impl Connection {
 
     /// Waits while the inbox is full: see the module's third rule.
     async fn hand_over(&mut self, event: FromBroker) {
-        if self.inbox.send(event).await.is_err() {
+        let mut tick = interval(Duration::from_secs(1));
+        let mut sending = pin!(self.inbox.send(event));
+        let sent = loop {
+            tokio::select! {
+                biased;
+                sent = &mut sending => break sent,
+                // The worker waits for the store, and this loop for the worker.
+                _ = tick.tick() => self.health.tries(Loop::Broker),
+            }
+        };
+        if sent.is_err() {
             tracing::debug!("the worker has ended; what comes now stays with the broker");
         }
     }

@@ -520,7 +520,9 @@ impl<L: BrokerLink> Running<L> {
         self.backoff.reset();
         let mut said = false;
         loop {
-            let error = match self.worker.store.run(job.clone()).await {
+            let answer = self.worker.store.run(job.clone()).await;
+            self.worker.health.tries(Loop::Intake);
+            let error = match answer {
                 Ok(value) => return Ok(Ok(value)),
                 Err(error) => error,
             };

@@ -39,7 +39,7 @@ pub fn look(subject: &Subject) -> Finding {
             Finding::warning(
                 "no polkit rule lets the user edge-agent use pcscd",
                 "a pcscd that asks polkit refuses it, and no card is read at a PC/SC reader",
-                "reinstall the package, which brings /etc/polkit-1/rules.d/50-edge-agent.rules, or write a rule for both actions",
+                "reinstall the package, which brings /usr/share/polkit-1/rules.d/50-edge-agent.rules, or write a rule for both actions",
             )
             .with(evidence)
         }

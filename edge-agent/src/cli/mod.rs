@@ -21,6 +21,7 @@ mod run;
 mod status;
 mod tap;
 mod test_connection;
+mod witness_clock;
 
 /// Where the package puts the configuration.
 const DEFAULT_CONFIG: &str = "/etc/edge-agent/edge-agent.toml";
@@ -123,6 +124,9 @@ enum Verb {
         #[command(subcommand)]
         verb: config::Verb,
     },
+    /// Write down once a second whether the kernel vouches for the clock, for an agent that may not ask it.
+    #[command(hide = true)]
+    WitnessClock(witness_clock::WitnessClock),
 }
 
 #[derive(Debug, clap::Args)]
@@ -163,6 +167,7 @@ impl Cli {
             Verb::Keys { verb } => verb.run(),
             Verb::Diag { verb } => verb.run(),
             Verb::Config { verb } => verb.run(),
+            Verb::WitnessClock(witness) => witness.run(),
         }
     }
 }

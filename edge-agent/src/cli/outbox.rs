@@ -1,5 +1,5 @@
-//! `edge-agent outbox list|verify|export|prune|salvage`: the records on this disk, by hand. The first three only read and
-//! work beside a running agent; the last two write and need it stopped.
+//! `edge-agent outbox list|pending|verify|export|prune|salvage`: the records on this disk, by hand. The first four only read
+//! and work beside a running agent; the last two write and need it stopped.
 
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Write};
@@ -32,6 +32,15 @@ const REPAIR_STEP: usize = 10_000;
 pub enum Verb {
     /// Show all outboxes, and damaged files that were set aside.
     List {
+        #[command(flatten)]
+        config: ConfigArg,
+        /// For people or for scripts.
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Say whether something here is not in the cloud yet: before a disk is wiped or thrown away. Exits 1 if so, or if it
+    /// cannot be told.
+    Pending {
         #[command(flatten)]
         config: ConfigArg,
         /// For people or for scripts.
@@ -86,6 +95,9 @@ impl Verb {
     pub fn run(self) -> ExitCode {
         match self {
             Verb::List { config, output } => with_config(&config, |config| ended(list(&config, output))),
+            Verb::Pending { config, output } => {
+                with_config(&config, |config| ended(pending(&config, output)))
+            }
             Verb::Verify { config, output } => with_config(&config, |config| ended(verify(&config, output))),
             Verb::Export { config, to, all, output } => {
                 with_config(&config, |config| ended(export(&config, &to, all, output)))
@@ -179,6 +191,43 @@ fn list(config: &Config, output: Output) -> Result<ExitCode, Failed> {
         listed.iter().map(line).collect()
     });
     Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Pending {
+    /// Records that the cloud has not confirmed.
+    records: u64,
+    /// Files of which it cannot be told.
+    unclear: Vec<PathBuf>,
+}
+
+fn pending(config: &Config, output: Output) -> Result<ExitCode, Failed> {
+    let mut pending = Pending::default();
+    for file in files(config)? {
+        let outbox = match Aside::of(file.clone()) {
+            Some(_) => None,
+            None => Outbox::open_to_read(&file).ok().filter(|outbox| outbox.stage().is_sound()),
+        };
+        match outbox {
+            Some(outbox) => {
+                pending.records += outbox.last_seq().0.saturating_sub(outbox.mark().receipted_through.0);
+            }
+            None => pending.unclear.push(file),
+        }
+    }
+    show(output, &pending, || match &pending {
+        Pending { records: 0, unclear } if unclear.is_empty() => {
+            "the cloud has confirmed all records that are here\n".into()
+        }
+        Pending { records, unclear } => {
+            let file =
+                |file: &PathBuf| format!("{} is damaged: what is in it, nobody knows\n", file.display());
+            format!("{records} records are not confirmed by the cloud\n")
+                + &unclear.iter().map(file).collect::<String>()
+        }
+    });
+    let is_all = pending.records == 0 && pending.unclear.is_empty();
+    Ok(if is_all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 #[derive(Debug, Serialize)]

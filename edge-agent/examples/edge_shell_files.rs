@@ -12,7 +12,7 @@ use clap_complete::Shell;
 mod cli;
 
 fn main() -> std::io::Result<()> {
-    let usage = "usage: shell_files FOLDER";
+    let usage = "usage: edge_shell_files FOLDER";
     let folder: PathBuf = std::env::args_os().nth(1).ok_or_else(|| std::io::Error::other(usage))?.into();
     std::fs::create_dir_all(&folder)?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
