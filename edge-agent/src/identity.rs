@@ -90,10 +90,17 @@ pub fn create_record_key(path: &Path) -> Result<PublicKey, KeyError> {
 pub(crate) fn read_secret(path: &Path) -> Result<[u8; 32], KeyError> {
     let at = |source| KeyError::Read { path: path.to_owned(), source };
     let mode = std::fs::metadata(path).map_err(at)?.permissions().mode();
-    if mode & 0o077 != 0 {
+    if others_may_read(path, mode) {
         return Err(KeyError::TooOpen { path: path.to_owned() });
     }
     read_key(path)
+}
+
+/// Whether a file with that mode is open to others than its owner. What systemd passes on (`LoadCredential=`) is not, whatever
+/// its mode: the folder lets the service's user in alone, and the ACL by which he reads looks like a right of the group
+/// (systemd.exec(5), "Credentials").
+pub(crate) fn others_may_read(path: &Path, mode: u32) -> bool {
+    mode & 0o077 != 0 && !path.starts_with("/run/credentials")
 }
 
 /// One a line: two while the cloud replaces its key, none where it has none.
@@ -114,6 +121,15 @@ fn read_key(path: &Path) -> Result<[u8; 32], KeyError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_systemd_passes_on_is_private_though_its_mode_looks_open() {
+        let passed_on = Path::new("/run/credentials/edge-agent.service/record.key");
+        let lies_there = Path::new("/etc/edge-agent/record.key");
+        assert!(!others_may_read(passed_on, 0o100_440));
+        assert!(others_may_read(lies_there, 0o100_440));
+        assert!(!others_may_read(lies_there, 0o100_600));
+    }
 
     #[test]
     fn a_new_key_is_private_and_never_replaces_another() {

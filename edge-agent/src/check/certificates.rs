@@ -10,6 +10,7 @@ use crate::agent::with_causes;
 use crate::certificate::{About, Dates};
 use crate::config::Config;
 use crate::credentials::tls;
+use crate::identity::others_may_read;
 use crate::known_time::KnownTime;
 use crate::tls::about_file;
 use crate::verification_time::CheckAt;
@@ -53,7 +54,7 @@ pub fn look(subject: &Subject) -> Finding {
         let open_key = broker
             .key_file
             .iter()
-            .filter(|key| key.metadata().is_ok_and(|key| key.permissions().mode() & 0o077 != 0));
+            .filter(|key| key.metadata().is_ok_and(|meta| others_may_read(key, meta.permissions().mode())));
         let open_key = open_key.map(|key| {
             Finding::warning(
                 format!("others may read the private key {}", key.display()),
