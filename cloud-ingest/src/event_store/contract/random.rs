@@ -32,6 +32,7 @@ use crate::event_store::{
 };
 
 const CASES: u32 = 32;
+const ALONE_CASES: u32 = 256;
 const TOLD_CASES: u32 = 128;
 const STEPS: std::ops::Range<usize> = 1..40;
 const DAYS: std::ops::Range<usize> = 5..25;
@@ -562,6 +563,24 @@ proptest! {
             }
             world::check(store.store());
             check_told(store.store(), &told);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(ALONE_CASES))]
+
+    /// Where it must hold more often than there is time to ask a server.
+    #[test]
+    fn whatever_is_done_to_a_store_all_in_it_agrees(rule in rule(), steps in prop::collection::vec(step(), STEPS)) {
+        let mut store = InMemory::new();
+        prepared(&mut store, rule);
+        let mut outside = Outside::new();
+        for step in &steps {
+            let batches = outside.prepare(step);
+            let given = outside.take(step, &batches, &mut store);
+            outside.heard(given);
+            world::check(store.store());
         }
     }
 }
