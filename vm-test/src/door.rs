@@ -130,7 +130,8 @@ systemctl restart edge-agent
     ///
     /// When it does not.
     pub fn wait_until_open(&mut self) -> anyhow::Result<()> {
-        let look = "systemctl is-active -q edge-agent && edge-agent status >/dev/null";
+        // With a problem it answers, and its exit code says so: here are no broker and, maybe, no time.
+        let look = "systemctl is-active -q edge-agent && test -n \"$(edge-agent status --output json)\"";
         if let Err(error) = self.guest.until("the agent to answer", STARTS_WITHIN, look) {
             let (_, said) = self.guest.ask("journalctl --no-pager -n 30 -u edge-agent -o cat")?;
             return Err(error.context(format!("the agent's last words:\n{said}")));

@@ -178,12 +178,15 @@ impl Guest {
     pub fn ask(&mut self, script: &str) -> anyhow::Result<(i32, String)> {
         let job = self.begin(script)?;
         let code = self.wait_for_end(job, SCRIPT_ENDS_WITHIN)?;
-        let said = self.lines(job).into_iter().fold(String::new(), |mut said, line| {
+        Ok((code, self.said(job)))
+    }
+
+    fn said(&self, job: Job) -> String {
+        self.lines(job).into_iter().fold(String::new(), |mut said, line| {
             said.push_str(&line.text);
             said.push('\n');
             said
-        });
-        Ok((code, said))
+        })
     }
 
     /// Runs the script again and again until it exits with 0, and gives what it printed then.
@@ -192,16 +195,14 @@ impl Guest {
     ///
     /// When that takes too long.
     pub fn until(&mut self, what: &str, limit: Duration, script: &str) -> anyhow::Result<String> {
-        let waited = Stopwatch::start();
         // In the guest, so that the next look costs no way there and back.
-        let (code, said) = self.ask(&format!(
-            "for _ in $(seq {}); do said=$({{ {script}\n}} 2>&1) && {{ echo \"$said\"; exit 0; }}; sleep 0.2; done; echo \"$said\"; exit 1",
-            limit.as_millis() / 200
+        let job = self.begin(&format!(
+            "end=$((SECONDS + {})); until said=$({{ {script}\n}} 2>&1); do\n[ $SECONDS -lt $end ] || {{ echo \"$said\"; exit 1; }}\nsleep 0.2; done; echo \"$said\"",
+            limit.as_secs()
         ))?;
-        ensure!(
-            code == 0 && waited.elapsed() <= limit * 2,
-            "waited in vain for {what}; the last look said:\n{said}"
-        );
+        let code = self.wait_for_end(job, limit * 2 + SCRIPT_ENDS_WITHIN)?;
+        let said = self.said(job);
+        ensure!(code == 0, "waited in vain for {what}; the last look said:\n{said}");
         Ok(said)
     }
 
