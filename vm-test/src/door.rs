@@ -97,20 +97,23 @@ impl Door {
     fn configure(&mut self, more: &str) -> anyhow::Result<()> {
         self.guest.run(&format!(
             r#"
-mkdir -p /etc/edge-agent/conf.d /etc/edge-agent/keys
-cd /etc/edge-agent/keys
-edge-agent keys create --record-key-file record.key
-printf '5a%.0s' $(seq 32) >token.key
-printf '11%.0s' $(seq 32) >receipt.pub
-chown -R edge-agent: . && chmod 600 ./* && chmod 700 .
+# On the disk that stays, so that it is the same controller when another machine boots with it.
+mkdir -p /etc/edge-agent/conf.d /var/lib/edge-agent/keys
+cd /var/lib/edge-agent/keys
+if ! test -e record.key; then
+  edge-agent keys create --record-key-file record.key
+  printf '5a%.0s' $(seq 32) >token.key
+  printf '11%.0s' $(seq 32) >receipt.pub
+fi
+chown -R edge-agent: /var/lib/edge-agent && chmod 600 ./* && chmod 700 . && sync
 cat >/etc/edge-agent/conf.d/50-door.toml <<'END'
 controller = "vm-door-1"
 [broker]
 url = "mqtt://127.0.0.1:1883"
 [keys]
-record_key_file = "/etc/edge-agent/keys/record.key"
-token_key_file = "/etc/edge-agent/keys/token.key"
-receipt_public_key_file = "/etc/edge-agent/keys/receipt.pub"
+record_key_file = "/var/lib/edge-agent/keys/record.key"
+token_key_file = "/var/lib/edge-agent/keys/token.key"
+receipt_public_key_file = "/var/lib/edge-agent/keys/receipt.pub"
 [[reader]]
 name = "virtual"
 pcsc = {{ match = "Virtual PCD 00 00" }}

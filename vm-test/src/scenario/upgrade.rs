@@ -15,7 +15,7 @@ const SOME: usize = 50;
 /// `apt-get install --only-upgrade`.
 pub fn under_load(stage: &Stage<'_>) -> anyhow::Result<Vec<Figure>> {
     let version = "dpkg-query --show --showformat '${Version}' edge-agent";
-    let kept = "sha256sum /etc/edge-agent/conf.d/50-door.toml /etc/edge-agent/keys/record.key /etc/edge-agent/edge-agent.toml";
+    let kept = "sha256sum /etc/edge-agent/conf.d/50-door.toml /var/lib/edge-agent/keys/record.key /etc/edge-agent/edge-agent.toml";
     let mut door = Door::open(stage, &Wishes::default())?;
     let (old, files) = (door.guest.run(version)?, door.guest.run(kept)?);
     let people = door.people(Duration::from_millis(20))?;
