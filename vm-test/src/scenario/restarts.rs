@@ -66,7 +66,7 @@ pub fn hang(stage: &Stage<'_>) -> anyhow::Result<Vec<Figure>> {
     let told = door.settle(people)?;
     let gap = taps::longest_gap(&told);
     ensure!(gap <= UNHUNG_WITHIN, "nobody saw green for {gap:?} after it hung");
-    let why = door.guest.run("journalctl --no-pager -o cat -u edge-agent | grep -i watchdog | head -n 1")?;
+    let why = door.guest.run("journalctl --no-pager -o cat -u edge-agent | grep -i 'watchdog timeout' | head -n 1")?;
     ensure!(why.to_lowercase().contains("watchdog timeout"), "systemd says: {why}");
     Ok(vec![
         Figure::words("systemd says", why.trim()),
