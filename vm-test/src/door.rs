@@ -33,6 +33,15 @@ pub struct Wishes {
     pub clock: Option<&'static str>,
 }
 
+/// How the service came back, by the guest's own clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastStart {
+    /// From the end of the old process to the start of the new one.
+    pub dead: Duration,
+    /// From there until it said that it was ready.
+    pub starting: Duration,
+}
+
 /// A door.
 #[derive(Debug)]
 pub struct Door {
@@ -50,6 +59,7 @@ impl Door {
         let mut door = Door::boot(stage, wishes)?;
         stage.step("installing with apt");
         door.guest.run("DEBIAN_FRONTEND=noninteractive apt-get -qq -y install edge-agent")?;
+        door.plant(stage)?;
         door.configure(wishes.more)?;
         Ok(door)
     }
@@ -78,6 +88,17 @@ impl Door {
         }
         door.offer("now")?;
         Ok(door)
+    }
+
+    /// Puts the stage's fault into the guest, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// When the guest does not take it.
+    pub fn plant(&mut self, stage: &Stage<'_>) -> anyhow::Result<()> {
+        let Some(fault) = stage.fault else { return Ok(()) };
+        stage.step(&format!("planting a fault: {}", fault.what));
+        self.guest.run(&fault.plant.script()).context("planting a fault").map(drop)
     }
 
     /// From now on, apt sees the repository of this name and no other.
@@ -195,6 +216,25 @@ systemctl restart edge-agent
     pub fn verify(&mut self) -> anyhow::Result<Vec<Verified>> {
         let (_, said) = self.guest.ask("edge-agent outbox verify --output json 2>/dev/null")?;
         serde_json::from_str(&said).with_context(|| format!("edge-agent outbox verify said: {said}"))
+    }
+
+    /// When systemd last started the service, as systemd's own timestamps have it.
+    ///
+    /// # Errors
+    ///
+    /// When it was never started again.
+    pub fn last_start(&mut self) -> anyhow::Result<LastStart> {
+        let mut at = |name: &str| -> anyhow::Result<Duration> {
+            let said = self.property(name)?;
+            Ok(Duration::from_micros(said.parse().with_context(|| format!("{name} is {said:?}"))?))
+        };
+        let (died, started) = (at("ActiveExitTimestampMonotonic")?, at("ExecMainStartTimestampMonotonic")?);
+        let ready = at("ActiveEnterTimestampMonotonic")?;
+        ensure!(
+            died <= started && started <= ready,
+            "systemd says that it died at {died:?}, was started at {started:?} and ready at {ready:?}"
+        );
+        Ok(LastStart { dead: started - died, starting: ready - started })
     }
 
     /// A property of the service, as systemd knows it.

@@ -119,7 +119,7 @@ impl Guest {
             Disk::None | Disk::Plain(_) => None,
         };
         let mut qemu = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "nice", "-n", "10", "qemu-system-x86_64"])
+            .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
             .args(arguments(machine, &socket))
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -11,7 +11,7 @@ use indicatif::ProgressBar;
 use vm_test::image::Image;
 use vm_test::packages::Packages;
 use vm_test::report::{Part, Report};
-use vm_test::scenario::{self, Scenario, Stage};
+use vm_test::scenario::{self, Fault, Scenario, Stage};
 
 /// The packages on a booted Debian: installed, killed, hung, rebooted, cut off from power.
 #[derive(Debug, Parser)]
@@ -23,6 +23,9 @@ struct Arguments {
     /// Plays only this; can be given several times.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
+    /// Plays each with a fault planted, which must break it: the test of the test.
+    #[arg(long)]
+    planted: bool,
     /// How many images of the disk a power cut is judged by.
     #[arg(long, default_value_t = 300)]
     images: usize,
@@ -32,7 +35,7 @@ struct Arguments {
     /// Where the Debian is kept, and the files of the scenarios.
     #[arg(long, value_name = "DIR", default_value = "target/vm")]
     work: PathBuf,
-    /// Writes vm.md and vm.json into this folder.
+    /// Writes vm.md and vm.json into this folder; vm-planted.md and .json with --planted.
     #[arg(long, value_name = "DIR")]
     write: Option<PathBuf>,
     /// The commit that this is, for the evidence.
@@ -82,9 +85,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         commit: arguments.commit.clone(),
         date: arguments.date.clone(),
         seed: arguments.seed,
+        is_planted: arguments.planted,
         parts: Vec::new(),
     };
-    for scenario in scenarios {
+    for (scenario, fault) in plays(&scenarios, arguments.planted) {
         let folder = work.join(scenario.name);
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir(&folder)?;
@@ -95,24 +99,30 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
                 folder: &folder,
                 seed: arguments.seed,
                 images: arguments.images,
+                fault,
                 tell,
             })
         });
         let seen = seen.map_err(|error| format!("{error:#}"));
+        let (promise, seen) = match fault {
+            None => (scenario.promise.to_owned(), seen),
+            Some(fault) => (format!("with {}, it breaks", fault.what), fault.judge(seen)),
+        };
         if seen.is_ok() {
             // What broke is kept, to be looked at.
             std::fs::remove_dir_all(&folder)?;
         }
-        report.parts.push(Part { name: scenario.name, promise: scenario.promise, seen, took });
+        report.parts.push(Part { name: scenario.name, promise, seen, took });
     }
     match arguments.output {
         Output::Text => println!("{}", report.table()),
         Output::Json => println!("{:#}", report.json()),
     }
     if let Some(folder) = &arguments.write {
-        let to = |name: &str| folder.join(name);
-        std::fs::write(to("vm.md"), report.markdown())
-            .and_then(|()| std::fs::write(to("vm.json"), format!("{:#}\n", report.json())))
+        let name = if arguments.planted { "vm-planted" } else { "vm" };
+        let to = |extension: &str| folder.join(name).with_extension(extension);
+        std::fs::write(to("md"), report.markdown())
+            .and_then(|()| std::fs::write(to("json"), format!("{:#}\n", report.json())))
             .with_context(|| format!("writing the evidence to {}", folder.display()))?;
     }
     Ok(report.is_proved())
@@ -130,6 +140,18 @@ fn wanted(only: &[String]) -> anyhow::Result<Vec<Scenario>> {
     }
     let is_wanted = |scenario: &Scenario| only.is_empty() || only.iter().any(|name| name == scenario.name);
     Ok(scenario::ALL.into_iter().filter(is_wanted).collect())
+}
+
+/// What is played: each as it is, or each once with every fault of its own.
+fn plays(scenarios: &[Scenario], planted: bool) -> Vec<(&Scenario, Option<&'static Fault>)> {
+    let mut plays = Vec::new();
+    for scenario in scenarios {
+        match planted {
+            false => plays.push((scenario, None)),
+            true => plays.extend(scenario.faults.iter().map(|fault| (scenario, Some(fault)))),
+        }
+    }
+    plays
 }
 
 /// Says what is done: a line that moves where somebody looks, lines in a log elsewhere.

@@ -47,7 +47,7 @@ pub struct Part {
     /// Its name.
     pub name: &'static str,
     /// What must hold in it.
-    pub promise: &'static str,
+    pub promise: String,
     /// What was seen, or what broke.
     pub seen: Result<Vec<Figure>, String>,
     /// How long it took here.
@@ -63,6 +63,8 @@ pub struct Report {
     pub date: String,
     /// Where chance came from.
     pub seed: u64,
+    /// Whether something was wrong on purpose in each, and had to be noticed.
+    pub is_planted: bool,
     /// In the order in which they ran.
     pub parts: Vec<Part>,
 }
@@ -114,6 +116,7 @@ impl Report {
             "commit": self.commit,
             "date": self.date,
             "seed": self.seed,
+            "planted": self.is_planted,
             "proved": self.is_proved(),
             "parts": parts.collect::<Vec<_>>(),
         })
@@ -121,10 +124,16 @@ impl Report {
 
     /// For the repository.
     pub fn markdown(&self) -> String {
-        let verdict = if self.is_proved() { "Everything held." } else { "**Something broke.**" };
+        let verdict = match (self.is_planted, self.is_proved()) {
+            (false, true) => "Everything held.",
+            (false, false) => "**Something broke.**",
+            (true, true) => "Every planted fault was noticed.",
+            (true, false) => "**Not every planted fault was noticed.**",
+        };
+        let title = if self.is_planted { "a booted Debian, with planted faults" } else { "a booted Debian" };
         let Report { commit, date, seed, .. } = self;
         let mut text = format!(
-            "# Evidence: a booted Debian\n\nWritten by `./dev vm-test` at commit `{commit}`, {date}, seed {seed}. {verdict}\n\n{MEANING}\n"
+            "# Evidence: {title}\n\nWritten by `./dev vm-test` at commit `{commit}`, {date}, seed {seed}. {verdict}\n\n{MEANING}\n"
         );
         text.push_str("| | what must hold | seen | seconds |\n|---|---|---|--:|\n");
         for part in &self.parts {
@@ -165,8 +174,12 @@ mod tests {
     use super::*;
 
     fn report(broken: Option<&str>) -> Report {
-        let part =
-            |name, seen| Part { name, promise: "nothing is lost", seen, took: Duration::from_millis(61_234) };
+        let part = |name, seen| Part {
+            name,
+            promise: "nothing is lost".into(),
+            seen,
+            took: Duration::from_millis(61_234),
+        };
         let figures = vec![
             Figure::count("images", 300),
             Figure::seconds("back after", Duration::from_millis(2_345)),
@@ -174,7 +187,7 @@ mod tests {
         ];
         let mut parts = vec![part("kill", Ok(figures))];
         parts.extend(broken.map(|why| part("hang", Err(why.to_owned()))));
-        Report { commit: "abc".into(), date: "2026-11-22".into(), seed: 1, parts }
+        Report { commit: "abc".into(), date: "2026-11-22".into(), seed: 1, is_planted: false, parts }
     }
 
     #[test]

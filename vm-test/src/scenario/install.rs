@@ -74,6 +74,7 @@ pub fn from_nothing(stage: &Stage<'_>) -> anyhow::Result<Vec<Figure>> {
     stage.step("installing with apt");
     let install = "DEBIAN_FRONTEND=noninteractive apt-get -qq -y install edge-agent cloud-ingest";
     door.guest.run(install)?;
+    door.plant(stage)?;
     let version = door.guest.run("dpkg-query --show --showformat '${Version}' edge-agent")?;
     stage.step("setting up the cloud's side");
     door.guest.run(&format!("set -e\n{AS_CLOUD}\n{SET_UP_CLOUD}"))?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::ensure;
 
 use super::Stage;
-use crate::door::{Door, Wishes, told};
+use crate::door::{Door, LastStart, Wishes, told};
 use crate::report::Figure;
 use crate::taps::{self, Told};
 
@@ -29,6 +29,7 @@ pub fn kill(stage: &Stage<'_>) -> anyhow::Result<Vec<Figure>> {
     let mut door = Door::open(stage, &Wishes::default())?;
     let people = door.people(PAUSE)?;
     let mut from = door.wait_for_taps(people, 0, SOME)?;
+    let mut starts = Vec::new();
     for n in 1..=KILLS {
         stage.step(&format!("killing it, {n} of {KILLS}"));
         door.guest.run("systemctl kill -s KILL --kill-whom=main edge-agent")?;
@@ -37,7 +38,9 @@ pub fn kill(stage: &Stage<'_>) -> anyhow::Result<Vec<Figure>> {
             lines.get(from..).unwrap_or_default().iter().any(away)
         })?;
         from = door.wait_for_taps(people, from, SOME)?;
+        starts.push(door.last_start()?);
     }
+    let longest = |part: fn(&LastStart) -> Duration| starts.iter().map(part).max().unwrap_or_default();
     let told = door.settle(people)?;
     let gap = taps::longest_gap(&told);
     ensure!(gap <= BACK_WITHIN, "nobody saw green for {gap:?} after a kill");
@@ -46,6 +49,8 @@ pub fn kill(stage: &Stage<'_>) -> anyhow::Result<Vec<Figure>> {
     Ok(vec![
         Figure::count("kills", KILLS),
         Figure::seconds("longest time without a green light", gap),
+        Figure::seconds("of such, from its death to systemd's next start", longest(|start| start.dead)),
+        Figure::seconds("from that start to READY", longest(|start| start.starting)),
         Figure::count("accepted taps, none missing", taps::accepted(&told).len()),
     ])
 }
@@ -66,7 +71,9 @@ pub fn hang(stage: &Stage<'_>) -> anyhow::Result<Vec<Figure>> {
     let told = door.settle(people)?;
     let gap = taps::longest_gap(&told);
     ensure!(gap <= UNHUNG_WITHIN, "nobody saw green for {gap:?} after it hung");
-    let why = door.guest.run("journalctl --no-pager -o cat -u edge-agent | grep -i 'watchdog timeout' | head -n 1")?;
+    let why = door
+        .guest
+        .run("journalctl --no-pager -o cat -u edge-agent | grep -i 'watchdog timeout' | head -n 1")?;
     ensure!(why.to_lowercase().contains("watchdog timeout"), "systemd says: {why}");
     Ok(vec![
         Figure::words("systemd says", why.trim()),
