@@ -3,7 +3,7 @@
 //!
 //! The format is that of the kernel's dm-log-writes: a sector with a superblock, then for each entry a sector that
 //! describes it and the sectors that were written. How many entries the superblock speaks of is not read: it is written
-//! at flushes only, and a killed qemu leaves it behind the truth.
+//! now and then, and a killed qemu leaves it behind the truth.
 
 use std::ops::Range;
 

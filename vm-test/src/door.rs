@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 
 use crate::guest::{Disk, Guest, Job, Line, Machine};
 use crate::outbox::Verified;
@@ -158,7 +158,7 @@ systemctl restart edge-agent
         let look = "systemctl is-active -q edge-agent && test -n \"$(edge-agent status --output json)\"";
         if let Err(error) = self.guest.until("the agent to answer", STARTS_WITHIN, look) {
             let (_, said) = self.guest.ask("journalctl --no-pager -n 30 -u edge-agent -o cat")?;
-            return Err(error.context(format!("the agent's last words:\n{said}")));
+            bail!("{error:#}\nThe agent's last words:\n{said}");
         }
         Ok(())
     }

@@ -380,8 +380,9 @@ fn arguments(machine: &Machine<'_>, socket: &Path) -> Vec<String> {
             };
             add("-blockdev", file("disk", disk));
             add("-blockdev", file("log", log));
+            // Without the interval, only a flush writes the log's superblock, and a disk without barriers is never flushed.
             let logged = "driver=blklogwrites,node-name=logged,file=disk,log=log,log-sector-size=512";
-            add("-blockdev", logged.to_owned());
+            add("-blockdev", format!("{logged},log-super-update-interval=16"));
             add("-device", "virtio-blk-pci,drive=logged,write-cache=on".to_owned());
         }
     }

@@ -10,6 +10,33 @@ pub(crate) fn output(program: &str, args: &[&str]) -> anyhow::Result<Output> {
     Command::new(program).args(args).output().with_context(|| format!("{program} cannot be started"))
 }
 
+/// What must be on this machine, and Debian's name for where it is.
+const PROGRAMS: [(&str, &str, &str); 6] = [
+    ("qemu-system-x86_64", "--version", "qemu-system-x86"),
+    ("setpriv", "--version", "util-linux"),
+    ("mmdebstrap", "--version", "mmdebstrap"),
+    ("mke2fs", "-V", "e2fsprogs"),
+    ("debugfs", "-V", "e2fsprogs"),
+    ("dpkg-deb", "--version", "dpkg"),
+];
+
+/// Whether everything is there that scenarios need, said before the first of them begins.
+///
+/// # Errors
+///
+/// With the packages to install.
+pub fn has_all_programs() -> anyhow::Result<()> {
+    let missing: Vec<String> = PROGRAMS
+        .iter()
+        .filter(|(program, version, _)| Command::new(program).arg(version).output().is_err())
+        .map(|(program, _, package)| format!("{program} (package {package})"))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    bail!("this machine lacks {}; `./dev vm-test` installs what is missing", missing.join(", "))
+}
+
 /// Runs it and gives its standard output.
 pub(crate) fn run(program: &str, args: &[&str]) -> anyhow::Result<String> {
     let output = output(program, args)?;

@@ -8,6 +8,7 @@
 //! | [`console`] ◇ | the words between this machine and the one in software |
 //! | [`taps`] ◇ | what the guest was told about each tap |
 //! | [`report`] | what was shown, for people and for programs |
+//! | [`host`] | programs of this machine |
 //! | [`image`] | makes the Debian, once |
 //! | [`packages`] | the `.deb`s, and an apt repository of them |
 //! | [`guest`] | starts a machine, talks to it, cuts its power |
@@ -19,7 +20,7 @@ pub mod block_log;
 pub mod console;
 pub mod door;
 pub mod guest;
-mod host;
+pub mod host;
 pub mod image;
 pub mod outbox;
 pub mod packages;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use clap::{Parser, ValueEnum};
 use indicatif::ProgressBar;
+use vm_test::host;
 use vm_test::image::Image;
 use vm_test::packages::Packages;
 use vm_test::report::{Part, Report};
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
 /// Whether everything held.
 fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let scenarios = wanted(&arguments.only)?;
+    host::has_all_programs()?;
     let progress = Progress::new();
     std::fs::create_dir_all(&arguments.work)
         .with_context(|| format!("making {}", arguments.work.display()))?;

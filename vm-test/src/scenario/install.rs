@@ -1,5 +1,6 @@
 //! From a Debian without anything of ours to cards that become stored taps: apt, keys, certificates, a broker, enrolment, all
-//! as the documents tell a person to do it.
+//! as the documents tell a person to do it. It would catch a dependency that is missing, a sandbox that is too tight, and
+//! documents that leave a step out.
 
 use std::time::Duration;
 

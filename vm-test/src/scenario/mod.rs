@@ -54,7 +54,8 @@ impl Fault {
         match seen {
             Ok(_) => Err(format!("with {}, nothing was noticed", self.what)),
             Err(why) if why.contains(self.breaks_with) => {
-                Ok(vec![Figure::words("it says", why.lines().next().unwrap_or_default())])
+                let line = why.lines().find(|line| line.contains(self.breaks_with));
+                Ok(vec![Figure::words("it says", line.unwrap_or_default())])
             }
             Err(why) => Err(format!("it broke, but not by the fault: {why}")),
         }
@@ -66,11 +67,15 @@ impl Plant {
     pub fn script(&self) -> String {
         match self {
             Plant::Script(script) => (*script).to_owned(),
-            Plant::DropIn(lines) => format!(
-                "mkdir -p /etc/systemd/system/edge-agent.service.d\ncat >/etc/systemd/system/edge-agent.service.d/fault.conf <<'END'\n{lines}\nEND\nsystemctl daemon-reload"
-            ),
+            Plant::DropIn(lines) => drop_in("fault", lines),
         }
     }
+}
+
+/// A script that overrules the agent's unit by these lines.
+fn drop_in(name: &str, lines: &str) -> String {
+    let folder = "/etc/systemd/system/edge-agent.service.d";
+    format!("mkdir -p {folder}\ncat >{folder}/{name}.conf <<'END'\n{lines}\nEND\nsystemctl daemon-reload")
 }
 
 /// Where scenarios play.
@@ -183,7 +188,7 @@ pub const ALL: [Scenario; 10] = [
         faults: &[Fault {
             what: "an agent that dies on a full disk",
             plant: Plant::Script(
-                "systemd-run -q sh -c 'while sleep 1; do test $(stat -f -c %f /var/lib/edge-agent) -gt 100 || systemctl kill -s KILL edge-agent; done'",
+                "systemd-run -q sh -c 'while sleep 1; do test $(stat -f -c %a /var/lib/edge-agent) -gt 0 || systemctl kill -s KILL edge-agent; done'",
             ),
             breaks_with: "restarts",
         }],

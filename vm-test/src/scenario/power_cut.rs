@@ -1,5 +1,7 @@
 //! The power goes while people tap. A disk may then have kept anything of what no flush covers; so its log is played back
 //! up to hundreds of moments, and each image that could be on the disk is looked into.
+//! It would catch a light that is green before the tap is flushed, and an outbox that a torn write damages. That it does is
+//! shown by the control: the same on a disk whose flushes mean nothing.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,8 @@
-//! The process dies, hangs, or the whole machine is rebooted, each while people tap.
+//! The process dies, hangs, or the whole machine is rebooted, each while people tap. It would catch a unit without a restart
+//! or a watchdog, one that is not enabled, and taps that were green and not yet on the disk.
+//!
+//! How long nobody sees green is told by those who tap, by the guest's own clock. It is not scaled: a machine of software is
+//! slow, and its five seconds are five seconds all the same.
 
 use std::time::Duration;
 

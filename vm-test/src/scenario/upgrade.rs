@@ -1,4 +1,8 @@
-//! A newer package comes while people tap; then somebody tries to go back.
+//! A newer package comes while people tap; then somebody tries to go back. It would catch maintainer scripts that lose the
+//! outbox, the configuration or the keys, that leave the door closed, or that let an older program at newer files.
+//!
+//! The newer one has the same files under a higher version: what is looked at is what apt and the scripts do. What a newer
+//! program does with older files is looked at by the products' own tests.
 
 use std::time::Duration;
 
