@@ -86,6 +86,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let mut report = Report {
         commit: arguments.commit.clone(),
         date: arguments.date.clone(),
+        packages: packages.sums().to_vec(),
         seed: arguments.seed,
         is_planted: arguments.planted,
         parts: Vec::new(),

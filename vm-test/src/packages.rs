@@ -21,6 +21,7 @@ const CARD: &str = include_str!("../guest/card.pl");
 #[derive(Debug, Clone)]
 pub struct Packages {
     folder: PathBuf,
+    sums: Vec<String>,
 }
 
 impl Packages {
@@ -37,10 +38,12 @@ impl Packages {
         for folder in [&now, &newer] {
             std::fs::create_dir_all(folder)?;
         }
+        let mut sums = Vec::new();
         for name in ["edge-agent", "cloud-ingest"] {
             let package = find(from, name)?;
-            let copy = now.join(package.file_name().context("a package has a name")?);
-            std::fs::copy(&package, copy)?;
+            let file = package.file_name().context("a package has a name")?;
+            std::fs::copy(&package, now.join(file))?;
+            sums.push(format!("{} (SHA-256 {})", file.to_string_lossy(), sha256(&package)?));
             repack_as_newer(&package, &newer.join(format!("{name}.deb")), &folder.join("repack"))?;
         }
         for repository in [&now, &newer] {
@@ -49,11 +52,16 @@ impl Packages {
         for (name, text) in [("agent.pl", AGENT), ("tapper.pl", TAPPER), ("card.pl", CARD)] {
             std::fs::write(tree.join(name), text)?;
         }
-        let packages = Packages { folder: folder.to_owned() };
+        let packages = Packages { folder: folder.to_owned(), sums };
         host::make_ext4(&packages.disk(), "xfer", DISK_BYTES, Some(&tree))?;
         let agent = find(&now, "edge-agent")?;
         host::run("dpkg-deb", &["-x", host::text(&agent), host::text(&folder.join("here"))])?;
         Ok(packages)
+    }
+
+    /// The files that are installed, with what proves which these were.
+    pub fn sums(&self) -> &[String] {
+        &self.sums
     }
 
     /// The disk that guests find at `/run/xfer`, with the repositories `now` and `newer`.
@@ -103,6 +111,11 @@ fn newer_version(control: &str) -> Option<String> {
     Some(control.replacen(line, &format!("{line}+newer"), 1))
 }
 
+fn sha256(file: &Path) -> anyhow::Result<String> {
+    let said = host::run("sha256sum", &[host::text(file)])?;
+    Ok(said.split(' ').next().unwrap_or_default().to_owned())
+}
+
 /// What apt wants to know of each package in a folder.
 fn index(folder: &Path) -> anyhow::Result<String> {
     let mut index = String::new();
@@ -112,8 +125,7 @@ fn index(folder: &Path) -> anyhow::Result<String> {
     packages.sort();
     for package in packages {
         let control = host::run("dpkg-deb", &["-f", host::text(&package)])?;
-        let sum = host::run("sha256sum", &[host::text(&package)])?;
-        let sum = sum.split(' ').next().unwrap_or_default();
+        let sum = sha256(&package)?;
         let file = package.file_name().and_then(|file| file.to_str()).unwrap_or_default();
         let bytes = package.metadata()?.len();
         // A String takes everything.

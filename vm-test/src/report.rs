@@ -4,8 +4,11 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use comfy_table::presets::UTF8_BORDERS_ONLY;
-use comfy_table::{CellAlignment, Table};
+use comfy_table::{CellAlignment, ContentArrangement, Table};
 use serde_json::{Map, Value, json};
+
+/// Sentences of the agent's are longer than a line.
+const TABLE_COLUMNS: u16 = 120;
 
 /// Something that was measured or counted.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,6 +64,8 @@ pub struct Report {
     pub commit: String,
     /// The day.
     pub date: String,
+    /// Which packages.
+    pub packages: Vec<String>,
     /// Where chance came from.
     pub seed: u64,
     /// Whether something was wrong on purpose in each, and had to be noticed.
@@ -78,7 +83,11 @@ impl Report {
     /// For a terminal.
     pub fn table(&self) -> Table {
         let mut table = Table::new();
-        table.load_style(UTF8_BORDERS_ONLY).set_header(["scenario", "seen", "s", ""]);
+        table
+            .load_style(UTF8_BORDERS_ONLY)
+            .set_content_arrangement(ContentArrangement::Dynamic)
+            .set_width(TABLE_COLUMNS)
+            .set_header(["scenario", "seen", "s", ""]);
         for part in &self.parts {
             let (seen, verdict) = match &part.seen {
                 Ok(figures) => (lines(figures), "ok"),
@@ -115,6 +124,7 @@ impl Report {
         json!({
             "commit": self.commit,
             "date": self.date,
+            "packages": self.packages,
             "seed": self.seed,
             "planted": self.is_planted,
             "proved": self.is_proved(),
@@ -133,7 +143,8 @@ impl Report {
         let title = if self.is_planted { "a booted Debian, with planted faults" } else { "a booted Debian" };
         let Report { commit, date, seed, .. } = self;
         let mut text = format!(
-            "# Evidence: {title}\n\nWritten by `./dev vm-test` at commit `{commit}`, {date}, seed {seed}. {verdict}\n\n{MEANING}\n"
+            "# Evidence: {title}\n\nWritten by `./dev vm-test` at commit `{commit}`, {date}, seed {seed}. {verdict}\n\n{MEANING}\nThe packages: {}.\n\n",
+            self.packages.join(", ")
         );
         text.push_str("| | what must hold | seen | seconds |\n|---|---|---|--:|\n");
         for part in &self.parts {
@@ -187,7 +198,14 @@ mod tests {
         ];
         let mut parts = vec![part("kill", Ok(figures))];
         parts.extend(broken.map(|why| part("hang", Err(why.to_owned()))));
-        Report { commit: "abc".into(), date: "2026-11-22".into(), seed: 1, is_planted: false, parts }
+        Report {
+            commit: "abc".into(),
+            date: "2026-11-22".into(),
+            packages: vec!["edge-agent_1_amd64.deb".into()],
+            seed: 1,
+            is_planted: false,
+            parts,
+        }
     }
 
     #[test]
@@ -198,6 +216,7 @@ mod tests {
         let line =
             "| kill | nothing is lost | images: 300<br>back after: 2.3 s<br>clock: 1970 \\| wrong | 61 |";
         assert!(text.contains(line), "{text}");
+        assert!(text.contains("The packages: edge-agent_1_amd64.deb."), "{text}");
         assert!(text.contains("commit `abc`, 2026-11-22, seed 1. Everything held."), "{text}");
         assert_eq!(report.json()["parts"][0]["figures"]["images"], 300);
         assert_eq!(report.json()["parts"][0]["seconds"], 61.2);
