@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use clap::builder::PossibleValuesParser;
 use clap::{Parser, ValueEnum};
 use indicatif::ProgressBar;
 use vm_test::host;
@@ -22,7 +23,7 @@ struct Arguments {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Plays only this; can be given several times.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(scenario::ALL.map(|each| each.name)))]
     only: Vec<String>,
     /// Plays each with a fault planted, which must break it: the test of the test.
     #[arg(long)]
@@ -71,7 +72,12 @@ fn main() -> ExitCode {
 
 /// Whether everything held.
 fn run(arguments: &Arguments) -> anyhow::Result<bool> {
-    let scenarios = wanted(&arguments.only)?;
+    let scenarios = wanted(&arguments.only);
+    let plays = plays(&scenarios, arguments.planted);
+    ensure!(
+        !plays.is_empty(),
+        "there is no fault to plant in power cuts: what would be noticed, power-cut-control shows"
+    );
     host::has_all_programs()?;
     let progress = Progress::new();
     std::fs::create_dir_all(&arguments.work)
@@ -91,7 +97,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         is_planted: arguments.planted,
         parts: Vec::new(),
     };
-    for (scenario, fault) in plays(&scenarios, arguments.planted) {
+    for (scenario, fault) in plays {
         let folder = work.join(scenario.name);
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir(&folder)?;
@@ -132,17 +138,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
 }
 
 /// The scenarios of these names, or all.
-fn wanted(only: &[String]) -> anyhow::Result<Vec<Scenario>> {
-    let names = || scenario::ALL.map(|scenario| scenario.name);
-    for name in only {
-        ensure!(
-            names().contains(&name.as_str()),
-            "there is no scenario {name}; there are {}",
-            names().join(", ")
-        );
-    }
+fn wanted(only: &[String]) -> Vec<Scenario> {
     let is_wanted = |scenario: &Scenario| only.is_empty() || only.iter().any(|name| name == scenario.name);
-    Ok(scenario::ALL.into_iter().filter(is_wanted).collect())
+    scenario::ALL.into_iter().filter(is_wanted).collect()
 }
 
 /// What is played: each as it is, or each once with every fault of its own.
