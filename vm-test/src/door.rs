@@ -123,17 +123,19 @@ mkdir -p /etc/edge-agent/conf.d /var/lib/edge-agent/keys
 cd /var/lib/edge-agent/keys
 if ! test -e record.key; then
   edge-agent keys create --record-key-file record.key
-  printf '5a%.0s' $(seq 32) >token.key
   printf '11%.0s' $(seq 32) >receipt.pub
 fi
 chown -R edge-agent: /var/lib/edge-agent && chmod 600 ./* && chmod 700 . && sync
+# Root's alone: systemd hands it to the service.
+mkdir -p -m 700 /etc/credstore
+(umask 077 && printf '5a%.0s' $(seq 32) >/etc/credstore/edge-agent.token.key)
 cat >/etc/edge-agent/conf.d/50-door.toml <<'END'
 controller = "vm-door-1"
 [broker]
 url = "mqtt://127.0.0.1:1883"
 [keys]
 record_key_file = "/var/lib/edge-agent/keys/record.key"
-token_key_file = "/var/lib/edge-agent/keys/token.key"
+token_key_file = "/run/credentials/edge-agent.service/token.key"
 receipt_public_key_file = "/var/lib/edge-agent/keys/receipt.pub"
 [[reader]]
 name = "virtual"

@@ -31,6 +31,10 @@ as_cloud ca init
 as_cloud ca issue-server --name localhost --ip 127.0.0.1 --out /var/lib/cloud-ingest/issued
 mkdir -p /etc/mosquitto/tapline
 install -o mosquitto -g mosquitto -m 600 -t /etc/mosquitto/tapline /var/lib/cloud-ingest/issued/*
+# For taps over HTTPS, from systemd's credential store.
+install -m 644 /var/lib/cloud-ingest/issued/server.pem /etc/cloud-ingest/capture.pem
+mkdir -p -m 700 /etc/credstore
+install -m 600 /var/lib/cloud-ingest/issued/server.key /etc/credstore/cloud-ingest.capture.key
 cd /usr/share/doc/cloud-ingest/examples
 for file in tapline.conf tapline.acl tapline-service.acl; do
   case $file in *.conf) to=/etc/mosquitto/conf.d ;; *) to=/etc/mosquitto ;; esac
@@ -50,6 +54,10 @@ dir = "/etc/cloud-ingest/keys"
 listen = "127.0.0.1:8444"
 url = "https://127.0.0.1:8444"
 broker_url = "mqtts://127.0.0.1:8883"
+[capture]
+listen = "127.0.0.1:8445"
+cert_file = "/etc/cloud-ingest/capture.pem"
+key_file = "/run/credentials/cloud-ingest.service/capture.key"
 [[site]]
 id = "hq"
 label = "Headquarters"
@@ -94,6 +102,9 @@ pub fn from_nothing(stage: &Stage<'_>) -> anyhow::Result<Vec<Figure>> {
     ))?;
     door.guest.run("edge-agent test-connection")?;
     stage.step("checking");
+    door.guest
+        .run(": </dev/tcp/127.0.0.1/8445")
+        .context("taps over HTTPS, with a key from the credential store")?;
     let (_, said) = door.guest.ask("edge-agent check --output json 2>/dev/null")?;
     let warnings = judge_checks(&said)?;
     let failed = door.guest.run("systemctl --failed --no-legend --plain")?;
