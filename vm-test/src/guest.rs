@@ -401,7 +401,7 @@ fn tail(log: &Path) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let from = lines.len().saturating_sub(TAIL_LINES);
     lines.get(from..).unwrap_or_default().iter().fold(
-        format!(" The end of {}:", log.display()),
+        format!("\nThe end of {}:", log.display()),
         |mut said, line| {
             // A String takes everything.
             let _ = write!(said, "\n  {line}");
