@@ -317,3 +317,17 @@ fn systemd_understands_every_line_of_the_units_and_finds_them_well_shut() {
         assert!(level * 10.0 <= f64::from(most) + 0.01, "{judged}");
     }
 }
+
+#[test]
+fn a_door_wants_pcscd_and_waits_for_nothing_but_the_drivers_of_serial_readers() {
+    let unit = fs::read_to_string(root().join("systemd/edge-agent.service")).unwrap();
+    let said = |keys: &[&str]| -> BTreeSet<String> {
+        let lines = unit.lines().filter_map(|line| line.split_once('='));
+        let named = lines.filter(|(key, _)| keys.contains(key));
+        named.flat_map(|(_, units)| units.split_whitespace().map(str::to_owned)).collect()
+    };
+    assert!(said(&["Wants"]).contains("pcscd.socket"));
+    assert_eq!(said(&["Requires", "Requisite", "BindsTo", "PartOf", "Upholds"]), BTreeSet::new());
+    let drivers = ["modprobe@cdc_acm.service", "modprobe@usbserial.service"].map(str::to_owned);
+    assert_eq!(said(&["After"]), BTreeSet::from(drivers));
+}
